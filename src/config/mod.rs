@@ -1,0 +1,188 @@
+//! The configuration as the gateway uses it. Text becomes `Raw` in `parse`, `Raw` becomes
+//! [`Config`] in `check`; both report every error of the file in one run. Reads no files.
+
+use crate::mqtt::topic::Mapping;
+use crate::mqtt::{Qos, Version};
+use core::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node_name: String,
+    pub log_level: log::LevelFilter,
+    pub stats_interval: Option<Duration>,
+    pub limit: Limits,
+    pub ring_messages: u32,
+    pub ring_bytes: usize,
+    pub ack: Ack,
+    pub store: Store,
+    pub session_max_messages: u32,
+    pub session_max_bytes: u64,
+    /// Upper bound of every session's expiry, 3.1.1 sessions too.
+    pub session_expiry: Duration,
+    pub listeners: Vec<Listener>,
+    pub bridges: Vec<Bridge>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub clients: u16,
+    pub sessions: u16,
+    pub subscriptions: u16,
+    pub bridges: u16,
+    pub rules: u16,
+    pub packet_bytes: usize,
+    pub large_buffers: u16,
+    pub topic_bytes: usize,
+    pub client_id_bytes: usize,
+    /// Longest keepalive granted; `None` = as asked.
+    pub keepalive_max: Option<Duration>,
+    pub inflight: u16,
+    pub retained: u32,
+    pub retained_bytes: usize,
+    pub will_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    Safe,
+    Ring,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    Block,
+    DropOldest,
+    DropNewest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    Full,
+    Normal,
+    Off,
+}
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// `None` = RAM only (`store.path = none`; then `ack` is `Ring`).
+    pub path: Option<String>,
+    /// `None` = the default (64 MiB, at most half of what is free at first start).
+    pub max_bytes: Option<u64>,
+    pub sync: Sync,
+    pub flush_after: Duration,
+    pub retained_after: Duration,
+    pub overflow: Overflow,
+    /// Percent of the store for local sessions, 1..=99.
+    pub sessions_share: u8,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: String,
+    /// An address literal or a name such as `localhost`; without the brackets of IPv6.
+    pub host: String,
+    pub port: u16,
+    pub max_clients: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerPolicy {
+    Failover,
+    RoundRobin,
+}
+
+/// `count` tokens a `per`: `50/s` is 50 and one second, `100/m` 100 and one minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub per: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    pub name: String,
+    pub servers: Vec<Server>,
+    pub server_policy: ServerPolicy,
+    pub version: Version,
+    pub bridge_bit: bool,
+    /// `None` = node.name-NAME-random, the random part kept in the store.
+    pub client_id: Option<String>,
+    pub clean_start: bool,
+    pub session_expiry: Duration,
+    pub username: Option<String>,
+    pub password: Option<Vec<u8>>,
+    /// Zero = off.
+    pub keepalive: Duration,
+    pub connect_timeout: Duration,
+    pub ack_timeout: Duration,
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    pub max_inflight: u16,
+    pub max_packet_bytes: Option<usize>,
+    pub rate: Option<Rate>,
+    pub max_messages: Option<u64>,
+    pub max_bytes: Option<u64>,
+    /// `store.overflow` when the bridge says nothing.
+    pub overflow: Overflow,
+    pub queue_qos0: bool,
+    pub bind_interface: Option<String>,
+    pub will: Option<Will>,
+    pub notify_topic: Option<String>,
+    /// In file order; the first that matches wins.
+    pub forward: Vec<Forward>,
+    pub subscribe: Vec<SubscribeRule>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Will {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: Qos,
+    pub retain: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetainRule {
+    Keep,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    High,
+    Normal,
+    Low,
+}
+
+#[derive(Clone, Debug)]
+pub struct Forward {
+    pub name: String,
+    pub local_topic: String,
+    pub mapping: Mapping,
+    pub qos: Option<Qos>,
+    pub retain: RetainRule,
+    /// Per topic.
+    pub rate: Option<Rate>,
+    /// Per topic with `rate` (then 1000 unless said), of the whole rule otherwise.
+    pub max_messages: Option<u32>,
+    pub overflow: Option<Overflow>,
+    pub max_age: Option<Duration>,
+    pub priority: Priority,
+    pub conflate: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct SubscribeRule {
+    pub name: String,
+    pub remote_topic: String,
+    pub mapping: Mapping,
+    pub qos: Qos,
+    pub retain: RetainRule,
+}

@@ -1,0 +1,179 @@
+//! Facts for the log: one variant an event, one line each. The core yields them, the shell writes
+//! them. Never a payload byte, never a secret.
+
+use core::fmt;
+
+/// Text cut to a bound, so that a note never allocates.
+pub type Text = heapless::String<96>;
+
+/// `text`, cut at a character boundary to what a note can hold.
+pub fn text(text: &str) -> Text {
+    let mut out = Text::new();
+    for c in text.chars() {
+        if out.push(c).is_err() {
+            break;
+        }
+    }
+    out
+}
+
+/// A value for the log: quoted when it is empty or holds spaces, quotes or control characters.
+pub struct Value<'a>(pub &'a str);
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=';
+        if !self.0.is_empty() && self.0.chars().all(plain) {
+            return f.write_str(self.0);
+        }
+        f.write_str("\"")?;
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                c if c.is_control() => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                c => fmt::Write::write_char(f, c)?,
+            }
+        }
+        f.write_str("\"")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Declares the notes: level, event name and keys in one place, so that the log, the README check
+/// and the code cannot disagree.
+macro_rules! notes {
+    ($($(#[$doc:meta])* $variant:ident = $level:ident $name:literal $part:literal {
+        $($key:ident : $kind:ty),* $(,)?
+    })*) => {
+        #[derive(Clone, Debug)]
+        pub enum Note { $($(#[$doc])* $variant { $($key: $kind),* },)* }
+
+        impl Note {
+            /// Every event: name and keys, in the order of the source.
+            pub const EVENTS: &'static [(&'static str, &'static [&'static str])] =
+                &[$(($name, &[$(stringify!($key)),*])),*];
+
+            pub fn event(&self) -> &'static str {
+                match self { $(Note::$variant { .. } => $name,)* }
+            }
+
+            pub fn level(&self) -> Level {
+                match self { $(Note::$variant { .. } => Level::$level,)* }
+            }
+
+            /// The part of the house it comes from: the log target is `spillway::PART`.
+            pub fn part(&self) -> &'static str {
+                match self { $(Note::$variant { .. } => $part,)* }
+            }
+        }
+
+        impl fmt::Display for Note {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Note::$variant { $($key),* } => {
+                        f.write_str(concat!("event=", $name))?;
+                        $(write!(f, concat!(" ", stringify!($key), "={}"), $key.show())?;)*
+                        Ok(())
+                    })*
+                }
+            }
+        }
+    };
+}
+
+/// How a value looks in a line.
+trait Show {
+    type Out<'a>: fmt::Display
+    where
+        Self: 'a;
+    fn show(&self) -> Self::Out<'_>;
+}
+
+macro_rules! show_number {
+    ($($kind:ty),*) => { $(impl Show for $kind {
+        type Out<'a> = $kind;
+        fn show(&self) -> $kind { *self }
+    })* };
+}
+show_number!(u16, u32, u64, usize, bool, core::net::SocketAddr);
+
+impl Show for Text {
+    type Out<'a> = Value<'a>;
+    fn show(&self) -> Value<'_> {
+        Value(self.as_str())
+    }
+}
+
+impl Show for &'static str {
+    type Out<'a> = Value<'a>;
+    fn show(&self) -> Value<'_> {
+        Value(self)
+    }
+}
+
+notes! {
+    Starting = Info "starting" "main" { version: &'static str, node: Text, config: Text }
+    MemoryPlan = Info "memory_plan" "main" { total_kib: u64, ring_kib: u64, connections_kib: u64, sessions_kib: u64, store_kib: u64, other_kib: u64 }
+    Durability = Info "durability" "main" { ack: &'static str, store: Text, sync: &'static str, survives: &'static str }
+    Listening = Info "listening" "listener" { listener: Text, addr: core::net::SocketAddr }
+    ClientConnected = Info "client_connected" "client" { client: Text, addr: core::net::SocketAddr, version: &'static str, clean_start: bool, session_present: bool, keepalive_s: u16 }
+    ClientDisconnected = Info "client_disconnected" "client" { client: Text, addr: core::net::SocketAddr, reason: Text }
+    ClientRefused = Warn "client_refused" "client" { client: Text, addr: core::net::SocketAddr, reason: Text }
+    BridgeConnecting = Info "bridge_connecting" "bridge" { bridge: Text, server: Text, addr: Text, attempt: u32 }
+    BridgeUp = Info "bridge_up" "bridge" { bridge: Text, server: Text, version: &'static str, session_present: bool, receive_maximum: u16, backlog: u64 }
+    BridgeDown = Warn "bridge_down" "bridge" { bridge: Text, server: Text, reason: Text, retry_in_ms: u64, backlog: u64 }
+    SpillStarted = Info "spill_started" "store" { destination: Text, ring: u32, reason: &'static str }
+    SpillDrained = Info "spill_drained" "store" { destination: Text, messages: u64, duration_ms: u64 }
+    Drop = Warn "drop" "queue" { reason: &'static str, destination: Text, count: u64 }
+    Quarantined = Warn "quarantined" "queue" { destination: Text, reason: Text, count: u64 }
+    Qos2InDoubt = Warn "qos2_in_doubt" "bridge" { bridge: Text, count: u32, reason: &'static str }
+    BackpressureOn = Warn "backpressure_on" "queue" { destination: Text, reason: &'static str }
+    BackpressureOff = Info "backpressure_off" "queue" { destination: Text, duration_ms: u64 }
+    StoreError = Error "store_error" "store" { operation: &'static str, reason: &'static str, retry_in_ms: u64 }
+    StoreRecovered = Info "store_recovered" "store" { rescued: u64, lost: u64 }
+    StoreQuarantined = Warn "store_quarantined" "store" { file: Text, reason: Text }
+    LoopSuspected = Warn "loop_suspected" "bridge" { bridge: Text, topic: Text, count: u32 }
+    SubscribeRefused = Warn "subscribe_refused" "bridge" { bridge: Text, filter: Text, code: u16, retry_in_ms: u64 }
+    CloneSuspected = Warn "clone_suspected" "bridge" { bridge: Text, client: Text, takeovers: u32 }
+    ClockJump = Warn "clock_jump" "main" { from_s: u64, to_s: u64 }
+    Reloaded = Info "reloaded" "main" { changed: u32 }
+    ReloadRefused = Warn "reload_refused" "main" { reason: Text }
+    Stall = Warn "stall" "loop" { part: &'static str, duration_ms: u64 }
+    Stopping = Info "stopping" "main" { signal: &'static str }
+    Stopped = Info "stopped" "main" { lost: u64, duration_ms: u64 }
+    Stats = Info "stats" "stats" {
+        uptime_s: u64, clients: u32, sessions: u32, subs: u32, retained: u32, ring_msgs: u32,
+        ring_cap: u32, ring_bytes: u64, store_msgs: u64, store_bytes: u64, inflight: u32,
+        in_msgs: u64, out_msgs: u64, fwd_sent: u64, fwd_acked: u64, recv_msgs: u64, drops: u64,
+        conflated: u64, dup_resent: u64, http_429: u64, http_503: u64, store_written_bytes: u64,
+        loop_max_ms: u64, rss_kib: u64,
+    }
+    StatsBridge = Info "stats_bridge" "stats" {
+        name: Text, up: bool, inflight: u32, ring: u32, store: u64, oldest_ms: u64, rtt_ms: u64,
+        reconnects: u64, fwd_acked: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_with_spaces_and_quotes_are_quoted() {
+        let note = Note::Drop { reason: "expired", destination: text("a \"b\""), count: 3 };
+        assert_eq!(note.to_string(), r#"event=drop reason=expired destination="a \"b\"" count=3"#);
+    }
+
+    #[test]
+    fn a_newline_from_a_peer_cannot_forge_a_line() {
+        assert_eq!(Value("x\nevent=stopped").to_string(), r#""x\u{a}event=stopped""#);
+    }
+}
