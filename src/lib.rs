@@ -1,0 +1,2 @@
+pub mod vocab;
+pub mod note;
