@@ -11,6 +11,8 @@ pub struct Instant(u64);
 
 impl Instant {
     pub const ZERO: Self = Self(0);
+    /// Where the process's clock starts, so that what arrived before it has a time too.
+    pub const START: Self = Self(1 << 50);
     /// Later than anything that happens: "no deadline".
     pub const NEVER: Self = Self(u64::MAX);
 

@@ -1,0 +1,184 @@
+//! The state of one bridge's link: what it is doing, what the remote allows, when something is
+//! due. Idle → Resolving → Dialing → Greeting → Up → Backoff, and never a terminal state.
+
+use super::addresses::Addresses;
+use super::dial::Dial;
+use super::pace::{Backoff, SmoothedRtt, TokenBucket};
+use super::rules::Rules;
+use crate::config::Bridge;
+use crate::limits::STABLE_AFTER;
+use crate::mqtt::{Qos, Version};
+use crate::vocab::{ConnId, Instant};
+use core::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waits until then for its next attempt.
+    Backoff { until: Instant },
+    Resolving { deadline: Instant },
+    Dialing { conn: ConnId, deadline: Instant },
+    /// CONNECT is on its way.
+    Greeting { conn: ConnId, deadline: Instant },
+    Up { conn: ConnId },
+    /// The gateway stops.
+    Stopped,
+}
+
+/// A second connection, to the first server, while the link goes to another.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub addresses: Addresses,
+    pub conn: Option<ConnId>,
+    pub greeting: bool,
+    pub deadline: Instant,
+}
+
+/// What the remote said it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    pub receive_maximum: u16,
+    pub packet_bytes_max: usize,
+    pub qos_max: Qos,
+    pub retain_available: bool,
+}
+
+impl Remote {
+    /// A 3.1.1 remote cannot say, an MQTT 5 remote says nothing when it has no limit.
+    pub fn unlimited(bridge: &Bridge) -> Self {
+        Self {
+            receive_maximum: u16::MAX,
+            packet_bytes_max: bridge.max_packet_bytes.unwrap_or(usize::MAX),
+            qos_max: Qos::ExactlyOnce,
+            retain_available: true,
+        }
+    }
+}
+
+/// Where one SUBSCRIBE stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subscribed {
+    /// To be sent (again) at this time.
+    Due { at: Instant },
+    Asked,
+    Granted,
+}
+
+pub struct Link {
+    pub state: State,
+    pub dial: Dial,
+    pub backoff: Backoff,
+    pub rtt: SmoothedRtt,
+    pub rate: Option<TokenBucket>,
+    pub rules: Rules,
+    pub client_id: String,
+    /// The version of the next attempt: the configured one, or what it fell back to.
+    pub version: Version,
+    pub bridge_bit: bool,
+    /// When the configured version is tried again.
+    pub upgrade_at: Instant,
+    pub candidate: Option<Candidate>,
+    pub remote: Remote,
+    pub subscribed: Vec<Subscribed>,
+    /// The next connection asks for a clean session: ours does not know what the remote's does.
+    pub clean: bool,
+    /// The server of the last session.
+    pub session_server: Option<u16>,
+    /// Every rule is subscribed at the first connection of this run.
+    pub first: bool,
+    pub ping_sent: Option<Instant>,
+    pub up_since: Instant,
+    pub down_since: Instant,
+    pub attempts: u32,
+    pub reconnects: u64,
+    pub forwarded: u64,
+    pub acked: u64,
+    /// Packets from the remote in this connection: a peer that closes before the first may not
+    /// speak our version.
+    pub heard: bool,
+    /// The reason the link went down is logged with.
+    pub reason: &'static str,
+    pub takeovers: u32,
+    /// Sequence of the message that was oldest when the link last died, and how often.
+    pub suspect: Option<(u64, u32)>,
+    /// Send the suspect alone.
+    pub alone: bool,
+    /// Messages the remote refused for now wait until then.
+    pub held_until: Instant,
+    pub held_for: Duration,
+    pub up_note_due: bool,
+}
+
+impl Link {
+    pub fn new(bridge: &Bridge, client_id: String, clean: bool) -> Self {
+        let count = u16::try_from(bridge.servers.len()).unwrap_or(1).max(1);
+        Self {
+            state: State::Backoff { until: Instant::ZERO },
+            dial: Dial::new(count, bridge.server_policy, bridge.connect_timeout),
+            backoff: Backoff::new(bridge.backoff_min, bridge.backoff_max),
+            rtt: SmoothedRtt::default(),
+            rate: bridge.rate.map(TokenBucket::new),
+            rules: Rules::new(bridge),
+            client_id,
+            version: bridge.version,
+            bridge_bit: bridge.bridge_bit,
+            upgrade_at: Instant::NEVER,
+            candidate: None,
+            remote: Remote::unlimited(bridge),
+            subscribed: vec![Subscribed::Due { at: Instant::ZERO }; bridge.subscribe.len()],
+            clean,
+            session_server: None,
+            first: true,
+            ping_sent: None,
+            up_since: Instant::ZERO,
+            down_since: Instant::ZERO,
+            attempts: 0,
+            reconnects: 0,
+            forwarded: 0,
+            acked: 0,
+            heard: false,
+            reason: "",
+            takeovers: 0,
+            suspect: None,
+            alone: false,
+            held_until: Instant::ZERO,
+            held_for: Duration::ZERO,
+            up_note_due: false,
+        }
+    }
+
+    pub fn conn(&self) -> Option<ConnId> {
+        match self.state {
+            State::Dialing { conn, .. } | State::Greeting { conn, .. } | State::Up { conn } => {
+                Some(conn)
+            }
+            State::Backoff { .. } | State::Resolving { .. } | State::Stopped => None,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    pub fn is_candidate(&self, conn: ConnId) -> bool {
+        self.candidate.as_ref().is_some_and(|candidate| candidate.conn == Some(conn))
+    }
+
+    /// When this link has something to do, not counting keepalive and acknowledgements.
+    pub fn due_at(&self) -> Instant {
+        let own = match self.state {
+            State::Backoff { until } => until,
+            State::Resolving { deadline }
+            | State::Dialing { deadline, .. }
+            | State::Greeting { deadline, .. } => deadline,
+            State::Up { .. } => self.dial.probe_at().min(self.stable_at()),
+            State::Stopped => Instant::NEVER,
+        };
+        let candidate = self.candidate.as_ref().map_or(Instant::NEVER, |c| c.deadline);
+        own.min(candidate)
+    }
+
+    /// When the backoff may start over.
+    pub fn stable_at(&self) -> Instant {
+        if self.attempts == 0 { Instant::NEVER } else { self.up_since.plus(STABLE_AFTER) }
+    }
+}

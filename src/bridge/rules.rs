@@ -1,0 +1,157 @@
+//! The rules of one bridge: which local topics go out and how, which remote ones come in, and
+//! which stream of the queue a topic belongs to.
+//!
+//! Streams 0, 1 and 2 are the lanes high, normal and low. The others are lent to the topics of
+//! rules with a `rate`, one each, so that a topic without a token holds up no other; more topics
+//! than streams share them by hash.
+
+use super::pace::TokenBucket;
+use crate::config::{Bridge, Forward, Priority, SubscribeRule};
+use crate::limits::STREAMS_MAX;
+use crate::mqtt::topic;
+use crate::vocab::Instant;
+
+/// Stream of the lane of a priority.
+pub fn lane(priority: Priority) -> usize {
+    match priority {
+        Priority::High => 0,
+        Priority::Normal => 1,
+        Priority::Low => 2,
+    }
+}
+
+const LANES: usize = 3;
+
+#[derive(Clone, Debug)]
+struct Paced {
+    hash: u64,
+    rule: u8,
+    bucket: TokenBucket,
+}
+
+pub struct Rules {
+    pub forward: Vec<Forward>,
+    pub subscribe: Vec<SubscribeRule>,
+    hashes: Vec<u32>,
+    /// By stream less the lanes.
+    paced: Vec<Option<Paced>>,
+}
+
+/// Where a topic belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    pub stream: u8,
+    /// The stream was just lent: tell the queue its lane.
+    pub fresh: bool,
+}
+
+impl Rules {
+    pub fn new(bridge: &Bridge) -> Self {
+        let paced = bridge.forward.iter().any(|rule| rule.rate.is_some());
+        Self {
+            hashes: bridge.forward.iter().map(|rule| name_hash(&rule.name)).collect(),
+            forward: bridge.forward.clone(),
+            subscribe: bridge.subscribe.clone(),
+            paced: if paced { vec![None; STREAMS_MAX - LANES] } else { Vec::new() },
+        }
+    }
+
+    /// Streams the bridge's outbox needs.
+    pub fn stream_count(bridge: &Bridge) -> usize {
+        if bridge.forward.iter().any(|rule| rule.rate.is_some()) { STREAMS_MAX } else { LANES }
+    }
+
+    /// Hashes of the rules' names, by index.
+    pub fn hashes(&self) -> &[u32] {
+        &self.hashes
+    }
+
+    /// The first rule that forwards this local topic.
+    pub fn forwards(&self, topic: &str) -> Option<u8> {
+        let at = self.forward.iter().position(|r| topic::matches(&r.local_topic, topic))?;
+        u8::try_from(at).ok()
+    }
+
+    /// The rule of a stored record: by its name, else the first that matches its topic.
+    pub fn of_stored(&self, hash: u32, topic: &str) -> Option<u8> {
+        let named = self.hashes.iter().position(|own| *own == hash);
+        named.and_then(|at| u8::try_from(at).ok()).or_else(|| self.forwards(topic))
+    }
+
+    /// The first rule that brings this remote topic in.
+    pub fn brings(&self, topic: &str) -> Option<&SubscribeRule> {
+        self.subscribe.iter().find(|rule| topic::matches(&rule.remote_topic, topic))
+    }
+
+    /// The stream of a topic under a rule. `busy(stream)`: it has messages waiting.
+    pub fn stream(
+        &mut self,
+        rule: u8,
+        topic: &str,
+        now: Instant,
+        busy: &mut dyn FnMut(u8) -> bool,
+    ) -> Lane {
+        let Forward { rate, priority, .. } = &self.forward[usize::from(rule)];
+        let Some(rate) = *rate else {
+            let stream = u8::try_from(lane(*priority)).unwrap_or(1);
+            return Lane { stream, fresh: false };
+        };
+        let hash = topic::topic_hash(topic);
+        let mut free = None;
+        for (at, paced) in self.paced.iter().enumerate() {
+            match paced {
+                Some(paced) if paced.hash == hash && paced.rule == rule => {
+                    return Lane { stream: stream_at(at), fresh: false };
+                }
+                Some(paced)
+                    if free.is_none() && paced.bucket.is_full(now) && !busy(stream_at(at)) =>
+                {
+                    free = Some(at);
+                }
+                None if free.is_none() => free = Some(at),
+                Some(_) | None => {}
+            }
+        }
+        if let Some(at) = free {
+            self.paced[at] = Some(Paced { hash, rule, bucket: TokenBucket::per_topic(rate) });
+            return Lane { stream: stream_at(at), fresh: true };
+        }
+        // All are lent: share one of the same rule, the same for the same topic.
+        let own: usize = self.paced.iter().flatten().filter(|paced| paced.rule == rule).count();
+        let bound = u64::try_from(own.max(1)).unwrap_or(1);
+        let nth = usize::try_from(hash % bound).unwrap_or(0);
+        let mine = (0..).zip(&self.paced).filter(|(_, p)| p.as_ref().is_some_and(|p| p.rule == rule));
+        let at = mine.map(|(at, _): (usize, _)| at).nth(nth).unwrap_or(0);
+        Lane { stream: stream_at(at), fresh: false }
+    }
+
+    /// When a stream may send next; `now` when it may.
+    pub fn ready_at(&self, stream: u8, now: Instant) -> Instant {
+        self.bucket(stream).map_or(now, |paced| paced.bucket.ready_at(now))
+    }
+
+    /// A message of this stream is sent.
+    pub fn spend(&mut self, stream: u8, now: Instant) {
+        let at = usize::from(stream).checked_sub(LANES);
+        if let Some(Some(paced)) = at.and_then(|at| self.paced.get_mut(at)) {
+            paced.bucket.take(now);
+        }
+    }
+
+    fn bucket(&self, stream: u8) -> Option<&Paced> {
+        self.paced.get(usize::from(stream).checked_sub(LANES)?)?.as_ref()
+    }
+}
+
+fn stream_at(at: usize) -> u8 {
+    u8::try_from(at + LANES).unwrap_or(0)
+}
+
+/// FNV-1a of a rule's name, never 0: how a stored record names its rule.
+pub fn name_hash(name: &str) -> u32 {
+    let mut hash = 0x811C_9DC5u32;
+    for byte in name.bytes() {
+        hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    }
+    hash.max(1)
+}

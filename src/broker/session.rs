@@ -1,0 +1,183 @@
+//! Local sessions: who they are, whether they are connected, when they end. Their subscriptions
+//! are in `subs`, their messages in the queue. Read MQTT 5 sections 3.1.2.4, 3.1.2.11.2 and 4.1
+//! first.
+
+use crate::mqtt::{Qos, Version};
+use crate::vocab::Instant;
+use core::time::Duration;
+
+/// A last will, kept until its connection ends.
+#[derive(Clone, Debug)]
+pub struct Will {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    /// Encoded properties for the PUBLISH (without Will Delay and Message Expiry).
+    pub properties: Vec<u8>,
+    pub expiry_s: Option<u32>,
+    pub qos: Qos,
+    pub retain: bool,
+    pub delay: Duration,
+}
+
+impl Will {
+    pub fn bytes(&self) -> usize {
+        self.topic.len() + self.payload.len() + self.properties.len()
+    }
+}
+
+#[derive(Debug)]
+pub struct Session {
+    pub used: bool,
+    pub client_id: String,
+    /// The connection's slot.
+    pub conn: Option<u16>,
+    pub version: Version,
+    /// How long it is kept without a connection; zero = it ends with it.
+    pub expiry: Duration,
+    /// When it ends; `NEVER` while connected.
+    pub expires_at: Instant,
+    pub will: Option<Will>,
+    /// When the will is published; `NEVER` = not due.
+    pub will_at: Instant,
+    /// A subscription has an identifier.
+    pub has_ids: bool,
+    /// Its row in the store has to be written (or deleted).
+    pub dirty: bool,
+    pub stored: bool,
+}
+
+/// No room for one more session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionsFull;
+
+pub struct Sessions {
+    table: Box<[Session]>,
+    used: u32,
+}
+
+impl Sessions {
+    pub fn new(count: u16) -> Self {
+        let table = (0..count).map(|_| Session {
+            used: false,
+            client_id: String::new(),
+            conn: None,
+            version: Version::V311,
+            expiry: Duration::ZERO,
+            expires_at: Instant::NEVER,
+            will: None,
+            will_at: Instant::NEVER,
+            has_ids: false,
+            dirty: false,
+            stored: false,
+        });
+        Self { table: table.collect(), used: 0 }
+    }
+
+    pub fn planned_bytes(count: u16, client_id_bytes: usize) -> usize {
+        usize::from(count) * (size_of::<Session>() + client_id_bytes)
+    }
+
+    pub fn find(&self, client_id: &str) -> Option<u16> {
+        let at = self.table.iter().position(|s| s.used && s.client_id == client_id)?;
+        u16::try_from(at).ok()
+    }
+
+    /// A fresh session.
+    pub fn add(&mut self, client_id: &str) -> Result<u16, SessionsFull> {
+        let at = self.table.iter().position(|session| !session.used).ok_or(SessionsFull)?;
+        let session = &mut self.table[at];
+        session.used = true;
+        session.client_id.clear();
+        session.client_id.push_str(client_id);
+        session.conn = None;
+        session.expiry = Duration::ZERO;
+        session.expires_at = Instant::NEVER;
+        session.will = None;
+        session.will_at = Instant::NEVER;
+        session.has_ids = false;
+        session.dirty = false;
+        session.stored = false;
+        self.used += 1;
+        u16::try_from(at).map_err(|_| SessionsFull)
+    }
+
+    /// The unconnected session that ends first, to make room.
+    pub fn next_to_end(&self) -> Option<u16> {
+        (0..)
+            .zip(self.table.iter())
+            .filter(|(_, session)| session.used && session.conn.is_none())
+            .min_by_key(|(_, session)| session.expires_at)
+            .map(|(at, _)| at)
+    }
+
+    pub fn remove(&mut self, at: u16) {
+        let session = &mut self[at];
+        assert!(session.used, "a session ends once");
+        session.used = false;
+        session.will = None;
+        self.used -= 1;
+    }
+
+    pub fn len(&self) -> u32 {
+        self.used
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.table.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Sessions in use, with their index.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &Session)> {
+        (0..).zip(self.table.iter()).filter(|(_, session)| session.used)
+    }
+
+    pub fn will_bytes(&self) -> usize {
+        self.table.iter().filter_map(|session| session.will.as_ref()).map(Will::bytes).sum()
+    }
+
+    /// The next time something of a session is due.
+    pub fn due_at(&self) -> Instant {
+        self.iter()
+            .map(|(_, session)| session.expires_at.min(session.will_at))
+            .min()
+            .unwrap_or(Instant::NEVER)
+    }
+}
+
+impl core::ops::Index<u16> for Sessions {
+    type Output = Session;
+    fn index(&self, at: u16) -> &Session {
+        &self.table[usize::from(at)]
+    }
+}
+
+impl core::ops::IndexMut<u16> for Sessions {
+    fn index_mut(&mut self, at: u16) -> &mut Session {
+        &mut self.table[usize::from(at)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_that_ends_first_makes_room() {
+        let mut sessions = Sessions::new(2);
+        let a = sessions.add("a").unwrap();
+        let b = sessions.add("b").unwrap();
+        assert_eq!(sessions.add("c"), Err(SessionsFull));
+        sessions[a].expires_at = Instant::from_micros(9);
+        sessions[b].expires_at = Instant::from_micros(5);
+        assert_eq!(sessions.next_to_end(), Some(b));
+        sessions[b].conn = Some(0);
+        assert_eq!(sessions.next_to_end(), Some(a));
+        sessions.remove(a);
+        assert_eq!(sessions.find("a"), None);
+        assert_eq!(sessions.add("c"), Ok(a));
+    }
+}

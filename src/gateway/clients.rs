@@ -1,0 +1,488 @@
+//! Local clients from CONNECT to the end of their session: sessions, take-over, keepalive.
+//! Read MQTT 5 sections 3.1, 3.2, 3.14, 4.1 and 4.12 first.
+
+use super::conn::Role;
+use super::receive::{Fatal, Step};
+use super::replies::properties;
+use super::{Gateway, State};
+use crate::broker::session::Will;
+use crate::limits::CONNECT_WITHIN;
+use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
+use crate::mqtt::{Connack, Connect, Disconnect, Malformed, Packet, Reason, Version, topic};
+use crate::note::{Note, text};
+use crate::vocab::{ConnId, Instant};
+use core::time::Duration;
+
+impl Gateway {
+    pub(super) fn connect(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        connect: &Connect<'_>,
+    ) -> Result<Step, Fatal> {
+        self.conn_mut(slot).version = connect.version;
+        if let Err(reason) = self.check_connect(connect) {
+            return Err(self.refuse(slot, connect, reason));
+        }
+        let assigned;
+        let client_id = if connect.client_id.is_empty() {
+            assigned = format!("auto-{:016x}", self.rng.next_u64());
+            assigned.as_str()
+        } else {
+            connect.client_id
+        };
+        let counted = self.clients < self.config.limit.clients;
+        let per_listener = self.listener_full(slot);
+        let taken_over = self.sessions.find(client_id).and_then(|s| self.sessions[s].conn);
+        if (!counted && taken_over.is_none()) || per_listener {
+            return Err(self.refuse(slot, connect, Reason::QUOTA_EXCEEDED));
+        }
+        if let Some(old) = taken_over {
+            if self.conn(old).version == Version::V5 {
+                self.say_goodbye(old, Reason::TAKEN_OVER);
+            }
+            self.client_gone(now, old, "taken_over", true);
+        }
+        if connect.clean_start
+            && let Some(old) = self.sessions.find(client_id)
+        {
+            self.end_session(now, old);
+        }
+        let (session, present) = match self.sessions.find(client_id) {
+            Some(session) => (session, true),
+            None => match self.open_session(now, client_id) {
+                Some(session) => (session, false),
+                None => return Err(self.refuse(slot, connect, Reason::QUOTA_EXCEEDED)),
+            },
+        };
+        self.clients += 1;
+        let conn = self.conn_mut(slot);
+        conn.counted = true;
+        conn.role = Role::Client { session };
+        self.begin_session(now, slot, session, connect, client_id, present)?;
+        Ok(Step::Done)
+    }
+
+    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), Reason> {
+        if connect.client_id.is_empty() {
+            let allowed = match connect.version {
+                Version::V31 => false,
+                Version::V311 => connect.clean_start,
+                Version::V5 => true,
+            };
+            if !allowed {
+                return Err(Reason::CLIENT_ID_INVALID);
+            }
+        }
+        if connect.client_id.len() > self.config.limit.client_id_bytes {
+            return Err(Reason::CLIENT_ID_INVALID);
+        }
+        if connect.properties.authentication_method().is_some() {
+            return Err(Reason::BAD_AUTH_METHOD);
+        }
+        if let Some(will) = &connect.will {
+            let bytes = will.topic.len() + will.payload.len();
+            if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
+                return Err(Reason::TOPIC_NAME_INVALID);
+            }
+            if self.sessions.will_bytes() + bytes > self.config.limit.will_bytes {
+                return Err(Reason::QUOTA_EXCEEDED);
+            }
+        }
+        if self.stop.is_some() {
+            return Err(Reason::SERVER_UNAVAILABLE);
+        }
+        Ok(())
+    }
+
+    fn listener_full(&self, slot: u16) -> bool {
+        let listener = self.conn(slot).listener;
+        let Some(config) = self.config.listeners.get(usize::from(listener)) else { return false };
+        let Some(max) = config.max_clients else { return false };
+        let mine = self.conns[..usize::from(self.client_slots)]
+            .iter()
+            .filter(|conn| conn.counted && conn.listener == listener)
+            .count();
+        mine >= usize::from(max)
+    }
+
+    /// Tells the client why not, in its own version.
+    fn refuse(&mut self, slot: u16, connect: &Connect<'_>, reason: Reason) -> Fatal {
+        self.owe_refusal(slot, connect.version, reason);
+        self.conn_mut(slot).closed_reason = reason.word();
+        let word = match reason {
+            Reason::QUOTA_EXCEEDED => "limit_clients",
+            other => other.word(),
+        };
+        Fatal { reason, word }
+    }
+
+    fn owe_refusal(&mut self, slot: u16, version: Version, reason: Reason) {
+        let code = match version {
+            Version::V5 => reason.0,
+            Version::V31 | Version::V311 => match reason {
+                Reason::UNSUPPORTED_VERSION => 1,
+                Reason::CLIENT_ID_INVALID => 2,
+                Reason::BAD_CREDENTIALS => 4,
+                Reason::NOT_AUTHORIZED => 5,
+                _ => 3,
+            },
+        };
+        let connack = Connack { session_present: false, code, properties: Properties::EMPTY };
+        let _ = self.reply(slot, &Packet::Connack(connack));
+    }
+
+    /// A CONNECT that cannot be read is answered where the version says how.
+    pub(super) fn refuse_malformed_connect(&mut self, slot: u16, malformed: &Malformed) {
+        let reason = malformed.reason();
+        let version = malformed.answer_version();
+        if let Some(version) = version {
+            self.conn_mut(slot).version = version;
+            if version == Version::V5 || reason == Reason::UNSUPPORTED_VERSION {
+                self.owe_refusal(slot, version, reason);
+            }
+        }
+    }
+
+    fn open_session(&mut self, now: Instant, client_id: &str) -> Option<u16> {
+        let session = match self.sessions.add(client_id) {
+            Ok(session) => session,
+            Err(_) => {
+                // A clean session that only waits to end makes room; a persistent one never does.
+                let old = self.sessions.next_to_end()?;
+                if self.sessions[old].expires_at > now {
+                    return None;
+                }
+                self.end_session(now, old);
+                self.sessions.add(client_id).ok()?
+            }
+        };
+        let dest = self.session_dest(session);
+        let params = self.session_params(session, client_id, self.config.limit.inflight);
+        self.queue.open(dest, params);
+        Some(session)
+    }
+
+    fn begin_session(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        session: u16,
+        connect: &Connect<'_>,
+        client_id: &str,
+        present: bool,
+    ) -> Result<(), Fatal> {
+        let is_v5 = connect.version == Version::V5;
+        let bound = self.config.session_expiry;
+        let expiry = match connect.version {
+            Version::V5 => {
+                let asked = connect.properties.session_expiry().unwrap_or(0);
+                if asked == u32::MAX { bound } else { bound.min(seconds(asked)) }
+            }
+            Version::V31 | Version::V311 if connect.clean_start => Duration::ZERO,
+            Version::V31 | Version::V311 => bound,
+        };
+        let keepalive = self.granted_keepalive(connect);
+        let will = self.will_of(connect);
+        let entry = &mut self.sessions[session];
+        entry.conn = Some(slot);
+        entry.version = connect.version;
+        entry.dirty |= entry.expiry != expiry || !present;
+        entry.expiry = expiry;
+        entry.expires_at = Instant::NEVER;
+        entry.will = will;
+        entry.will_at = Instant::NEVER;
+        let peer_limit = connect.properties.maximum_packet_size();
+        let window = connect.properties.receive_maximum().unwrap_or(u16::MAX);
+        let conn = self.conn_mut(slot);
+        conn.keepalive = keepalive * 3 / 2;
+        conn.packet_bytes_max = peer_limit
+            .map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        conn.wants_problems = connect.properties.request_problem_information() != Some(false);
+        let addr = conn.peer;
+        if keepalive > Duration::ZERO {
+            let at = now.plus(keepalive * 3 / 2);
+            self.due_by(at);
+        }
+        let dest = self.session_dest(session);
+        self.queue.set_persistent(dest, expiry > Duration::ZERO);
+        self.queue.connected(dest, present, window, now);
+        let mut buffer = [0; 256];
+        let properties = if is_v5 {
+            self.connack_properties(connect, client_id, expiry, keepalive, &mut buffer)
+        } else {
+            Properties::EMPTY
+        };
+        let session_present = present && connect.version != Version::V31;
+        let connack = Connack { session_present, code: 0, properties };
+        if self.reply(slot, &Packet::Connack(connack)) == Step::Stall {
+            return Err(Reason::UNSPECIFIED.into());
+        }
+        self.note(Note::ClientConnected {
+            client: text(client_id),
+            addr,
+            version: version_word(connect.version),
+            clean_start: connect.clean_start,
+            session_present: present,
+            keepalive_s: connect.keepalive,
+        });
+        Ok(())
+    }
+
+    fn granted_keepalive(&self, connect: &Connect<'_>) -> Duration {
+        let asked = seconds(u32::from(connect.keepalive));
+        match self.config.limit.keepalive_max {
+            Some(max) if connect.version == Version::V5 && (asked > max || asked.is_zero()) => max,
+            _ => asked,
+        }
+    }
+
+    fn connack_properties<'a>(
+        &self,
+        connect: &Connect<'_>,
+        client_id: &str,
+        expiry: Duration,
+        keepalive: Duration,
+        buffer: &'a mut [u8; 256],
+    ) -> Properties<'a> {
+        let mut list: heapless::Vec<Property<'_>, 8> = heapless::Vec::new();
+        // Eight places for at most seven.
+        let mut add = |property| drop(list.push(property));
+        let granted = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
+        if connect.properties.session_expiry().unwrap_or(0) != granted {
+            add(Property::SessionExpiryInterval(granted));
+        }
+        add(Property::ReceiveMaximum(self.config.limit.inflight));
+        let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
+        add(Property::MaximumPacketSize(packet_bytes));
+        add(Property::SharedSubscriptionAvailable(false));
+        if keepalive != seconds(u32::from(connect.keepalive)) {
+            add(Property::ServerKeepAlive(u16::try_from(keepalive.as_secs()).unwrap_or(u16::MAX)));
+        }
+        if connect.client_id.is_empty() {
+            add(Property::AssignedClientIdentifier(client_id));
+        }
+        properties(&list, buffer)
+    }
+
+    fn will_of(&self, connect: &Connect<'_>) -> Option<Will> {
+        let will = connect.will.as_ref()?;
+        let hop = [PropertyId::WillDelayInterval, PropertyId::MessageExpiryInterval];
+        let mut properties = vec![0; will.properties.as_bytes().len()];
+        let bytes = copy_without(will.properties, &hop, &mut properties).unwrap_or(0);
+        properties.truncate(bytes);
+        Some(Will {
+            topic: will.topic.to_string(),
+            payload: will.payload.to_vec(),
+            properties,
+            expiry_s: will.properties.message_expiry(),
+            qos: will.qos,
+            retain: will.retain,
+            delay: seconds(will.properties.will_delay().unwrap_or(0)),
+        })
+    }
+
+    pub(super) fn client_disconnect(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        session: u16,
+        disconnect: &Disconnect<'_>,
+    ) -> Result<Step, Fatal> {
+        if let Some(asked) = disconnect.properties.session_expiry() {
+            let entry = &mut self.sessions[session];
+            if entry.expiry.is_zero() && asked != 0 {
+                return Err(Reason::PROTOCOL_ERROR.into()); // [MQTT-3.1.2-23]
+            }
+            entry.expiry = self.config.session_expiry.min(seconds(asked));
+            entry.dirty = true;
+            if asked == 0 {
+                let dest = self.session_dest(session);
+                self.queue.set_persistent(dest, false);
+            }
+        }
+        let with_will = disconnect.reason == Reason::DISCONNECT_WITH_WILL;
+        if !with_will {
+            self.sessions[session].will = None;
+        }
+        self.client_gone(now, slot, "disconnect", false);
+        Ok(Step::Done)
+    }
+
+    /// A client's connection is over; its session may live on.
+    pub(super) fn client_gone(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        reason: &'static str,
+        flush: bool,
+    ) {
+        let Role::Client { session } = self.conn(slot).role else { return };
+        self.clients -= 1;
+        self.conn_mut(slot).counted = false;
+        let dest = self.session_dest(session);
+        self.close(now, slot, flush);
+        self.queue.disconnected(dest);
+        let addr = self.conn(slot).peer;
+        let entry = &mut self.sessions[session];
+        entry.conn = None;
+        entry.expires_at = now.plus(entry.expiry);
+        if let Some(will) = &entry.will {
+            entry.will_at = now.plus(will.delay.min(entry.expiry));
+        }
+        let due = entry.expires_at.min(entry.will_at);
+        let client = text(&entry.client_id);
+        self.due_by(due);
+        self.note(Note::ClientDisconnected { client, addr, reason: text(reason) });
+        if self.sessions[session].expiry.is_zero() {
+            self.publish_will(now, session);
+            self.end_session(now, session);
+        }
+    }
+
+    pub(super) fn peer_finished(&mut self, now: Instant, id: ConnId) {
+        let Some(slot) = self.live(id) else { return };
+        match self.conn(slot).role {
+            Role::Client { .. } => self.client_gone(now, slot, "peer_closed", false),
+            Role::Link { bridge } => self.link_lost(now, slot, bridge, "peer_closed"),
+            Role::Greeting => self.close(now, slot, false),
+            Role::Free | Role::Closing => {}
+        }
+    }
+
+    pub(super) fn closed(&mut self, now: Instant, id: ConnId, reason: &'static str) {
+        let Some(slot) = self.live(id) else { return };
+        match self.conn(slot).role {
+            Role::Client { .. } => self.client_gone(now, slot, reason, false),
+            Role::Link { bridge } => self.link_lost(now, slot, bridge, reason),
+            Role::Greeting | Role::Free | Role::Closing => {}
+        }
+        self.drop_sending(slot);
+        // `client_gone` and `link_lost` asked for a close that has happened already.
+        let gone = self.conn(slot).id(slot);
+        self.actions.retain(
+            |action| !matches!(action, super::Action::Close { conn, .. } if *conn == gone),
+        );
+        let conn = self.conn_mut(slot);
+        if core::mem::take(&mut conn.parked) > 0 {
+            self.parked -= 1;
+        }
+        self.conn_mut(slot).role = Role::Free;
+    }
+
+    /// Ends a session and everything it has.
+    pub(super) fn end_session(&mut self, now: Instant, session: u16) {
+        self.publish_will(now, session);
+        let dest = self.session_dest(session);
+        self.subs.remove_session(session);
+        self.queue.close(dest);
+        if self.sessions[session].stored {
+            let id = self.sessions[session].client_id.clone();
+            self.forget_stored(id);
+        }
+        self.sessions.remove(session);
+    }
+
+    /// Connections that are late; the next time one may be.
+    pub(super) fn expire_clients(&mut self, now: Instant) -> Instant {
+        let mut next = Instant::NEVER;
+        for slot in 0..self.conns.len() {
+            let Ok(slot) = u16::try_from(slot) else { continue };
+            let conn = self.conn_mut(slot);
+            if conn.pace_at <= now {
+                conn.pace_at = Instant::NEVER;
+                self.ready.set(slot);
+            } else {
+                next = next.min(conn.pace_at);
+            }
+            let conn = self.conn(slot);
+            let at = match conn.role {
+                Role::Greeting => conn.opened_at.plus(CONNECT_WITHIN),
+                // What a client cannot send because we do not read is not its silence.
+                Role::Client { .. }
+                    if !conn.keepalive.is_zero() && conn.parked == 0 && !conn.stalled =>
+                {
+                    conn.received_at.plus(conn.keepalive)
+                }
+                Role::Client { .. } if !conn.keepalive.is_zero() => {
+                    let keepalive = conn.keepalive;
+                    self.conn_mut(slot).received_at = now;
+                    now.plus(keepalive)
+                }
+                Role::Client { .. } | Role::Link { .. } | Role::Free | Role::Closing => {
+                    Instant::NEVER
+                }
+            };
+            if at > now {
+                next = next.min(at);
+            } else if matches!(self.conn(slot).role, Role::Greeting) {
+                self.fail(now, slot, Fatal { reason: Reason::UNSPECIFIED, word: "no_connect" });
+            } else {
+                let late = Fatal { reason: Reason::KEEPALIVE_TIMEOUT, word: "keepalive_timeout" };
+                self.fail(now, slot, late);
+            }
+        }
+        next
+    }
+
+    /// Sessions that end and wills that are due; the next time.
+    pub(super) fn expire_sessions(&mut self, now: Instant) -> Instant {
+        for session in 0..self.sessions.count() {
+            if !self.sessions[session].used {
+                continue;
+            }
+            if self.sessions[session].will_at <= now {
+                self.publish_will(now, session);
+            }
+            if self.sessions[session].used && self.sessions[session].expires_at <= now {
+                self.end_session(now, session);
+            }
+        }
+        self.sessions.due_at()
+    }
+
+    /// Drives the clean stop: everything is committed, then everyone is told, then it is over.
+    pub(super) fn expire_stop(&mut self, now: Instant) {
+        let Some(stop) = self.stop else { return };
+        if stop.exited {
+            return;
+        }
+        for slot in 0..self.client_slots {
+            match self.conn(slot).role {
+                Role::Client { .. } => {
+                    if self.conn(slot).version == Version::V5 {
+                        self.say_goodbye(slot, Reason::SHUTTING_DOWN);
+                    }
+                    self.client_gone(now, slot, "stopping", true);
+                }
+                Role::Greeting => self.close(now, slot, false),
+                Role::Link { .. } | Role::Free | Role::Closing => {}
+            }
+        }
+        self.stop_links(now);
+        let open = self.conns.iter().any(|conn| conn.role != Role::Free);
+        let flushed = self.queue.is_flushed();
+        if (open || !flushed) && now < stop.deadline {
+            self.due_by(now.plus(Duration::from_millis(20)));
+            return;
+        }
+        debug_assert!(self.links.iter().all(|link| link.state == State::Stopped));
+        let lost = self.queue.unsaved();
+        let duration_ms = u64::try_from(now.since(stop.since).as_millis()).unwrap_or(0);
+        self.note(Note::Stopped { lost, duration_ms });
+        self.actions.push_back(super::Action::Exit { lost });
+        self.stop = Some(super::Stop { exited: true, ..stop });
+    }
+}
+
+pub(super) fn seconds(count: u32) -> Duration {
+    Duration::from_secs(u64::from(count))
+}
+
+pub(super) fn version_word(version: Version) -> &'static str {
+    match version {
+        Version::V31 => "3.1",
+        Version::V311 => "3.1.1",
+        Version::V5 => "5",
+    }
+}

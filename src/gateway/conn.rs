@@ -1,0 +1,284 @@
+//! One connection as the core sees it: who it is, what it is owed, what is half written. No
+//! socket, no buffer of packets: owed acknowledgements are a few bytes each and bounded.
+
+use crate::limits::CONTROL_BYTES;
+use crate::mqtt::{PacketId, Reason, Version};
+use crate::queue::pool::RecordId;
+use crate::vocab::{BridgeId, ConnId, Instant};
+use core::net::SocketAddr;
+use core::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Free,
+    /// A local connection whose CONNECT has not come.
+    Greeting,
+    /// A local client with its session.
+    Client { session: u16 },
+    /// The link of a bridge (or the one that may become it).
+    Link { bridge: BridgeId },
+    /// Says its last words.
+    Closing,
+}
+
+/// An acknowledgement that is owed for a received PUBLISH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debt {
+    pub packet_id: PacketId,
+    pub reason: Reason,
+    /// Payable when every destination has settled it; `None` = at once.
+    pub record: Option<RecordId>,
+    /// Payable after this many commits.
+    pub after: u64,
+}
+
+/// Debts of one kind, in the order of their PUBLISHes [MQTT-4.6.0].
+pub struct Debts {
+    ring: Box<[Option<Debt>]>,
+    head: usize,
+    len: usize,
+}
+
+impl Debts {
+    pub fn new(count: u16) -> Self {
+        Self { ring: vec![None; usize::from(count.max(1))].into_boxed_slice(), head: 0, len: 0 }
+    }
+
+    pub fn planned_bytes(count: u16) -> usize {
+        usize::from(count.max(1)) * size_of::<Option<Debt>>()
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.len == self.ring.len()
+    }
+
+    /// Room was asked for by `is_full`.
+    pub fn push(&mut self, debt: Debt) {
+        assert!(!self.is_full(), "the window of a publisher bounds its debts");
+        let at = (self.head + self.len) % self.ring.len();
+        self.ring[at] = Some(debt);
+        self.len += 1;
+    }
+
+    pub fn front(&self) -> Option<&Debt> {
+        if self.len == 0 { None } else { self.ring[self.head].as_ref() }
+    }
+
+    pub fn pop(&mut self) {
+        if self.len > 0 {
+            self.ring[self.head] = None;
+            self.head = (self.head + 1) % self.ring.len();
+            self.len -= 1;
+        }
+    }
+
+    pub fn contains(&self, id: PacketId) -> bool {
+        self.ring.iter().flatten().any(|debt| debt.packet_id == id)
+    }
+
+    pub fn clear(&mut self) {
+        self.ring.fill(None);
+        self.head = 0;
+        self.len = 0;
+    }
+}
+
+/// A PUBLISH that is larger than the buffer it is written into: resumed where it stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending {
+    pub entry: u32,
+    /// Pinned until the packet is written.
+    pub record: RecordId,
+    pub packet_id: Option<PacketId>,
+    pub dup: bool,
+    pub qos: crate::mqtt::Qos,
+    pub retain: bool,
+    pub rule: u8,
+    /// Message expiry interval as the first bytes said it.
+    pub expiry_s: Option<u32>,
+    /// Bytes written so far.
+    pub done: usize,
+}
+
+/// Where a SUBSCRIBE whose retained messages are being delivered stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub filter: usize,
+    pub cursor: usize,
+}
+
+pub struct Conn {
+    pub role: Role,
+    pub generation: u16,
+    pub peer: SocketAddr,
+    pub listener: u16,
+    pub version: Version,
+    pub opened_at: Instant,
+    pub received_at: Instant,
+    pub sent_at: Instant,
+    /// Zero = none. For clients one and a half times what was agreed.
+    pub keepalive: Duration,
+    /// One-off replies, encoded.
+    pub control: Vec<u8>,
+    pub control_sent: usize,
+    control_bytes: usize,
+    pub pubacks: Debts,
+    pub pubrecs: Debts,
+    pub pubcomps: Debts,
+    /// A debt waits for a commit.
+    pub awaits_commit: bool,
+    /// Bytes at the start of its buffer that are PUBLISHes which found no room.
+    pub parked: usize,
+    /// The parked bytes should be tried again.
+    pub retry: bool,
+    pub subscribing: Option<Progress>,
+    /// A packet waits for room among the replies or debts.
+    pub stalled: bool,
+    pub sending: Option<Sending>,
+    /// Alternates between QoS 0 and the others.
+    pub zero_turn: bool,
+    /// Largest packet the peer takes.
+    pub packet_bytes_max: usize,
+    /// Send PUBLISH properties such as reason strings (MQTT 5 Request Problem Information).
+    pub wants_problems: bool,
+    /// When a paced stream may send again.
+    pub pace_at: Instant,
+    /// A local connection counts against `limit.clients`.
+    pub counted: bool,
+    pub closed_reason: &'static str,
+}
+
+impl Conn {
+    pub fn new(inflight: u16, control_bytes: usize) -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let control_bytes = control_bytes.max(CONTROL_BYTES);
+        Self {
+            role: Role::Free,
+            generation: 0,
+            peer: nowhere,
+            listener: 0,
+            version: Version::V311,
+            opened_at: Instant::ZERO,
+            received_at: Instant::ZERO,
+            sent_at: Instant::ZERO,
+            keepalive: Duration::ZERO,
+            control: Vec::with_capacity(control_bytes),
+            control_sent: 0,
+            control_bytes,
+            pubacks: Debts::new(inflight),
+            pubrecs: Debts::new(inflight),
+            pubcomps: Debts::new(inflight),
+            awaits_commit: false,
+            parked: 0,
+            retry: false,
+            subscribing: None,
+            stalled: false,
+            sending: None,
+            zero_turn: false,
+            packet_bytes_max: usize::MAX,
+            wants_problems: true,
+            pace_at: Instant::NEVER,
+            counted: false,
+            closed_reason: "",
+        }
+    }
+
+    pub fn planned_bytes(inflight: u16, control_bytes: usize) -> usize {
+        size_of::<Self>() + control_bytes.max(CONTROL_BYTES) + 3 * Debts::planned_bytes(inflight)
+    }
+
+    /// A fresh connection in this slot.
+    pub fn open(&mut self, role: Role, peer: SocketAddr, now: Instant) {
+        assert!(self.role == Role::Free, "a slot is opened when it is free");
+        self.role = role;
+        self.generation = self.generation.wrapping_add(1);
+        self.peer = peer;
+        self.version = Version::V311;
+        self.opened_at = now;
+        self.received_at = now;
+        self.sent_at = now;
+        self.keepalive = Duration::ZERO;
+        self.control.clear();
+        self.control_sent = 0;
+        self.forget_debts();
+        self.parked = 0;
+        self.retry = false;
+        self.subscribing = None;
+        self.stalled = false;
+        self.zero_turn = false;
+        self.packet_bytes_max = usize::MAX;
+        self.wants_problems = true;
+        self.pace_at = Instant::NEVER;
+        self.counted = false;
+        self.closed_reason = "";
+    }
+
+    pub fn forget_debts(&mut self) {
+        self.pubacks.clear();
+        self.pubrecs.clear();
+        self.pubcomps.clear();
+        self.awaits_commit = false;
+    }
+
+    pub fn id(&self, slot: u16) -> ConnId {
+        ConnId { slot, generation: self.generation }
+    }
+
+    /// Room for one more one-off reply of so many bytes?
+    pub fn has_control_room(&self, bytes: usize) -> bool {
+        self.control.len() + bytes <= self.control_bytes
+    }
+
+    /// Appends an encoded packet; `write` gets the room there is and says how much it took.
+    /// `false`: it did not fit.
+    pub fn control(&mut self, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
+        if self.control_sent == self.control.len() {
+            self.control.clear();
+            self.control_sent = 0;
+        }
+        let start = self.control.len();
+        self.control.resize(self.control_bytes, 0);
+        let taken = write(&mut self.control[start..]);
+        self.control.truncate(start + taken.unwrap_or(0));
+        taken.is_some()
+    }
+
+    pub fn control_left(&self) -> usize {
+        self.control.len() - self.control_sent
+    }
+
+    /// Moves encoded replies into `out`.
+    pub fn take_control(&mut self, out: &mut [u8]) -> usize {
+        let left = &self.control[self.control_sent..];
+        let take = left.len().min(out.len());
+        out[..take].copy_from_slice(&left[..take]);
+        self.control_sent += take;
+        take
+    }
+
+    pub fn inbound_count(&self) -> usize {
+        self.pubacks.len() + self.pubrecs.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debts_leave_in_order_round_the_ring() {
+        let mut debts = Debts::new(2);
+        let id = |raw| PacketId::new(raw).unwrap();
+        for raw in 1..10 {
+            debts.push(Debt { packet_id: id(raw), reason: Reason(0), record: None, after: 0 });
+            assert!(debts.contains(id(raw)));
+            assert_eq!(debts.front().unwrap().packet_id, id(raw));
+            debts.pop();
+        }
+        assert!(debts.front().is_none());
+    }
+}

@@ -1,0 +1,517 @@
+//! Bytes on their way out, pulled by the shell: one-off replies, then the acknowledgements that are
+//! true, then PUBREL, then publishes as the window and the paces allow. Control never waits behind
+//! data but for the packet that is half written.
+
+use super::Gateway;
+use super::conn::{Debts, Role, Sending};
+use crate::limits::STREAMS_MAX;
+use crate::mqtt::codec::{PublishHead, encode, encode_publish_head};
+use crate::mqtt::props::{Properties, Property};
+use crate::mqtt::{Ack, Packet, PacketId, Qos, Version};
+use crate::queue::outbox::DestId;
+use crate::queue::window::Next;
+use crate::queue::{DropReason, Queue};
+use crate::vocab::{BridgeId, ConnId, Instant};
+use core::time::Duration;
+
+/// What became of one publish.
+enum Wrote {
+    /// So many bytes; the packet is whole.
+    Whole(usize),
+    /// The rest of the buffer is too small: it begins the next one.
+    NoRoom,
+    /// Larger than any buffer: `sending` goes on with it.
+    Begun,
+    /// It was not to be sent (expired, too large); the next may be.
+    Skipped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Puback,
+    Pubrec,
+    Pubcomp,
+}
+
+impl Gateway {
+    /// Fills `out` with what this connection shall get now; 0 = nothing. Resumable inside a packet.
+    pub fn transmit(&mut self, now: Instant, id: ConnId, out: &mut [u8]) -> usize {
+        self.now = now;
+        let Some(slot) = self.live(id) else { return 0 };
+        let mut at = 0;
+        if self.conn(slot).sending.is_some() {
+            at += self.transmit_sending(now, slot, &mut out[at..]);
+            if self.conn(slot).sending.is_some() {
+                self.sent_something(slot, at, now);
+                return at;
+            }
+        }
+        at += self.transmit_control(slot, &mut out[at..]);
+        if self.conn(slot).control_left() > 0 {
+            self.sent_something(slot, at, now);
+            return at;
+        }
+        at += self.transmit_debts(slot, &mut out[at..]);
+        if let Some(dest) = self.dest_of(slot) {
+            at += self.transmit_releases(slot, dest, &mut out[at..]);
+            at += self.transmit_publishes(now, slot, dest, &mut out[at..], at);
+        }
+        self.sent_something(slot, at, now);
+        at
+    }
+
+    fn sent_something(&mut self, slot: u16, bytes: usize, now: Instant) {
+        let conn = self.conn_mut(slot);
+        if bytes > 0 {
+            conn.sent_at = now;
+            // What waited for room in the replies may go on.
+            if conn.parked > 0 || conn.subscribing.is_some() || conn.stalled {
+                conn.stalled = false;
+                self.resume.set(slot);
+            }
+        }
+    }
+
+    fn transmit_control(&mut self, slot: u16, out: &mut [u8]) -> usize {
+        self.conn_mut(slot).take_control(out)
+    }
+
+    fn transmit_debts(&mut self, slot: u16, out: &mut [u8]) -> usize {
+        let commits = self.queue.commits();
+        let Self { conns, queue, .. } = self;
+        let conn = &mut conns[usize::from(slot)];
+        let version = conn.version;
+        let mut at = 0;
+        at += pay(&mut conn.pubacks, Kind::Puback, version, queue, commits, &mut out[at..]);
+        at += pay(&mut conn.pubrecs, Kind::Pubrec, version, queue, commits, &mut out[at..]);
+        at += pay(&mut conn.pubcomps, Kind::Pubcomp, version, queue, commits, &mut out[at..]);
+        at
+    }
+
+    fn transmit_releases(&mut self, slot: u16, dest: DestId, out: &mut [u8]) -> usize {
+        let version = self.conn(slot).version;
+        let mut at = 0;
+        while out.len() - at >= 4 {
+            let Some(packet_id) = self.queue.next_release(dest) else { break };
+            let ack = Ack {
+                packet_id,
+                reason: crate::mqtt::Reason::SUCCESS,
+                properties: Properties::EMPTY,
+            };
+            // Four bytes fit: that was asked above.
+            at += encode(version, &Packet::Pubrel(ack), &mut out[at..]).unwrap_or(0);
+        }
+        at
+    }
+
+    fn transmit_publishes(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        dest: DestId,
+        out: &mut [u8],
+        before: usize,
+    ) -> usize {
+        let link = match self.conn(slot).role {
+            Role::Link { bridge } => Some(bridge),
+            Role::Client { .. } | Role::Free | Role::Greeting | Role::Closing => None,
+        };
+        if let Some(bridge) = link
+            && now < self.link(bridge).held_until
+        {
+            let until = self.link(bridge).held_until;
+            self.pace(slot, until);
+            return 0;
+        }
+        let mut at = 0;
+        // Each round sends or drops one; both are bounded by what the queue holds.
+        loop {
+            if let Some(bridge) = link
+                && let Some(until) = self.rate_closed(bridge, now)
+            {
+                self.pace(slot, until);
+                break;
+            }
+            let blocked = match link {
+                Some(bridge) => self.blocked_streams(now, slot, bridge, dest),
+                None => 0,
+            };
+            let zero = self.queue.next_zero(dest);
+            let turn = self.conn(slot).zero_turn;
+            let alone = link.is_some_and(|b| self.link(b).alone)
+                && !self.queue.outbox(dest).flight.is_empty()
+                && self.queue.outbox(dest).unsent == crate::queue::pool::NONE;
+            let queued = if zero.is_some() && turn || alone {
+                None
+            } else {
+                self.queue.next(dest, blocked)
+            };
+            self.conn_mut(slot).zero_turn = !turn;
+            let Some(next) = queued.or(zero) else { break };
+            let fresh = before + at == 0;
+            match self.write_publish(now, slot, dest, link, next, &mut out[at..], fresh) {
+                Wrote::Whole(bytes) => at += bytes,
+                Wrote::Skipped => {}
+                Wrote::NoRoom => break,
+                Wrote::Begun => {
+                    at += self.transmit_sending(now, slot, &mut out[at..]);
+                    if self.conn(slot).sending.is_some() {
+                        break;
+                    }
+                }
+            }
+        }
+        at
+    }
+
+    /// When the bridge's token bucket opens, if it is closed.
+    fn rate_closed(&self, bridge: BridgeId, now: Instant) -> Option<Instant> {
+        let at = self.link(bridge).rate.as_ref()?.ready_at(now);
+        (at > now).then_some(at)
+    }
+
+    fn pace(&mut self, slot: u16, until: Instant) {
+        let conn = self.conn_mut(slot);
+        conn.pace_at = conn.pace_at.min(until);
+        self.due_by(until);
+    }
+
+    /// Streams that are paced and have no token; notes when the first will.
+    fn blocked_streams(&mut self, now: Instant, slot: u16, bridge: BridgeId, dest: DestId) -> u128 {
+        let outbox = self.queue.outbox(dest);
+        let mut paced = outbox.paced & outbox.active;
+        let mut blocked = 0;
+        let mut first = Instant::NEVER;
+        while paced != 0 {
+            let stream = paced.trailing_zeros();
+            paced &= paced - 1;
+            let Ok(narrow) = u8::try_from(stream) else { continue };
+            let ready = self.link(bridge).rules.ready_at(narrow, now);
+            if ready > now {
+                blocked |= 1 << stream;
+                first = first.min(ready);
+            }
+        }
+        debug_assert!(usize::from(u8::MAX) >= STREAMS_MAX);
+        if first != Instant::NEVER {
+            self.pace(slot, first);
+        }
+        self.queue.grant(dest, !blocked);
+        blocked
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one publish, one buffer, one place to go")]
+    fn write_publish(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        dest: DestId,
+        link: Option<BridgeId>,
+        next: Next,
+        out: &mut [u8],
+        fresh: bool,
+    ) -> Wrote {
+        let resend = next.packet_id.is_some();
+        let Some(expiry_s) = remaining(&self.queue, next, now) else {
+            if !resend {
+                self.queue.drop_entry(dest, next.entry, DropReason::Expired);
+                return Wrote::Skipped;
+            }
+            return self.write_it(now, slot, dest, link, next, Some(1), out, fresh);
+        };
+        if let Some(bridge) = link
+            && !resend
+            && self.is_too_old(bridge, next, now)
+        {
+            self.queue.drop_entry(dest, next.entry, DropReason::Expired);
+            return Wrote::Skipped;
+        }
+        self.write_it(now, slot, dest, link, next, expiry_s, out, fresh)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one publish, one buffer, one place to go")]
+    fn write_it(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        dest: DestId,
+        link: Option<BridgeId>,
+        next: Next,
+        expiry_s: Option<u32>,
+        out: &mut [u8],
+        fresh: bool,
+    ) -> Wrote {
+        let mut qos = next.qos;
+        let mut retain = next.retain;
+        if let Some(bridge) = link {
+            let remote = self.link(bridge).remote;
+            qos = qos.min(remote.qos_max);
+            retain &= remote.retain_available;
+        }
+        let sending = Sending {
+            entry: next.entry,
+            record: next.record,
+            packet_id: next.packet_id,
+            dup: next.dup && qos != Qos::AtMostOnce,
+            qos,
+            retain,
+            rule: next.rule,
+            expiry_s,
+            done: 0,
+        };
+        let Some(total) = self.packet_bytes(slot, dest, link, &sending) else {
+            self.queue.drop_entry(dest, next.entry, DropReason::NoRule);
+            return Wrote::Skipped;
+        };
+        if total > self.conn(slot).packet_bytes_max {
+            self.queue.drop_entry(dest, next.entry, DropReason::TooLarge);
+            return Wrote::Skipped;
+        }
+        if total > out.len() && !fresh {
+            return Wrote::NoRoom;
+        }
+        let mut sending = sending;
+        if qos != Qos::AtMostOnce && next.packet_id.is_none() {
+            let Some(id) = self.queue.take(dest, next.entry) else { return Wrote::NoRoom };
+            sending.packet_id = Some(id);
+        }
+        if let Some(bridge) = link {
+            let link = self.link_mut(bridge);
+            link.forwarded += 1;
+            if let Some(rate) = &mut link.rate {
+                rate.take(now);
+            }
+            if !next.dup {
+                link.rules.spend(next.stream, now);
+            }
+            self.counters.fwd_sent += 1;
+        }
+        self.counters.out_msgs += 1;
+        if total <= out.len() {
+            let head = self.write_head(slot, dest, link, &sending, out);
+            let body_at = self.payload_at(&sending);
+            let payload = self.queue.pool.read(next.record, body_at, &mut out[head..total]);
+            debug_assert_eq!(head + payload, total);
+            self.finished(now, dest, &sending);
+            return Wrote::Whole(total);
+        }
+        self.queue.pool.retain(next.record);
+        self.conn_mut(slot).sending = Some(sending);
+        Wrote::Begun
+    }
+
+    /// The packet left whole.
+    fn finished(&mut self, now: Instant, dest: DestId, sending: &Sending) {
+        if sending.qos == Qos::AtMostOnce {
+            self.queue.sent_zero(dest, sending.entry);
+        } else {
+            self.queue.sent(dest, sending.entry, now);
+            let timeout = match self.links.get(usize::from(dest.0)) {
+                Some(_) => self.config.bridges[usize::from(dest.0)].ack_timeout,
+                None => Duration::MAX,
+            };
+            self.due_by(now.plus(timeout));
+        }
+    }
+
+    /// Goes on with the packet that is half written.
+    fn transmit_sending(&mut self, now: Instant, slot: u16, out: &mut [u8]) -> usize {
+        let Some(mut sending) = self.conn(slot).sending else { return 0 };
+        let Some(dest) = self.dest_of(slot) else { return 0 };
+        let link = match self.conn(slot).role {
+            Role::Link { bridge } => Some(bridge),
+            Role::Client { .. } | Role::Free | Role::Greeting | Role::Closing => None,
+        };
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let head = self.write_head(slot, dest, link, &sending, &mut scratch);
+        let body_at = self.payload_at(&sending);
+        let body = self.queue.pool.head(sending.record).body_bytes();
+        let total = head + body - body_at;
+        let mut at = 0;
+        if sending.done < head {
+            let take = (head - sending.done).min(out.len());
+            out[..take].copy_from_slice(&scratch[sending.done..sending.done + take]);
+            at = take;
+        }
+        self.scratch = scratch;
+        if sending.done + at >= head {
+            let from = body_at + sending.done + at - head;
+            at += self.queue.pool.read(sending.record, from, &mut out[at..]);
+        }
+        sending.done += at;
+        if sending.done == total {
+            self.conn_mut(slot).sending = None;
+            self.queue.pool.release(sending.record);
+            let still = self.queue.is_sending(sending.entry, sending.record);
+            if still {
+                self.finished(now, dest, &sending);
+            }
+        } else {
+            self.conn_mut(slot).sending = Some(sending);
+        }
+        at
+    }
+
+    fn payload_at(&self, sending: &Sending) -> usize {
+        let head = self.queue.pool.head(sending.record);
+        usize::from(head.topic_bytes) + usize::from(head.props_bytes)
+    }
+
+    /// Bytes of the whole packet; `None` when its topic cannot be mapped.
+    fn packet_bytes(
+        &mut self,
+        slot: u16,
+        dest: DestId,
+        link: Option<BridgeId>,
+        sending: &Sending,
+    ) -> Option<usize> {
+        let head = *self.queue.pool.head(sending.record);
+        let payload = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut probe = *sending;
+        // The identifier is as long as any other.
+        probe.packet_id = probe.packet_id.or(PacketId::new(1));
+        let bytes = self.try_head(slot, dest, link, &probe, &mut scratch);
+        self.scratch = scratch;
+        bytes.map(|head| head + payload)
+    }
+
+    fn write_head(
+        &mut self,
+        slot: u16,
+        dest: DestId,
+        link: Option<BridgeId>,
+        sending: &Sending,
+        out: &mut [u8],
+    ) -> usize {
+        // `packet_bytes` has tried it.
+        self.try_head(slot, dest, link, sending, out).unwrap_or(0)
+    }
+
+    /// Everything before the payload, as this peer shall see it.
+    fn try_head(
+        &mut self,
+        slot: u16,
+        dest: DestId,
+        link: Option<BridgeId>,
+        sending: &Sending,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let version = self.conn(slot).version;
+        let has_ids = link.is_none() && version == Version::V5 && self.has_ids(dest);
+        let Self { queue, topic: topics, links, subs, .. } = self;
+        let head = *queue.pool.head(sending.record);
+        let (local, mapped) = topics.split_at_mut(super::TOPIC_BYTES);
+        let topic_bytes = usize::from(head.topic_bytes);
+        let payload = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
+        let props_bytes = usize::from(head.props_bytes);
+        let mut props = [0; 256];
+        let large_props: &[u8];
+        let local: &str = match queue.pool.contiguous(sending.record) {
+            Some(body) => {
+                large_props = &body[topic_bytes..topic_bytes + props_bytes];
+                core::str::from_utf8(&body[..topic_bytes]).ok()?
+            }
+            None => {
+                let both = topic_bytes + props_bytes;
+                let both = &mut local[..both.min(super::TOPIC_BYTES)];
+                queue.pool.read(sending.record, 0, both);
+                large_props = both.get(topic_bytes..)?;
+                core::str::from_utf8(&both[..topic_bytes]).ok()?
+            }
+        };
+        let topic = match link {
+            Some(bridge) => {
+                let rules = &links[usize::from(bridge.0)].rules;
+                let rule = rules.forward.get(usize::from(sending.rule))?;
+                if rule.mapping.is_identity() {
+                    local
+                } else {
+                    let bytes = rule.mapping.map(local, mapped).ok()?;
+                    core::str::from_utf8(&mapped[..bytes]).ok()?
+                }
+            }
+            None => local,
+        };
+        let mut own = 0;
+        if version == Version::V5 {
+            if let Some(seconds) = sending.expiry_s {
+                own += Property::MessageExpiryInterval(seconds).encode(&mut props[own..]).ok()?;
+            }
+            if has_ids {
+                let session = dest.0 - u16::try_from(links.len()).unwrap_or(0);
+                for (filter, sub) in subs.of_session(session) {
+                    // What does not fit is left out: at 5 bytes each that is past fifty.
+                    if sub.id != 0
+                        && props.len() - own >= 5
+                        && crate::mqtt::topic::matches(filter, local)
+                    {
+                        own +=
+                            Property::SubscriptionIdentifier(sub.id).encode(&mut props[own..]).ok()?;
+                    }
+                }
+            }
+        }
+        let head = PublishHead {
+            dup: sending.dup,
+            qos: sending.qos,
+            retain: sending.retain,
+            topic,
+            packet_id: if sending.qos == Qos::AtMostOnce { None } else { sending.packet_id },
+            properties: [&props[..own], large_props, &[]],
+            payload_bytes: payload,
+        };
+        encode_publish_head(version, &head, out).ok()
+    }
+
+    fn has_ids(&self, dest: DestId) -> bool {
+        let first = u16::try_from(self.links.len()).unwrap_or(0);
+        dest.0.checked_sub(first).is_some_and(|session| self.sessions[session].has_ids)
+    }
+
+    fn is_too_old(&self, bridge: BridgeId, next: Next, now: Instant) -> bool {
+        let rules = &self.link(bridge).rules;
+        let max = rules.forward.get(usize::from(next.rule)).and_then(|rule| rule.max_age);
+        let arrival = self.queue.pool.head(next.record).arrival;
+        max.is_some_and(|max| now.since(arrival) > max)
+    }
+}
+
+/// Message expiry interval that is left [MQTT-3.3.2-6]: `Some(None)` when it has none, `None` when
+/// it is over.
+fn remaining(queue: &Queue, next: Next, now: Instant) -> Option<Option<u32>> {
+    let head = queue.pool.head(next.record);
+    let Some(expiry) = head.expiry_s else { return Some(None) };
+    let spent = now.since(head.arrival).as_secs();
+    let left = u64::from(expiry).checked_sub(spent).filter(|left| *left > 0)?;
+    Some(Some(u32::try_from(left).unwrap_or(u32::MAX)))
+}
+
+/// Writes the acknowledgements that are true, in order, until one is not or there is no room.
+fn pay(
+    debts: &mut Debts,
+    kind: Kind,
+    version: Version,
+    queue: &Queue,
+    commits: u64,
+    out: &mut [u8],
+) -> usize {
+    let mut at = 0;
+    while let Some(debt) = debts.front() {
+        let settled = debt.record.is_none_or(|record| queue.pool.is_settled(record));
+        if !settled || commits < debt.after || out.len() - at < 8 {
+            break;
+        }
+        let ack =
+            Ack { packet_id: debt.packet_id, reason: debt.reason, properties: Properties::EMPTY };
+        let packet = match kind {
+            Kind::Puback => Packet::Puback(ack),
+            Kind::Pubrec => Packet::Pubrec(ack),
+            Kind::Pubcomp => Packet::Pubcomp(ack),
+        };
+        // Eight bytes are room for an acknowledgement without properties.
+        at += encode(version, &packet, &mut out[at..]).unwrap_or(0);
+        debts.pop();
+    }
+    at
+}

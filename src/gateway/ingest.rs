@@ -1,0 +1,522 @@
+//! A PUBLISH on its way in: where it goes, whether there is room everywhere, and only then one
+//! record and its references. Read MQTT 5 sections 3.3 and 4.3 first.
+
+use super::Gateway;
+use super::conn::{Debt, Role};
+use super::plan::Target;
+use crate::broker::subs::Subscription;
+use crate::config::{Overflow, RetainRule};
+use crate::limits::UNRELEASED_MAX;
+use crate::mqtt::{PacketId, Qos, Reason, Version, topic};
+use crate::note::Note;
+use crate::queue::outbox::DestId;
+use crate::queue::pool::{Head, RecordId};
+use crate::queue::{DropReason, Push, Refusal};
+use crate::vocab::{BridgeId, Instant};
+use core::time::Duration;
+
+/// A message as the gateway passes it on: local topic, properties without those of one hop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message<'a> {
+    pub topic: &'a str,
+    pub qos: Qos,
+    pub retain: bool,
+    pub properties: &'a [u8],
+    pub expiry_s: Option<u32>,
+    pub payload: &'a [u8],
+}
+
+/// Who published it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Client { slot: u16, session: u16 },
+    Link { slot: u16, bridge: BridgeId },
+    /// A will or the gateway's own word.
+    Own,
+}
+
+impl Source {
+    fn slot(self) -> u16 {
+        match self {
+            Self::Client { slot, .. } | Self::Link { slot, .. } => slot,
+            Self::Own => u16::MAX,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is where it belongs; the reason for the publisher, and the record it waits for.
+    Routed { reason: Reason, record: Option<RecordId> },
+    /// No room now: present it again.
+    Parked,
+}
+
+impl Gateway {
+    /// A publish with its acknowledgement. `false`: it stays parked.
+    pub(super) fn publish_acknowledged(
+        &mut self,
+        now: Instant,
+        source: Source,
+        message: &Message<'_>,
+        packet_id: Option<PacketId>,
+    ) -> Result<bool, Reason> {
+        let slot = source.slot();
+        let Some(id) = packet_id else {
+            return Ok(self.route(now, source, message) != Outcome::Parked);
+        };
+        let owner = match source {
+            Source::Client { session, .. } => self.session_dest(session),
+            Source::Link { bridge, .. } => Self::bridge_dest(bridge),
+            Source::Own => return Ok(true),
+        };
+        let exactly_once = message.qos == Qos::ExactlyOnce;
+        if exactly_once && self.queue.recv.contains(owner.0, id.raw()) {
+            self.received_again(owner, slot, id);
+            return Ok(true);
+        }
+        let conn = self.conn(slot);
+        let limit = usize::from(self.inbound_limit(source));
+        if conn.inbound_count() >= limit {
+            self.queue.eager = true;
+            // A peer that was told the limit has broken it; one that was not has to wait.
+            if conn.version == Version::V5 {
+                return Err(Reason::RECEIVE_MAXIMUM_EXCEEDED);
+            }
+            return Ok(false);
+        }
+        if exactly_once && self.queue.received(owner) >= UNRELEASED_MAX {
+            return Err(Reason::QUOTA_EXCEEDED);
+        }
+        let (reason, record) = match self.route(now, source, message) {
+            Outcome::Parked => return Ok(false),
+            Outcome::Routed { reason, record } => (reason, record),
+        };
+        let mut debt = Debt { packet_id: id, reason, record, after: 0 };
+        if exactly_once && !reason.is_error() {
+            if !self.queue.receive_id(owner, id.raw()) {
+                return Err(Reason::QUOTA_EXCEEDED);
+            }
+            if self.queue.is_journalled(owner) {
+                self.queue.row_urgent(owner);
+                debt.after = self.queue.commits() + 1;
+            }
+        }
+        let conn = self.conn_mut(slot);
+        conn.awaits_commit |= debt.after > 0;
+        let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
+        debts.push(debt);
+        if self.conn(slot).inbound_count() >= limit {
+            self.queue.eager = true;
+        }
+        self.ready.set(slot);
+        Ok(true)
+    }
+
+    fn inbound_limit(&self, source: Source) -> u16 {
+        match source {
+            Source::Link { .. } => super::inbound_window(&self.config),
+            Source::Client { .. } | Source::Own => self.config.limit.inflight,
+        }
+    }
+
+    /// A QoS 2 PUBLISH that is here already: PUBREC again, once everything is safe.
+    fn received_again(&mut self, owner: DestId, slot: u16, id: PacketId) {
+        let journalled = self.queue.is_journalled(owner);
+        let conn = self.conn(slot);
+        if conn.pubrecs.contains(id) || conn.pubrecs.is_full() {
+            return;
+        }
+        let mut after = 0;
+        if journalled {
+            // Which record it was is not known any more: everything is committed first.
+            self.queue.commit_all();
+            self.queue.row_urgent(owner);
+            after = self.queue.commits() + 1;
+        }
+        let conn = self.conn_mut(slot);
+        conn.awaits_commit |= after > 0;
+        conn.pubrecs.push(Debt { packet_id: id, reason: Reason::SUCCESS, record: None, after });
+        self.ready.set(slot);
+    }
+
+    /// Finds the destinations, reserves, and only then changes anything.
+    pub(super) fn route(&mut self, now: Instant, source: Source, message: &Message<'_>) -> Outcome {
+        self.plan.begin();
+        self.plan_sessions(source, message);
+        let refused = match self.plan_bridges(now, source, message) {
+            Ok(refused) => refused,
+            Err(()) => return Outcome::Parked,
+        };
+        let body = message.topic.len() + message.properties.len() + message.payload.len();
+        if !self.queue.fits(message.qos, body, self.plan.targets.len())
+            && !self.plan.targets.is_empty()
+        {
+            if !self.queue.could_fit(body) {
+                return self.drop_everywhere(DropReason::TooLarge);
+            }
+            if message.qos == Qos::AtMostOnce {
+                return self.drop_everywhere(DropReason::QueueFull);
+            }
+            self.queue.press_now();
+            return Outcome::Parked;
+        }
+        if message.retain {
+            self.retain(now, message);
+        }
+        self.count_in(source);
+        if self.plan.targets.is_empty() {
+            let reason =
+                if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };
+            return Outcome::Routed { reason, record: None };
+        }
+        let record = self.insert(now, source, message);
+        for at in 0..self.plan.targets.len() {
+            let target = self.plan.targets[at];
+            let conflate = target.conflate.then(|| topic::topic_hash(message.topic));
+            self.queue.push(
+                target.dest,
+                record,
+                Push {
+                    qos: target.qos,
+                    retain: target.retain,
+                    stream: target.stream,
+                    rule: target.rule,
+                    hold: target.hold,
+                    conflate,
+                },
+            );
+            if let Some(slot) = self.conn_of(target.dest) {
+                self.ready.set(slot);
+            }
+        }
+        self.queue.pool.release(record);
+        let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::SUCCESS };
+        Outcome::Routed { reason, record: Some(record) }
+    }
+
+    fn drop_everywhere(&mut self, reason: DropReason) -> Outcome {
+        for at in 0..self.plan.targets.len() {
+            let dest = self.plan.targets[at].dest;
+            self.queue.count_drop(dest, reason, 1);
+        }
+        self.collect();
+        Outcome::Routed { reason: Reason::QUOTA_EXCEEDED, record: None }
+    }
+
+    fn count_in(&mut self, source: Source) {
+        match source {
+            Source::Client { .. } => self.counters.in_msgs += 1,
+            Source::Link { .. } => self.counters.recv_msgs += 1,
+            Source::Own => {}
+        }
+    }
+
+    fn insert(&mut self, now: Instant, source: Source, message: &Message<'_>) -> RecordId {
+        let head = Head {
+            topic_bytes: u16::try_from(message.topic.len()).unwrap_or(u16::MAX),
+            props_bytes: u16::try_from(message.properties.len()).unwrap_or(u16::MAX),
+            payload_bytes: u32::try_from(message.payload.len()).unwrap_or(u32::MAX),
+            qos: message.qos,
+            retain: message.retain,
+            arrival: now,
+            wall_s: self.queue.wall_s(),
+            expiry_s: message.expiry_s,
+            source: source.slot(),
+        };
+        // `fits` said there is room, and nothing was inserted since.
+        let Ok(record) = self.queue.pool.insert(head) else { unreachable!("fits reserved it") };
+        let pool = &mut self.queue.pool;
+        pool.write(record, 0, message.topic.as_bytes());
+        pool.write(record, message.topic.len(), message.properties);
+        pool.write(record, message.topic.len() + message.properties.len(), message.payload);
+        record
+    }
+
+    fn plan_sessions(&mut self, source: Source, message: &Message<'_>) {
+        let own = match source {
+            Source::Client { session, .. } => Some(session),
+            Source::Link { .. } | Source::Own => None,
+        };
+        let first = u16::try_from(self.links.len()).unwrap_or(0);
+        let plan = &mut self.plan;
+        self.subs.matches(message.topic, &mut |session, sub: &Subscription| {
+            if sub.no_local && own == Some(session) {
+                return;
+            }
+            plan.add(Target {
+                dest: DestId(first + session),
+                qos: message.qos.min(sub.qos),
+                // A live message's RETAIN is passed on only when asked for [MQTT-3.3.1-12].
+                retain: message.retain && sub.retain_as_published,
+                stream: 0,
+                rule: 0,
+                conflate: false,
+                hold: true,
+            });
+        });
+        let body = message.topic.len() + message.properties.len() + message.payload.len();
+        let mut at = 0;
+        while at < self.plan.targets.len() {
+            let Target { dest, qos, .. } = self.plan.targets[at];
+            if self.admit_session(dest, qos, body) {
+                at += 1;
+            } else {
+                self.plan.targets.swap_remove(at);
+            }
+        }
+    }
+
+    /// A session never blocks anyone: at its quota its oldest goes, and what is in flight stays.
+    fn admit_session(&mut self, dest: DestId, qos: Qos, body: usize) -> bool {
+        let session = dest.0 - u16::try_from(self.links.len()).unwrap_or(0);
+        let connected = self.sessions[session].conn.is_some();
+        if qos == Qos::AtMostOnce {
+            if !connected {
+                return false;
+            }
+            if self.queue.admit(dest, qos, body).is_err() {
+                self.queue.count_drop(dest, DropReason::SlowSubscriber, 1);
+                return false;
+            }
+            return true;
+        }
+        if !connected && self.sessions[session].expiry == Duration::ZERO {
+            return false;
+        }
+        if self.queue.admit(dest, qos, body) == Err(Refusal::Quota) {
+            let before = self.queue.outbox(dest).pending;
+            self.queue.drop_oldest(dest, DropReason::QueueFull);
+            let dropped = self.queue.outbox(dest).pending < before;
+            if !dropped && self.queue.outbox(dest).trim == 0 {
+                self.queue.count_drop(dest, DropReason::QueueFull, 1);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Adds the bridges that forward it. `Ok(true)`: one refused it by its policy. `Err`: one
+    /// blocks.
+    fn plan_bridges(
+        &mut self,
+        now: Instant,
+        source: Source,
+        message: &Message<'_>,
+    ) -> Result<bool, ()> {
+        let body = message.topic.len() + message.properties.len() + message.payload.len();
+        let mut refused = false;
+        for index in 0..self.links.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let bridge = BridgeId(index);
+            // What came from a remote never goes back to it.
+            if matches!(source, Source::Link { bridge: from, .. } if from == bridge) {
+                continue;
+            }
+            let Some(rule) = self.link(bridge).rules.forwards(message.topic) else { continue };
+            let dest = Self::bridge_dest(bridge);
+            let forward = &self.links[usize::from(index)].rules.forward[usize::from(rule)];
+            let qos = forward.qos.unwrap_or(message.qos);
+            let retain = match forward.retain {
+                RetainRule::Keep => message.retain,
+                RetainRule::Always => true,
+                RetainRule::Never => false,
+            };
+            let conflate = forward.conflate;
+            if qos == Qos::AtMostOnce && !self.config.bridges[usize::from(index)].queue_qos0 {
+                let reason = if !self.link(bridge).is_up() {
+                    Some(DropReason::Offline)
+                } else if self.queue.admit(dest, qos, body).is_err() {
+                    Some(DropReason::SlowSubscriber)
+                } else {
+                    None
+                };
+                if let Some(reason) = reason {
+                    self.queue.count_drop(dest, reason, 1);
+                    continue;
+                }
+            } else {
+                match self.admit_bridge(now, bridge, rule, message.topic, body) {
+                    Admitted::Yes => {}
+                    Admitted::Dropped => {
+                        refused = true;
+                        continue;
+                    }
+                    // At QoS 0 nobody can be made to wait.
+                    Admitted::Blocked if message.qos == Qos::AtMostOnce => {
+                        self.queue.count_drop(dest, DropReason::QueueFull, 1);
+                        continue;
+                    }
+                    Admitted::Blocked => return Err(()),
+                }
+            }
+            let queue = &self.queue;
+            let lane = self.links[usize::from(index)].rules.stream(
+                rule,
+                message.topic,
+                now,
+                &mut |stream| queue.is_stream_busy(dest, stream),
+            );
+            if lane.fresh {
+                self.lend_stream(bridge, lane.stream, rule);
+            }
+            self.plan.add(Target {
+                dest,
+                qos,
+                retain,
+                stream: lane.stream,
+                rule,
+                conflate,
+                hold: message.qos != Qos::AtMostOnce,
+            });
+        }
+        Ok(refused)
+    }
+
+    pub(super) fn lend_stream(&mut self, bridge: BridgeId, stream: u8, rule: u8) {
+        let forward = &self.link(bridge).rules.forward[usize::from(rule)];
+        let lane = crate::bridge::rules::lane(forward.priority);
+        let paced = forward.rate.is_some();
+        self.queue.set_stream(Self::bridge_dest(bridge), stream, lane, paced);
+    }
+
+    /// Room at a bridge, by its quota and the rule's, and what their policies say without.
+    fn admit_bridge(
+        &mut self,
+        now: Instant,
+        bridge: BridgeId,
+        rule: u8,
+        name: &str,
+        body: usize,
+    ) -> Admitted {
+        let dest = Self::bridge_dest(bridge);
+        let policy = self.config.bridges[usize::from(bridge.0)].overflow;
+        let forward = &self.links[usize::from(bridge.0)].rules.forward[usize::from(rule)];
+        let conflate = forward.conflate;
+        let rule_policy = forward.overflow;
+        let paced = forward.rate.is_some();
+        if let Some(max) = forward.max_messages {
+            let queue = &self.queue;
+            let stream = self.links[usize::from(bridge.0)]
+                .rules
+                .stream(rule, name, now, &mut |stream| queue.is_stream_busy(dest, stream));
+            if stream.fresh {
+                self.lend_stream(bridge, stream.stream, rule);
+            }
+            let waiting = if paced {
+                self.queue.stream_count(dest, stream.stream)
+            } else {
+                u32::try_from(self.queue.outbox(dest).pending).unwrap_or(u32::MAX)
+            };
+            if waiting >= max && !conflate {
+                let policy =
+                    rule_policy.unwrap_or(if paced { Overflow::DropOldest } else { policy });
+                match policy {
+                    Overflow::Block => {
+                        self.blocked(now, dest, "rule_quota");
+                        return Admitted::Blocked;
+                    }
+                    Overflow::DropNewest => {
+                        self.queue.count_drop(dest, DropReason::QueueFull, 1);
+                        return Admitted::Dropped;
+                    }
+                    Overflow::DropOldest => {
+                        let stream = stream.stream;
+                        if !self.queue.drop_oldest_of(dest, stream, DropReason::QueueFull) {
+                            self.queue.drop_oldest(dest, DropReason::QueueFull);
+                        }
+                    }
+                }
+            }
+        }
+        if self.queue.admit(dest, Qos::AtLeastOnce, body).is_ok() {
+            self.unblocked(now, dest);
+            return Admitted::Yes;
+        }
+        match policy {
+            Overflow::Block => {
+                self.blocked(now, dest, "quota");
+                Admitted::Blocked
+            }
+            Overflow::DropNewest => {
+                self.queue.count_drop(dest, DropReason::QueueFull, 1);
+                Admitted::Dropped
+            }
+            Overflow::DropOldest => {
+                self.queue.drop_oldest(dest, DropReason::QueueFull);
+                Admitted::Yes
+            }
+        }
+    }
+
+    fn blocked(&mut self, now: Instant, dest: DestId, reason: &'static str) {
+        if self.queue.set_blocked(dest, Some(now)).is_none() {
+            let destination = self.queue.name(dest);
+            self.note(Note::BackpressureOn { destination, reason });
+        }
+    }
+
+    fn unblocked(&mut self, now: Instant, dest: DestId) {
+        if self.queue.outbox(dest).blocked_since.is_none() {
+            return;
+        }
+        if let Some(since) = self.queue.set_blocked(dest, None) {
+            let destination = self.queue.name(dest);
+            let duration_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(0);
+            self.note(Note::BackpressureOff { destination, duration_ms });
+        }
+    }
+
+    fn retain(&mut self, now: Instant, message: &Message<'_>) {
+        let set = self.retained.set(
+            message.topic,
+            message.qos,
+            message.properties,
+            [message.payload],
+            message.expiry_s,
+            now,
+        );
+        if set.is_err() {
+            let destination = crate::note::text("retained");
+            self.queue.counters.drops += 1;
+            let reason = DropReason::QueueFull.word();
+            self.note(Note::Drop { reason, destination, count: 1 });
+            return;
+        }
+        self.retained_since = self.retained_since.or(Some(now));
+        self.due_by(self.retained.expires_at());
+    }
+
+    /// PUBREL: the identifier is free again, and PUBCOMP is owed once that is durable. `false`:
+    /// so many are owed that it has to wait.
+    pub(super) fn released(&mut self, slot: u16, id: PacketId) -> bool {
+        if self.conn(slot).pubcomps.is_full() {
+            return false;
+        }
+        let owner = match self.conn(slot).role {
+            Role::Client { session } => self.session_dest(session),
+            Role::Link { bridge } => Self::bridge_dest(bridge),
+            Role::Free | Role::Greeting | Role::Closing => return true,
+        };
+        let known = self.queue.release_id(owner, id.raw());
+        let mut after = 0;
+        if known && self.queue.is_journalled(owner) {
+            self.queue.row_urgent(owner);
+            after = self.queue.commits() + 1;
+        }
+        // A PUBCOMP for an unknown identifier is right in 3.1.1 and carries 0x92 in MQTT 5.
+        let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
+        let conn = self.conn_mut(slot);
+        conn.awaits_commit |= after > 0;
+        conn.pubcomps.push(Debt { packet_id: id, reason, record: None, after });
+        self.ready.set(slot);
+        true
+    }
+}
+
+enum Admitted {
+    Yes,
+    /// Not taken, by the policy.
+    Dropped,
+    Blocked,
+}

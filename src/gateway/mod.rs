@@ -1,0 +1,506 @@
+//! The gateway: codec, sessions, bridges and queue put together behind a few verbs.
+//!
+//! It takes `now`, bytes and events and yields bytes, actions, notes and the next deadline. It
+//! never reads a clock, opens a socket, touches a file or draws entropy; the shell does. A turn of
+//! the shell is: `receive` and `handle` → `expire` → `flush` → `transmit` → actions → notes.
+//!
+//! An acknowledgement is emitted by `transmit` only when it is true: when every destination has
+//! settled the message. That is an invariant of `egress`, not a calling convention.
+
+mod clients;
+mod conn;
+mod egress;
+mod ingest;
+mod links;
+mod persist;
+mod plan;
+mod receive;
+mod replies;
+mod stats;
+mod subscribe;
+pub mod verbs;
+mod wills;
+
+use crate::bridge::link::{Link, State};
+use crate::bridge::rules::Rules;
+use crate::broker::retained::RetainedMessages;
+use crate::broker::session::Sessions;
+use crate::broker::subs::Subs;
+use crate::config::{Config, Overflow};
+use crate::limits::{REFUSAL_CONNECTIONS, STOP_WITHIN};
+use crate::note::{Note, text};
+use crate::queue::outbox::{DestId, Params};
+use crate::queue::{BoxSetup, Queue, Setup};
+use crate::vocab::{BridgeId, ConnId, Instant, Rng};
+use conn::{Conn, Role};
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::collections::VecDeque;
+pub use verbs::{Action, Event, Taken};
+
+/// A set of small numbers; yields them in turn.
+struct Marks {
+    words: Box<[u64]>,
+    count: u32,
+}
+
+impl Marks {
+    fn new(count: usize) -> Self {
+        Self { words: vec![0; count.div_ceil(64)].into_boxed_slice(), count: 0 }
+    }
+
+    fn set(&mut self, at: u16) {
+        let word = &mut self.words[usize::from(at) / 64];
+        if *word >> (at % 64) & 1 == 0 {
+            *word |= 1 << (at % 64);
+            self.count += 1;
+        }
+    }
+
+    fn pop(&mut self) -> Option<u16> {
+        if self.count == 0 {
+            return None;
+        }
+        let at = self.words.iter().position(|word| *word != 0)?;
+        let bit = usize::try_from(self.words[at].trailing_zeros()).unwrap_or(0);
+        self.words[at] &= self.words[at] - 1;
+        self.count -= 1;
+        u16::try_from(at * 64 + bit).ok()
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    in_msgs: u64,
+    out_msgs: u64,
+    recv_msgs: u64,
+    fwd_sent: u64,
+    fwd_acked: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stop {
+    since: Instant,
+    deadline: Instant,
+    exited: bool,
+}
+
+pub struct Gateway {
+    config: Config,
+    queue: Queue,
+    sessions: Sessions,
+    subs: Subs,
+    retained: RetainedMessages,
+    links: Vec<Link>,
+    conns: Box<[Conn]>,
+    /// Slots of local connections; those of links follow, two a bridge.
+    client_slots: u16,
+    clients: u16,
+    ready: Marks,
+    resume: Marks,
+    actions: VecDeque<Action>,
+    notes: VecDeque<Note>,
+    notes_lost: u64,
+    rng: Rng,
+    plan: plan::Plan,
+    scratch: Box<[u8]>,
+    topic: Box<[u8]>,
+    now: Instant,
+    started: Instant,
+    due: Instant,
+    counters: Counters,
+    stop: Option<Stop>,
+    /// `queue` changes seen when parked publishes were last tried.
+    parked_at: u64,
+    parked: u32,
+    node_id: u64,
+    meta_dirty: bool,
+    retained_since: Option<Instant>,
+    drops_at: Instant,
+}
+
+impl Gateway {
+    /// Allocates everything the configuration sizes. `seed` is entropy; `slot_count` is what the
+    /// store can hold (0 = RAM only).
+    pub fn new(config: Config, seed: u64, slot_count: u32, now: Instant) -> Self {
+        let mut rng = Rng::new(seed);
+        let setup = setup(&config, slot_count, rng.next_u64());
+        let client_slots = config.limit.clients.saturating_add(REFUSAL_CONNECTIONS);
+        let link_slots = u16::try_from(config.bridges.len() * 2).unwrap_or(0);
+        let mut conns: Vec<Conn> =
+            (0..client_slots).map(|_| Conn::new(config.limit.inflight, 0)).collect();
+        for slot in 0..link_slots {
+            let bridge = &config.bridges[usize::from(slot / 2)];
+            conns.push(Conn::new(inbound_window(&config), connect_bytes(bridge)));
+        }
+        let destinations = setup.boxes.len();
+        let limit = &config.limit;
+        let node_id = rng.next_u64();
+        let mut gateway = Self {
+            queue: Queue::new(setup),
+            sessions: Sessions::new(limit.sessions),
+            subs: Subs::new(limit.subscriptions, limit.topic_bytes, limit.sessions),
+            retained: RetainedMessages::new(
+                limit.retained,
+                limit.retained_bytes,
+                limit.topic_bytes,
+            ),
+            links: Vec::with_capacity(config.bridges.len()),
+            ready: Marks::new(conns.len()),
+            resume: Marks::new(conns.len()),
+            conns: conns.into_boxed_slice(),
+            client_slots,
+            clients: 0,
+            actions: VecDeque::with_capacity(4 * usize::from(client_slots + link_slots) + 16),
+            notes: VecDeque::with_capacity(NOTES_MAX),
+            notes_lost: 0,
+            rng,
+            plan: plan::Plan::new(destinations),
+            scratch: vec![0; limit.packet_bytes.max(4096)].into_boxed_slice(),
+            topic: vec![0; 2 * TOPIC_BYTES].into_boxed_slice(),
+            now,
+            started: now,
+            due: now,
+            counters: Counters::default(),
+            stop: None,
+            parked_at: 0,
+            parked: 0,
+            node_id,
+            meta_dirty: true,
+            retained_since: None,
+            drops_at: Instant::NEVER,
+            config,
+        };
+        gateway.open_bridges();
+        gateway
+    }
+
+    /// Memory `new` takes, by part, in bytes.
+    pub fn plan(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
+        let setup = setup(config, slot_count, 0);
+        let [ring, entries, log] = Queue::planned_bytes(&setup);
+        let limit = &config.limit;
+        let clients = usize::from(limit.clients.saturating_add(REFUSAL_CONNECTIONS));
+        let connections = clients * Conn::planned_bytes(limit.inflight, 0)
+            + config
+                .bridges
+                .iter()
+                .map(|b| 2 * Conn::planned_bytes(inbound_window(config), connect_bytes(b)))
+                .sum::<usize>();
+        let sessions = Sessions::planned_bytes(limit.sessions, limit.client_id_bytes)
+            + Subs::bytes_planned(limit.subscriptions, limit.topic_bytes, limit.sessions)
+            + limit.will_bytes;
+        let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
+        let scratch = limit.packet_bytes.max(4096) + 2 * TOPIC_BYTES;
+        let parts = [
+            ("ring", ring),
+            ("queues", entries),
+            ("store directory", log),
+            ("connections", connections),
+            ("sessions and subscriptions", sessions),
+            ("retained", retained),
+            ("scratch", scratch),
+        ];
+        parts.map(|(name, bytes)| (name, u64::try_from(bytes).unwrap_or(u64::MAX))).to_vec()
+    }
+
+    /// Seconds since 1970 as far as the router knows; once a turn.
+    pub fn set_wall(&mut self, wall_s: u64) {
+        self.queue.set_wall(wall_s);
+    }
+
+    /// A local client connected. `None`: there is not even a slot to refuse it with.
+    pub fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId> {
+        self.now = now;
+        let slot = (0..self.client_slots)
+            .find(|slot| self.conns[usize::from(*slot)].role == Role::Free)?;
+        let conn = &mut self.conns[usize::from(slot)];
+        conn.open(Role::Greeting, peer, now);
+        conn.listener = listener;
+        let id = conn.id(slot);
+        self.due_by(now.plus(crate::limits::CONNECT_WITHIN));
+        Some(id)
+    }
+
+    /// A fact from the shell.
+    pub fn handle(&mut self, now: Instant, event: Event<'_>) {
+        self.now = now;
+        match event {
+            Event::Resolved { bridge, addrs, reason } => {
+                self.link_resolved(now, bridge, addrs, reason);
+            }
+            Event::Connected { conn } => self.link_connected(now, conn),
+            Event::Probed { bridge, ok } => self.link_probed(now, bridge, ok),
+            Event::PeerFinished { conn } => self.peer_finished(now, conn),
+            Event::Closed { conn, reason } => self.closed(now, conn, reason),
+            Event::Stop { signal } => self.begin_stop(now, signal),
+        }
+        self.collect();
+    }
+
+    /// Does what is due. Spurious calls do nothing.
+    pub fn expire(&mut self, now: Instant) {
+        self.now = now;
+        if now >= self.drops_at {
+            self.drops_at = if self.queue.report_drops() {
+                now.plus(Duration::from_secs(1))
+            } else {
+                Instant::NEVER
+            };
+        }
+        if now < self.due {
+            return;
+        }
+        let clients = self.expire_clients(now);
+        let links = self.expire_links(now);
+        let sessions = self.expire_sessions(now);
+        self.due = clients.min(links).min(sessions);
+        self.retained.expire(now);
+        self.due = self.due.min(self.retained.expires_at());
+        self.expire_stop(now);
+        self.collect();
+    }
+
+    /// When `expire` or `flush` has something to do if nothing else happens.
+    pub fn poll_at(&self) -> Instant {
+        if self.queue.has_store() && !self.queue.is_failing() && self.queue.wants_refill() {
+            return self.now;
+        }
+        let retained =
+            self.retained_since.map_or(Instant::NEVER, |t| t.plus(self.config.store.retained_after));
+        self.due.min(self.drops_at).min(self.queue.flush_at(self.now)).min(retained)
+    }
+
+    /// A connection that may have bytes to transmit.
+    pub fn poll_ready(&mut self) -> Option<ConnId> {
+        loop {
+            let slot = self.ready.pop()?;
+            let conn = &self.conns[usize::from(slot)];
+            if conn.role != Role::Free {
+                return Some(conn.id(slot));
+            }
+        }
+    }
+
+    /// A connection whose kept bytes should be presented again.
+    pub fn poll_resume(&mut self) -> Option<ConnId> {
+        loop {
+            let slot = self.resume.pop()?;
+            let conn = &mut self.conns[usize::from(slot)];
+            if conn.role != Role::Free {
+                conn.retry = true;
+                return Some(conn.id(slot));
+            }
+        }
+    }
+
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub fn poll_note(&mut self) -> Option<Note> {
+        if let Some(note) = self.notes.pop_front() {
+            return Some(note);
+        }
+        self.queue.poll_note()
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn begin_stop(&mut self, now: Instant, signal: &'static str) {
+        if self.stop.is_some() {
+            return;
+        }
+        self.note(Note::Stopping { signal });
+        self.stop = Some(Stop { since: now, deadline: now.plus(STOP_WITHIN), exited: false });
+        self.queue.begin_stop();
+        self.due_by(now);
+    }
+
+    fn note(&mut self, note: Note) {
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push_back(note);
+        } else {
+            self.notes_lost += 1;
+        }
+    }
+
+    fn due_by(&mut self, at: Instant) {
+        self.due = self.due.min(at);
+    }
+
+    fn live(&self, id: ConnId) -> Option<u16> {
+        let conn = self.conns.get(usize::from(id.slot))?;
+        (conn.generation == id.generation && conn.role != Role::Free).then_some(id.slot)
+    }
+
+    fn conn(&self, slot: u16) -> &Conn {
+        &self.conns[usize::from(slot)]
+    }
+
+    fn conn_mut(&mut self, slot: u16) -> &mut Conn {
+        &mut self.conns[usize::from(slot)]
+    }
+
+    fn link(&self, bridge: BridgeId) -> &Link {
+        &self.links[usize::from(bridge.0)]
+    }
+
+    fn link_mut(&mut self, bridge: BridgeId) -> &mut Link {
+        &mut self.links[usize::from(bridge.0)]
+    }
+
+    fn bridge_dest(bridge: BridgeId) -> DestId {
+        DestId(bridge.0)
+    }
+
+    fn session_dest(&self, session: u16) -> DestId {
+        DestId(u16::try_from(self.links.len()).unwrap_or(0) + session)
+    }
+
+    /// The destination that a connection's packets belong to.
+    fn dest_of(&self, slot: u16) -> Option<DestId> {
+        match self.conn(slot).role {
+            Role::Client { session } => Some(self.session_dest(session)),
+            Role::Link { bridge } => {
+                let id = self.conn(slot).id(slot);
+                let up = self.link(bridge).state == State::Up { conn: id };
+                up.then_some(Self::bridge_dest(bridge))
+            }
+            Role::Free | Role::Greeting | Role::Closing => None,
+        }
+    }
+
+    /// The connection of a destination, if it has one that stands.
+    fn conn_of(&self, dest: DestId) -> Option<u16> {
+        match self.links.get(usize::from(dest.0)) {
+            Some(link) => match link.state {
+                State::Up { conn } => Some(conn.slot),
+                _ => None,
+            },
+            None => self.sessions[dest.0 - u16::try_from(self.links.len()).unwrap_or(0)].conn,
+        }
+    }
+
+    /// Marks what the queue woke.
+    fn collect(&mut self) {
+        while let Some(slot) = self.queue.poll_woken() {
+            self.ready.set(slot);
+        }
+        if self.drops_at == Instant::NEVER && self.queue.has_drops() {
+            self.drops_at = self.now;
+        }
+    }
+
+    fn open_bridges(&mut self) {
+        let slots = self.queue.slot_count();
+        let share = u32::from(100 - self.config.store.sessions_share);
+        let count = u32::try_from(self.config.bridges.len()).unwrap_or(1).max(1);
+        let quarter = self.queue.pool.block_count() / 4;
+        let records = self.queue.pool.record_count() / 4;
+        for (index, bridge) in (0u16..).zip(&self.config.bridges) {
+            let rules = Rules::new(bridge);
+            let own_slots = match bridge.max_bytes {
+                Some(bytes) => crate::queue::slots_for(bytes),
+                None => slots / 100 * share / count,
+            };
+            self.queue.open(
+                DestId(index),
+                Params {
+                    name: text(&bridge.name),
+                    key: format!("b:{}", bridge.name),
+                    rules: rules.hashes().to_vec(),
+                    persistent: true,
+                    session: false,
+                    journal: self.queue.has_store() && self.queue.is_safe(),
+                    queue_qos0: bridge.queue_qos0,
+                    overflow: bridge.overflow,
+                    messages_max: bridge.max_messages.unwrap_or(u64::MAX),
+                    bytes_max: bridge.max_bytes.unwrap_or(u64::MAX),
+                    slots_max: own_slots,
+                    blocks_ceiling: quarter,
+                    records_ceiling: records,
+                    window: bridge.max_inflight,
+                },
+            );
+            for (rule, forward) in bridge.forward.iter().enumerate() {
+                let _ = (rule, forward);
+            }
+            let client_id = bridge.client_id.clone().unwrap_or_default();
+            self.links.push(Link::new(bridge, client_id, true));
+        }
+        let _ = Duration::ZERO;
+        self.name_links();
+    }
+
+    fn session_params(&self, session: u16, client_id: &str, window: u16) -> Params {
+        let _ = session;
+        Params {
+            name: text(client_id),
+            key: format!("s:{client_id}"),
+            rules: Vec::new(),
+            persistent: false,
+            session: true,
+            journal: false,
+            queue_qos0: false,
+            overflow: Overflow::DropOldest,
+            messages_max: u64::from(self.config.session_max_messages),
+            bytes_max: self.config.session_max_bytes,
+            slots_max: self.queue.slot_count(),
+            blocks_ceiling: self.queue.pool.block_count() / 4,
+            records_ceiling: self.queue.pool.record_count() / 4,
+            window,
+        }
+    }
+}
+
+/// Notes the core keeps until the shell takes them; more are counted.
+const NOTES_MAX: usize = 256;
+
+/// Bytes of the longest topic MQTT knows.
+const TOPIC_BYTES: usize = 65_535;
+
+/// Messages of QoS 1/2 a remote may have unacknowledged towards us.
+fn inbound_window(config: &Config) -> u16 {
+    config.limit.inflight.max(16)
+}
+
+/// Room for the CONNECT of a bridge.
+fn connect_bytes(bridge: &crate::config::Bridge) -> usize {
+    let will = bridge.will.as_ref().map_or(0, |will| will.topic.len() + will.payload.len());
+    let secrets = bridge.username.as_ref().map_or(0, String::len)
+        + bridge.password.as_ref().map_or(0, Vec::len);
+    let filters: usize =
+        bridge.subscribe.iter().map(|rule| rule.remote_topic.len() + 16).max().unwrap_or(0);
+    let notify = bridge.notify_topic.as_ref().map_or(0, String::len);
+    1024 + will + secrets + filters + notify
+}
+
+fn setup(config: &Config, slot_count: u32, run: u64) -> Setup {
+    let bridges = config.bridges.iter().map(|bridge| BoxSetup {
+        streams: Rules::stream_count(bridge),
+        window: bridge.max_inflight,
+        conflating_rules: bridge.forward.iter().filter(|rule| rule.conflate).count(),
+    });
+    let session = BoxSetup { streams: 1, window: config.limit.inflight, conflating_rules: 0 };
+    let boxes = bridges
+        .chain(core::iter::repeat_n(session, usize::from(config.limit.sessions)))
+        .collect();
+    let stored = config.store.path.is_some() && slot_count > 0;
+    let links = u16::try_from(config.bridges.len() * 2).unwrap_or(0);
+    Setup {
+        messages: config.ring_messages,
+        bytes: config.ring_bytes,
+        boxes,
+        slot_count: if stored { slot_count } else { 0 },
+        session_slots_max: slot_count / 100 * u32::from(config.store.sessions_share),
+        safe: stored && config.ack == crate::config::Ack::Safe,
+        stored,
+        flush_after: config.store.flush_after,
+        connections: config.limit.clients.saturating_add(REFUSAL_CONNECTIONS).saturating_add(links),
+        receive_ids: u32::from(config.limit.sessions) * 16 + 4096,
+        run: u8::try_from(run & 0xFF).unwrap_or(0),
+    }
+}

@@ -1,0 +1,405 @@
+//! The one flush a turn: rows of sessions and retained messages, the queue's log, one commit, and
+//! then batches of the backlog back into RAM. The only place that gets the store.
+
+use super::Gateway;
+use crate::bridge::link::Link;
+use crate::broker::retained::Change;
+use crate::broker::subs::Subscription;
+use crate::limits::STREAMS_MAX;
+use crate::mqtt::{Qos, Version};
+use crate::queue::Queue;
+use crate::queue::outbox::DestId;
+use crate::queue::refill::Classify;
+use crate::queue::store::{SpillStore, StoreError, Table};
+use crate::vocab::{BridgeId, Instant};
+use core::time::Duration;
+
+/// Retained rows one commit writes at most; the rest follows in the next turns.
+const RETAINED_ROWS: usize = 64;
+
+/// Which stream a stored record belongs to, by the bridge's rules of today.
+struct Streams<'a> {
+    links: &'a mut [Link],
+    now: Instant,
+    /// Streams lent meanwhile, to be told to the queue.
+    lent: heapless::Vec<(BridgeId, u8, u8), STREAMS_MAX>,
+}
+
+impl Classify for Streams<'_> {
+    fn classify(&mut self, dest: DestId, rule: u32, topic: &str) -> Option<(u8, u8)> {
+        let Some(link) = self.links.get_mut(usize::from(dest.0)) else { return Some((0, 0)) };
+        let rule = link.rules.of_stored(rule, topic)?;
+        // What is stored keeps its stream busy, and the table gives a busy stream to nobody else.
+        let lane = link.rules.stream(rule, topic, self.now, &mut |_| true);
+        if lane.fresh {
+            // Full only when all streams are lent in one turn; the queue learns it with the next.
+            let _ = self.lent.push((BridgeId(dest.0), lane.stream, rule));
+        }
+        Some((lane.stream, rule))
+    }
+}
+
+impl Gateway {
+    /// Makes durable what has to be, and loads what can be sent soon.
+    pub fn flush(&mut self, now: Instant, store: &mut impl SpillStore) {
+        self.now = now;
+        if !self.queue.store_due(now) {
+            return;
+        }
+        let rows = match self.put_rows(now, store) {
+            Ok(rows) => rows,
+            Err(error) => return self.flush_failed(now, store, "write", error),
+        };
+        let staged = self.with_streams(now, |queue, streams| {
+            queue.stage(now, store, rows.wrote, streams)
+        });
+        match staged {
+            Ok(true) => {
+                if let Err(error) = store.commit() {
+                    return self.flush_failed(now, store, "commit", error);
+                }
+            }
+            Ok(false) => {}
+            Err(error) => return self.flush_failed(now, store, "write", error),
+        }
+        let commits = self.queue.commits();
+        self.queue.committed(now);
+        self.rows_committed(&rows);
+        if self.queue.commits() != commits {
+            self.wake_after_commit();
+        }
+        let refilled = self.with_streams(now, |queue, streams| queue.refill(now, store, streams));
+        if let Err(error) = refilled {
+            self.flush_failed(now, store, "read", error);
+        }
+        self.wake_destinations();
+        self.after_flush();
+    }
+
+    /// Without a store: only what was parked is tried again.
+    pub fn flush_ram(&mut self, now: Instant) {
+        self.now = now;
+        self.retained.saved(usize::MAX);
+        self.retained_since = None;
+        self.after_flush();
+    }
+
+    fn after_flush(&mut self) {
+        let changes = self.queue.changes();
+        if self.parked > 0 && changes != self.parked_at {
+            self.parked_at = changes;
+            for slot in 0..self.conns.len() {
+                if let Ok(slot) = u16::try_from(slot)
+                    && self.conn(slot).parked > 0
+                {
+                    self.resume.set(slot);
+                }
+            }
+        }
+        self.collect();
+    }
+
+    fn with_streams<T>(
+        &mut self,
+        now: Instant,
+        run: impl FnOnce(&mut Queue, &mut Streams<'_>) -> T,
+    ) -> T {
+        let mut streams =
+            Streams { links: &mut self.links, now, lent: heapless::Vec::new() };
+        let result = run(&mut self.queue, &mut streams);
+        let lent = streams.lent;
+        for (bridge, stream, rule) in lent {
+            self.lend_stream(bridge, stream, rule);
+        }
+        result
+    }
+
+    fn flush_failed(
+        &mut self,
+        now: Instant,
+        store: &mut impl SpillStore,
+        operation: &'static str,
+        error: StoreError,
+    ) {
+        store.rollback();
+        self.queue.failed(now, operation, error);
+        self.after_flush();
+    }
+
+    /// Debts that wait for a commit may be payable.
+    fn wake_after_commit(&mut self) {
+        for slot in 0..self.conns.len() {
+            if self.conns[slot].awaits_commit
+                && let Ok(slot) = u16::try_from(slot)
+            {
+                self.conn_mut(slot).awaits_commit = false;
+                self.ready.set(slot);
+            }
+        }
+    }
+
+    /// Connections whose destination has something to send that it had not before.
+    fn wake_destinations(&mut self) {
+        while let Some(dest) = self.queue.poll_sendable() {
+            if let Some(slot) = self.conn_of(dest) {
+                self.ready.set(slot);
+            }
+        }
+    }
+
+    /// Rows of sessions, retained messages and the gateway itself.
+    fn put_rows(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<Rows, StoreError> {
+        let mut rows = Rows::default();
+        if self.meta_dirty {
+            store.put(Table::Meta, b"node_id", &self.node_id.to_le_bytes())?;
+            rows.wrote = true;
+            rows.meta = true;
+        }
+        for session in 0..self.sessions.count() {
+            if !self.sessions[session].used || !self.sessions[session].dirty {
+                continue;
+            }
+            let key = self.sessions[session].client_id.clone();
+            if !self.sessions[session].expiry.is_zero() {
+                let row = self.session_row(session);
+                store.put(Table::Session, key.as_bytes(), &row)?;
+            } else if self.sessions[session].stored {
+                store.delete(Table::Session, key.as_bytes())?;
+            }
+            rows.wrote = true;
+            rows.sessions = true;
+        }
+        for key in &self.forgotten {
+            store.delete(Table::Session, key.as_bytes())?;
+            let mut dest = String::from("s:");
+            dest.push_str(key);
+            store.delete(Table::Destination, dest.as_bytes())?;
+            rows.wrote = true;
+        }
+        let due = self
+            .retained_since
+            .is_some_and(|since| now >= since.plus(self.config.store.retained_after))
+            || self.retained.is_pressed()
+            || self.stop.is_some();
+        if due || rows.wrote {
+            self.put_retained(store, &mut rows)?;
+        }
+        Ok(rows)
+    }
+
+    fn put_retained(
+        &mut self,
+        store: &mut impl SpillStore,
+        rows: &mut Rows,
+    ) -> Result<(), StoreError> {
+        let mut cursor = 0;
+        let mut body = Vec::new();
+        for _ in 0..RETAINED_ROWS {
+            let Some((next, change)) = self.retained.next_dirty(cursor) else { break };
+            let (Change::Set(message) | Change::Cleared(message)) = change;
+            body.clear();
+            for piece in self.retained.pieces(&message) {
+                body.extend_from_slice(piece);
+            }
+            let topic = &body[..message.topic_bytes];
+            if matches!(change, Change::Cleared(_)) {
+                store.delete(Table::Retained, topic)?;
+            } else {
+                let left = message.expires_at.since(self.now).as_secs();
+                let left = u32::try_from(left).unwrap_or(u32::MAX - 1);
+                let expiry =
+                    if message.expires_at == Instant::NEVER { u32::MAX } else { left };
+                let mut value = Vec::with_capacity(16 + body.len());
+                value.push(message.qos.as_u8());
+                value.extend_from_slice(&expiry.to_le_bytes());
+                value.extend_from_slice(&self.queue.wall_s().to_le_bytes());
+                let props = u32::try_from(message.properties_bytes).unwrap_or(0);
+                value.extend_from_slice(&props.to_le_bytes());
+                value.extend_from_slice(&body[message.topic_bytes..]);
+                let crc = crc32fast::hash(&value);
+                value.extend_from_slice(&crc.to_le_bytes());
+                store.put(Table::Retained, topic, &value)?;
+            }
+            rows.wrote = true;
+            rows.retained = Some(next);
+            cursor = next;
+        }
+        Ok(())
+    }
+
+    fn rows_committed(&mut self, rows: &Rows) {
+        self.forgotten.clear();
+        if rows.meta {
+            self.meta_dirty = false;
+        }
+        if rows.sessions {
+            for session in 0..self.sessions.count() {
+                let entry = &mut self.sessions[session];
+                if entry.used && core::mem::take(&mut entry.dirty) {
+                    entry.stored = !entry.expiry.is_zero();
+                }
+            }
+        }
+        if let Some(end) = rows.retained {
+            self.retained.saved(end);
+        }
+        if self.retained.dirty() == 0 {
+            self.retained_since = None;
+        }
+    }
+
+    pub(super) fn forget_stored(&mut self, client_id: String) {
+        self.forgotten.push(client_id);
+    }
+
+    fn session_row(&self, session: u16) -> Vec<u8> {
+        let entry = &self.sessions[session];
+        let mut row = Vec::new();
+        let expiry = u32::try_from(entry.expiry.as_secs()).unwrap_or(u32::MAX);
+        row.extend_from_slice(&expiry.to_le_bytes());
+        row.push(entry.version.level());
+        for (filter, sub) in self.subs.of_session(session) {
+            let flags = sub.qos.as_u8()
+                | u8::from(sub.no_local) << 2
+                | u8::from(sub.retain_as_published) << 3;
+            row.push(flags);
+            row.extend_from_slice(&sub.id.to_le_bytes());
+            let bytes = u16::try_from(filter.len()).unwrap_or(0);
+            row.extend_from_slice(&bytes.to_le_bytes());
+            row.extend_from_slice(filter.as_bytes());
+        }
+        let crc = crc32fast::hash(&row);
+        row.extend_from_slice(&crc.to_le_bytes());
+        row
+    }
+
+    /// Reads the store once, before the first turn: sessions, retained messages, the directory of
+    /// the backlog. A row that fails its CRC is passed over and counted.
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        self.now = now;
+        let mut node_id = None;
+        store.scan(Table::Meta, &mut |key, value| {
+            if key == b"node_id" {
+                node_id = value.try_into().ok().map(u64::from_le_bytes);
+            }
+        })?;
+        if let Some(node_id) = node_id {
+            self.node_id = node_id;
+            self.meta_dirty = false;
+            self.name_links();
+        }
+        let mut sessions = Vec::new();
+        store.scan(Table::Session, &mut |key, value| {
+            sessions.push((key.to_vec(), value.to_vec()));
+        })?;
+        let mut damaged = 0;
+        for (key, row) in sessions {
+            let restored = core::str::from_utf8(&key)
+                .ok()
+                .and_then(|id| self.restore_session(now, id, &row));
+            damaged += u64::from(restored.is_none());
+        }
+        let mut retained = Vec::new();
+        store.scan(Table::Retained, &mut |key, value| {
+            retained.push((key.to_vec(), value.to_vec()));
+        })?;
+        for (key, row) in retained {
+            let restored = core::str::from_utf8(&key)
+                .ok()
+                .and_then(|topic| self.restore_retained(now, topic, &row));
+            damaged += u64::from(restored.is_none());
+        }
+        self.retained.saved(usize::MAX);
+        self.retained_since = None;
+        self.with_streams(now, |queue, streams| queue.restore(store, streams))?;
+        for bridge in 0..self.links.len() {
+            if let Ok(index) = u16::try_from(bridge) {
+                // With no row of its own the gateway does not know what the remote's session does.
+                self.links[bridge].clean = !self.queue.is_remembered(DestId(index));
+            }
+        }
+        if damaged > 0 {
+            let note = crate::note::Note::Quarantined {
+                destination: crate::note::text("-"),
+                reason: crate::note::text("corrupt_row"),
+                count: damaged,
+            };
+            self.note(note);
+        }
+        Ok(())
+    }
+
+    fn restore_session(&mut self, now: Instant, client_id: &str, row: &[u8]) -> Option<()> {
+        let row = checked(row)?;
+        let expiry = u32::from_le_bytes(row.get(..4)?.try_into().ok()?);
+        let version = match row.get(4)? {
+            3 => Version::V31,
+            4 => Version::V311,
+            _ => Version::V5,
+        };
+        let session = self.sessions.add(client_id).ok()?;
+        let dest = self.session_dest(session);
+        let params = self.session_params(session, client_id, self.config.limit.inflight);
+        self.queue.open(dest, params);
+        self.queue.set_persistent(dest, true);
+        let expiry = Duration::from_secs(u64::from(expiry)).min(self.config.session_expiry);
+        let entry = &mut self.sessions[session];
+        entry.version = version;
+        entry.expiry = expiry;
+        // Downtime does not count: never expire early.
+        entry.expires_at = now.plus(expiry);
+        entry.stored = true;
+        let mut at = 5;
+        while at < row.len() {
+            let flags = *row.get(at)?;
+            let id = u32::from_le_bytes(row.get(at + 1..at + 5)?.try_into().ok()?);
+            let bytes = usize::from(u16::from_le_bytes(row.get(at + 5..at + 7)?.try_into().ok()?));
+            let filter = core::str::from_utf8(row.get(at + 7..at + 7 + bytes)?).ok()?;
+            let sub = Subscription {
+                qos: Qos::from_u8(flags & 3)?,
+                no_local: flags & 4 != 0,
+                retain_as_published: flags & 8 != 0,
+                retain_handling: 2,
+                id,
+            };
+            self.sessions[session].has_ids |= id != 0;
+            // Limits may be lower than they were: what does not fit is gone, and said.
+            self.subs.subscribe(session, filter, sub).ok()?;
+            at += 7 + bytes;
+        }
+        Some(())
+    }
+
+    fn restore_retained(&mut self, now: Instant, topic: &str, row: &[u8]) -> Option<()> {
+        let row = checked(row)?;
+        let qos = Qos::from_u8(*row.first()?)?;
+        let expiry = u32::from_le_bytes(row.get(1..5)?.try_into().ok()?);
+        let props = u32::from_le_bytes(row.get(9..13)?.try_into().ok()?);
+        let props = usize::try_from(props).ok()?;
+        let body = row.get(13..)?;
+        let (properties, payload) = (body.get(..props)?, body.get(props..)?);
+        let expiry = (expiry != u32::MAX).then_some(expiry);
+        self.retained.set(topic, qos, properties, [payload], expiry, now).ok()
+    }
+}
+
+/// What a turn wrote beside the queue.
+#[derive(Default)]
+struct Rows {
+    wrote: bool,
+    meta: bool,
+    sessions: bool,
+    /// Retained changes before this cursor.
+    retained: Option<usize>,
+}
+
+/// A row without its CRC, if that is right.
+fn checked(row: &[u8]) -> Option<&[u8]> {
+    let at = row.len().checked_sub(4)?;
+    let crc = u32::from_le_bytes(row[at..].try_into().ok()?);
+    (crc32fast::hash(&row[..at]) == crc).then_some(&row[..at])
+}

@@ -1,0 +1,87 @@
+//! Where one message goes: collected before anything changes, so that a refused publish leaves no
+//! trace.
+
+use crate::mqtt::Qos;
+use crate::queue::outbox::DestId;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub dest: DestId,
+    pub qos: Qos,
+    pub retain: bool,
+    pub stream: u8,
+    pub rule: u8,
+    pub conflate: bool,
+    /// The publisher waits for it.
+    pub hold: bool,
+}
+
+/// Targets of the message at hand; its memory is reused.
+pub struct Plan {
+    pub targets: Vec<Target>,
+    /// By destination: the target it has in this epoch.
+    seen: Box<[(u32, u16)]>,
+    epoch: u32,
+}
+
+impl Plan {
+    pub fn new(destinations: usize) -> Self {
+        Self {
+            targets: Vec::with_capacity(destinations),
+            seen: vec![(0, 0); destinations].into_boxed_slice(),
+            epoch: 0,
+        }
+    }
+
+    /// Begins the next message.
+    pub fn begin(&mut self) {
+        self.targets.clear();
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.epoch == 0 {
+            self.seen.fill((0, 0));
+            self.epoch = 1;
+        }
+    }
+
+    /// Adds a target; a destination that is there already gets the higher QoS [MQTT-3.3.5-1].
+    pub fn add(&mut self, target: Target) {
+        let seen = &mut self.seen[usize::from(target.dest.0)];
+        if seen.0 == self.epoch {
+            let known = &mut self.targets[usize::from(seen.1)];
+            known.qos = known.qos.max(target.qos);
+            known.retain |= target.retain;
+            known.hold |= target.hold;
+            return;
+        }
+        *seen = (self.epoch, u16::try_from(self.targets.len()).unwrap_or(u16::MAX));
+        self.targets.push(target);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_subscriptions_give_one_target_at_the_highest_qos() {
+        let mut plan = Plan::new(3);
+        let target = |dest, qos| Target {
+            dest: DestId(dest),
+            qos,
+            retain: false,
+            stream: 0,
+            rule: 0,
+            conflate: false,
+            hold: false,
+        };
+        plan.begin();
+        plan.add(target(2, Qos::AtMostOnce));
+        plan.add(target(1, Qos::AtMostOnce));
+        plan.add(target(2, Qos::ExactlyOnce));
+        assert_eq!(plan.targets.len(), 2);
+        assert_eq!(plan.targets[0].qos, Qos::ExactlyOnce);
+        plan.begin();
+        plan.add(target(2, Qos::AtLeastOnce));
+        assert_eq!(plan.targets[0].qos, Qos::AtLeastOnce);
+    }
+}

@@ -1,0 +1,442 @@
+//! Bytes from a connection: packet by packet, each to its handler. A PUBLISH that finds no room
+//! stays in the buffer, the control packets behind it are served all the same.
+
+use super::Gateway;
+use super::conn::Role;
+use super::ingest::{Message, Source};
+use super::verbs::{Action, Taken};
+use crate::config::RetainRule;
+use crate::limits::CLOSE_WITHIN;
+use crate::mqtt::props::{PropertyId, copy_without};
+use crate::mqtt::{
+    Frame, Packet, Publish, Qos, Reason, Version, decode, frame,
+};
+use crate::note::{Note, text};
+use crate::queue::window::Acked;
+use crate::vocab::{ConnId, Instant};
+
+/// What became of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Done,
+    /// A PUBLISH that waits for room.
+    Park,
+    /// It and everything behind it waits until replies have left.
+    Stall,
+}
+
+/// Why a connection ends by our hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fatal {
+    pub reason: Reason,
+    pub word: &'static str,
+}
+
+impl From<Reason> for Fatal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, word: reason.word() }
+    }
+}
+
+impl From<crate::mqtt::Malformed> for Fatal {
+    fn from(malformed: crate::mqtt::Malformed) -> Self {
+        Self { reason: malformed.reason(), word: malformed.fault.word() }
+    }
+}
+
+impl Gateway {
+    /// Takes what it can of `buffer`; `buffer[..kept]` must be presented again.
+    pub fn receive(&mut self, now: Instant, id: ConnId, buffer: &mut [u8]) -> Taken {
+        self.now = now;
+        let nothing = Taken { kept: 0, open: true, packet_bytes: None };
+        let Some(slot) = self.live(id) else { return nothing };
+        let (parked, retry) = {
+            let conn = self.conn_mut(slot);
+            (conn.parked.min(buffer.len()), core::mem::take(&mut conn.retry))
+        };
+        if parked > 0 {
+            self.parked -= 1;
+        }
+        if buffer.len() > parked {
+            self.conn_mut(slot).received_at = now;
+        }
+        let mut read = if retry { 0 } else { parked };
+        let mut kept = read;
+        let mut open = true;
+        let mut packet_bytes = None;
+        let mut publishes_wait = kept > 0;
+        let mut aliased_wait = publishes_wait;
+        loop {
+            if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
+                return nothing;
+            }
+            let limit = self.inbound_packet_bytes(slot);
+            let total = match frame(&buffer[read..], limit) {
+                Ok(Frame::Complete { packet_bytes }) => packet_bytes,
+                Ok(Frame::Incomplete { packet_bytes: need }) => {
+                    packet_bytes = need;
+                    break;
+                }
+                Err(malformed) => {
+                    self.fail(now, slot, malformed.into());
+                    return nothing;
+                }
+            };
+            let step = self.packet(
+                now,
+                slot,
+                &buffer[read..read + total],
+                publishes_wait,
+                aliased_wait,
+            );
+            match step {
+                Ok(Step::Done) => {}
+                Ok(Step::Park) => {
+                    publishes_wait = true;
+                    aliased_wait = true;
+                    buffer.copy_within(read..read + total, kept);
+                    kept += total;
+                }
+                Ok(Step::Stall) => {
+                    open = false;
+                    self.conn_mut(slot).stalled = true;
+                    self.ready.set(slot);
+                    break;
+                }
+                Err(fatal) => {
+                    self.fail(now, slot, fatal);
+                    return nothing;
+                }
+            }
+            read += total;
+        }
+        if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
+            return nothing;
+        }
+        self.conn_mut(slot).parked = kept;
+        if kept > 0 {
+            self.parked += 1;
+        }
+        let rest = buffer.len() - read;
+        buffer.copy_within(read.., kept);
+        self.collect();
+        if kept > 0 && matches!(self.conn(slot).role, Role::Link { .. }) {
+            // The remote's window has to fit, or what lies behind it could not be read.
+            packet_bytes = packet_bytes.max(Some(self.config.limit.packet_bytes));
+        } else if let Some(bytes) = packet_bytes {
+            packet_bytes = Some(bytes + kept);
+        }
+        Taken { kept: kept + rest, open, packet_bytes }
+    }
+
+    fn inbound_packet_bytes(&self, slot: u16) -> usize {
+        let _ = slot;
+        self.config.limit.packet_bytes
+    }
+
+    fn packet(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bytes: &[u8],
+        publishes_wait: bool,
+        aliased_wait: bool,
+    ) -> Result<Step, Fatal> {
+        let conn = self.conn(slot);
+        let role = conn.role;
+        let packet = match decode(conn.version, bytes) {
+            Ok(packet) => packet,
+            Err(malformed) if role == Role::Greeting => {
+                self.refuse_malformed_connect(slot, &malformed);
+                return Err(malformed.into());
+            }
+            Err(malformed) => return Err(malformed.into()),
+        };
+        match role {
+            Role::Greeting => match packet {
+                Packet::Connect(connect) => self.connect(now, slot, &connect),
+                _ => Err(Reason::PROTOCOL_ERROR.into()),
+            },
+            Role::Client { session } => {
+                let source = Source::Client { slot, session };
+                match packet {
+                    Packet::Publish(publish) => {
+                        self.publish(now, slot, source, &publish, publishes_wait, aliased_wait)
+                    }
+                    Packet::Subscribe(subscribe) => self.subscribe(now, slot, session, &subscribe),
+                    Packet::Unsubscribe(unsubscribe) => {
+                        self.unsubscribe(slot, session, &unsubscribe)
+                    }
+                    Packet::Pingreq => Ok(self.reply(slot, &Packet::Pingresp)),
+                    Packet::Disconnect(disconnect) => {
+                        self.client_disconnect(now, slot, session, &disconnect)
+                    }
+                    Packet::Puback(_)
+                    | Packet::Pubrec(_)
+                    | Packet::Pubrel(_)
+                    | Packet::Pubcomp(_) => self.acknowledgement(now, slot, &packet),
+                    Packet::Connect(_)
+                    | Packet::Connack(_)
+                    | Packet::Suback(_)
+                    | Packet::Unsuback(_)
+                    | Packet::Pingresp
+                    | Packet::Auth(_) => Err(Reason::PROTOCOL_ERROR.into()),
+                }
+            }
+            Role::Link { bridge } => {
+                let source = Source::Link { slot, bridge };
+                match packet {
+                    Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
+                    Packet::Publish(publish) if self.link_is_up(bridge, slot) => {
+                        self.publish(now, slot, source, &publish, publishes_wait, aliased_wait)
+                    }
+                    Packet::Suback(suback) => {
+                        self.link_suback(now, bridge, &suback);
+                        Ok(Step::Done)
+                    }
+                    Packet::Pingresp => {
+                        self.link_mut(bridge).ping_sent = None;
+                        Ok(Step::Done)
+                    }
+                    Packet::Disconnect(disconnect) => {
+                        self.link_disconnect(now, slot, bridge, disconnect.reason);
+                        Ok(Step::Done)
+                    }
+                    Packet::Puback(_)
+                    | Packet::Pubrec(_)
+                    | Packet::Pubrel(_)
+                    | Packet::Pubcomp(_)
+                        if self.link_is_up(bridge, slot) =>
+                    {
+                        self.acknowledgement(now, slot, &packet)
+                    }
+                    _ => Err(Reason::PROTOCOL_ERROR.into()),
+                }
+            }
+            Role::Closing | Role::Free => Ok(Step::Done),
+        }
+    }
+
+    fn publish(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        source: Source,
+        publish: &Publish<'_>,
+        publishes_wait: bool,
+        aliased_wait: bool,
+    ) -> Result<Step, Fatal> {
+        if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {
+            let _ = aliased_wait;
+            // We announce no Topic Alias Maximum [MQTT-3.3.2-9].
+            return Err(Reason::TOPIC_ALIAS_INVALID.into());
+        }
+        if publishes_wait && publish.qos != Qos::AtMostOnce {
+            return Ok(Step::Park);
+        }
+        if publish.topic.len() > self.config.limit.topic_bytes {
+            return match source {
+                Source::Client { .. } => Err(Reason::TOPIC_NAME_INVALID.into()),
+                Source::Link { .. } | Source::Own => {
+                    self.swallow(slot, publish, "topic_too_long");
+                    Ok(Step::Done)
+                }
+            };
+        }
+        if matches!(source, Source::Client { .. }) && publish.topic.starts_with("$SYS/") {
+            // Read-only: acknowledged and dropped, as other brokers do.
+            self.swallow(slot, publish, "sys_topic");
+            return Ok(Step::Done);
+        }
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut topics = core::mem::take(&mut self.topic);
+        let result = self.publish_mapped(now, slot, source, publish, &mut scratch, &mut topics);
+        self.scratch = scratch;
+        self.topic = topics;
+        match result {
+            Ok(true) => Ok(Step::Done),
+            Ok(false) => Ok(Step::Park),
+            Err(reason) => Err(reason.into()),
+        }
+    }
+
+    fn publish_mapped(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        source: Source,
+        publish: &Publish<'_>,
+        scratch: &mut [u8],
+        topics: &mut [u8],
+    ) -> Result<bool, Reason> {
+        let hop = [
+            PropertyId::MessageExpiryInterval,
+            PropertyId::TopicAlias,
+            PropertyId::SubscriptionIdentifier,
+        ];
+        let properties = if publish.properties.is_empty() {
+            0
+        } else {
+            copy_without(publish.properties, &hop, scratch).map_err(|_| Reason::PACKET_TOO_LARGE)?
+        };
+        let mut message = Message {
+            topic: publish.topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties: &scratch[..properties],
+            expiry_s: publish.properties.message_expiry(),
+            payload: publish.payload,
+        };
+        if let Source::Link { bridge, .. } = source {
+            let rules = &self.links[usize::from(bridge.0)].rules;
+            let Some(rule) = rules.brings(publish.topic) else {
+                // Not asked for: a subscription of an earlier configuration.
+                self.swallow(slot, publish, "no_rule");
+                return Ok(true);
+            };
+            message.retain = match rule.retain {
+                RetainRule::Keep => publish.retain,
+                RetainRule::Always => true,
+                RetainRule::Never => false,
+            };
+            if !rule.mapping.is_identity() {
+                let mapped = rule.mapping.map(publish.topic, topics).ok();
+                let mapped = mapped.and_then(|n| core::str::from_utf8(&topics[..n]).ok());
+                let Some(topic) = mapped else {
+                    self.swallow(slot, publish, "topic_too_long");
+                    return Ok(true);
+                };
+                message.topic = topic;
+            }
+        }
+        self.publish_acknowledged(now, source, &message, publish.packet_id)
+    }
+
+    /// Acknowledges a message without passing it on; counted.
+    fn swallow(&mut self, slot: u16, publish: &Publish<'_>, reason: &'static str) {
+        if let Some(packet_id) = publish.packet_id {
+            let conn = self.conn_mut(slot);
+            let debts = if publish.qos == Qos::ExactlyOnce {
+                &mut conn.pubrecs
+            } else {
+                &mut conn.pubacks
+            };
+            if !debts.is_full() {
+                debts.push(super::conn::Debt {
+                    packet_id,
+                    reason: Reason::SUCCESS,
+                    record: None,
+                    after: 0,
+                });
+            }
+            self.ready.set(slot);
+        }
+        self.queue.counters.drops += 1;
+        self.note(Note::Drop { reason, destination: text("local"), count: 1 });
+    }
+
+    /// The four acknowledgements, the same for sessions and links.
+    fn acknowledgement(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        packet: &Packet<'_>,
+    ) -> Result<Step, Fatal> {
+        let Some(dest) = self.dest_of(slot) else { return Ok(Step::Done) };
+        let acked = match packet {
+            Packet::Puback(ack) | Packet::Pubrec(ack) if ack.reason.is_error() => {
+                self.refused(now, slot, dest, ack);
+                Acked::Yes { round_trip: None }
+            }
+            Packet::Puback(ack) => self.queue.puback(dest, ack.packet_id, now),
+            Packet::Pubrec(ack) => {
+                let acked = self.queue.pubrec(dest, ack.packet_id, now);
+                if acked == Acked::Unknown {
+                    // The exchange is over here: let the peer forget it too [MQTT-4.3.3].
+                    self.release_unknown(slot, ack.packet_id);
+                }
+                acked
+            }
+            Packet::Pubcomp(ack) => self.queue.pubcomp(dest, ack.packet_id, now),
+            Packet::Pubrel(ack) => {
+                let taken = self.released(slot, ack.packet_id);
+                return Ok(if taken { Step::Done } else { Step::Stall });
+            }
+            _ => return Ok(Step::Done),
+        };
+        if let (Acked::Yes { round_trip }, Role::Link { bridge }) = (acked, self.conn(slot).role) {
+            let counts = !matches!(packet, Packet::Pubcomp(_));
+            let link = self.link_mut(bridge);
+            link.acked += u64::from(counts);
+            link.alone = false;
+            link.suspect = None;
+            if let Some(round_trip) = round_trip {
+                link.rtt.sample(round_trip);
+                let smoothed = link.rtt.smoothed().unwrap_or_default();
+                self.queue.set_round_trip(dest, smoothed);
+            }
+            self.counters.fwd_acked += u64::from(counts);
+        }
+        self.ready.set(slot);
+        Ok(Step::Done)
+    }
+
+    /// Ends a connection for what the peer did, and says why.
+    pub(super) fn fail(&mut self, now: Instant, slot: u16, fatal: Fatal) {
+        match self.conn(slot).role {
+            Role::Link { bridge } => {
+                if self.conn(slot).version == Version::V5 && self.link_is_up(bridge, slot) {
+                    self.say_goodbye(slot, fatal.reason);
+                }
+                self.link_lost(now, slot, bridge, fatal.word);
+            }
+            Role::Client { .. } => {
+                if self.conn(slot).version == Version::V5 {
+                    self.say_goodbye(slot, fatal.reason);
+                }
+                self.client_gone(now, slot, fatal.word, true);
+            }
+            Role::Greeting => {
+                let conn = self.conn(slot);
+                let note = Note::ClientRefused {
+                    client: text("-"),
+                    addr: conn.peer,
+                    reason: text(fatal.word),
+                };
+                self.note(note);
+                self.close(now, slot, true);
+            }
+            Role::Free | Role::Closing => {}
+        }
+    }
+
+    /// Lets the shell close a connection; nothing of it counts from here on.
+    pub(super) fn close(&mut self, now: Instant, slot: u16, after_flush: bool) {
+        self.drop_sending(slot);
+        let conn = self.conn_mut(slot);
+        if matches!(conn.role, Role::Free | Role::Closing) {
+            return;
+        }
+        conn.role = Role::Closing;
+        conn.forget_debts();
+        let was_parked = core::mem::take(&mut conn.parked) > 0;
+        conn.subscribing = None;
+        let action = Action::Close {
+            conn: conn.id(slot),
+            after_flush,
+            deadline: now.plus(CLOSE_WITHIN),
+        };
+        if was_parked {
+            self.parked -= 1;
+        }
+        self.actions.push_back(action);
+        self.ready.set(slot);
+    }
+
+    /// Unpins the packet that is half written.
+    pub(super) fn drop_sending(&mut self, slot: u16) {
+        if let Some(sending) = self.conn_mut(slot).sending.take() {
+            self.queue.pool.release(sending.record);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! One-off replies: encoded at once into the connection's small control buffer.
+
+use super::Gateway;
+use super::receive::Step;
+use crate::mqtt::props::{Properties, Property};
+use crate::mqtt::{Ack, Disconnect, Packet, PacketId, Reason, encode};
+
+/// Encodes properties into `buffer`.
+pub(super) fn properties<'a>(list: &[Property<'_>], buffer: &'a mut [u8]) -> Properties<'a> {
+    let mut at = 0;
+    for property in list {
+        // Callers give a buffer for what they write; what does not fit is left out.
+        match property.encode(&mut buffer[at..]) {
+            Ok(bytes) => at += bytes,
+            Err(_) => break,
+        }
+    }
+    Properties::trusted(&buffer[..at])
+}
+
+impl Gateway {
+    /// Owes `packet`. [`Step::Stall`] when there is no room for it now.
+    pub(super) fn reply(&mut self, slot: u16, packet: &Packet<'_>) -> Step {
+        let conn = self.conn_mut(slot);
+        let version = conn.version;
+        let fits = conn.control(|out| encode(version, packet, out).ok());
+        self.ready.set(slot);
+        if fits { Step::Done } else { Step::Stall }
+    }
+
+    /// DISCONNECT with a reason (MQTT 5); the caller closes.
+    pub(super) fn say_goodbye(&mut self, slot: u16, reason: Reason) {
+        let disconnect = Disconnect { reason, properties: Properties::EMPTY };
+        // Without room the peer learns it from the close alone.
+        let _ = self.reply(slot, &Packet::Disconnect(disconnect));
+    }
+
+    /// PUBREL for an exchange that is over here.
+    pub(super) fn release_unknown(&mut self, slot: u16, packet_id: PacketId) {
+        let reason = match self.conn(slot).version {
+            crate::mqtt::Version::V5 => Reason::PACKET_ID_NOT_FOUND,
+            crate::mqtt::Version::V31 | crate::mqtt::Version::V311 => Reason::SUCCESS,
+        };
+        let _ = self.reply(slot, &Packet::Pubrel(Ack::new(packet_id, reason)));
+    }
+}

@@ -1,0 +1,62 @@
+//! The figures of the `stats` lines. What only the shell knows (process memory, bytes written, the
+//! longest turn) it fills in itself.
+
+use super::Gateway;
+use crate::note::Note;
+use crate::queue::outbox::DestId;
+use crate::vocab::{BridgeId, Instant};
+
+impl Gateway {
+    pub fn stats(&self, now: Instant) -> Note {
+        let (ring_msgs, ring_bytes) = self.queue.ring();
+        let totals = self.queue.totals();
+        Note::Stats {
+            uptime_s: now.since(self.started).as_secs(),
+            clients: u32::from(self.clients),
+            sessions: self.sessions.len(),
+            subs: u32::try_from(self.subs.len()).unwrap_or(u32::MAX),
+            retained: u32::try_from(self.retained.len()).unwrap_or(u32::MAX),
+            ring_msgs,
+            ring_cap: self.queue.pool.record_count(),
+            ring_bytes,
+            store_msgs: totals.stored,
+            store_bytes: 0,
+            inflight: totals.inflight,
+            in_msgs: self.counters.in_msgs,
+            out_msgs: self.counters.out_msgs,
+            fwd_sent: self.counters.fwd_sent,
+            fwd_acked: self.counters.fwd_acked,
+            recv_msgs: self.counters.recv_msgs,
+            drops: self.queue.counters.drops,
+            conflated: self.queue.counters.conflated,
+            dup_resent: self.queue.counters.resent,
+            http_429: 0,
+            http_503: 0,
+            store_written_bytes: 0,
+            loop_max_ms: 0,
+            rss_kib: 0,
+        }
+    }
+
+    /// One line a bridge; `None` past the last.
+    pub fn stats_bridge(&self, now: Instant, index: usize) -> Option<Note> {
+        let link = self.links.get(index)?;
+        let index = u16::try_from(index).ok()?;
+        let dest = DestId(index);
+        let outbox = self.queue.outbox(dest);
+        let oldest = self.queue.oldest_arrival(dest);
+        let oldest_ms = oldest.map_or(0, |at| now.since(at).as_millis());
+        let rtt_ms = link.rtt.smoothed().unwrap_or_default().as_millis();
+        Some(Note::StatsBridge {
+            name: self.bridge_name(BridgeId(index)),
+            up: link.is_up(),
+            inflight: u32::from(outbox.inflight),
+            ring: outbox.ram_messages(),
+            store: outbox.disk_only() + outbox.unknown_messages,
+            oldest_ms: u64::try_from(oldest_ms).unwrap_or(u64::MAX),
+            rtt_ms: u64::try_from(rtt_ms).unwrap_or(u64::MAX),
+            reconnects: link.reconnects,
+            fwd_acked: link.acked,
+        })
+    }
+}

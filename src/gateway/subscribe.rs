@@ -1,0 +1,223 @@
+//! SUBSCRIBE and UNSUBSCRIBE of local clients, and the retained messages a subscription brings.
+//!
+//! Retained messages are put into the session's queue in batches; until the last is there the
+//! SUBSCRIBE stays in the connection's buffer, so that nothing has to be remembered but two
+//! numbers. Read MQTT 5 sections 3.8 to 3.11 first.
+
+use super::Gateway;
+use super::conn::Progress;
+use super::receive::{Fatal, Step};
+use crate::broker::retained::Retained;
+use crate::broker::subs::{Added, Subscription};
+use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH};
+use crate::mqtt::props::Properties;
+use crate::mqtt::{
+    Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version,
+};
+use crate::queue::Push;
+use crate::queue::pool::Head;
+use crate::vocab::Instant;
+
+/// Retained messages that are not to be sent again because the subscription was there already.
+const SKIP: u8 = 2;
+
+impl Gateway {
+    pub(super) fn subscribe(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        session: u16,
+        subscribe: &Subscribe<'_>,
+    ) -> Result<Step, Fatal> {
+        if self.conn(slot).subscribing.is_none() {
+            if subscribe.filters.len() > FILTERS_PER_PACKET_MAX {
+                return Err(Reason::QUOTA_EXCEEDED.into());
+            }
+            if !self.conn(slot).has_control_room(subscribe.filters.len() + 16) {
+                return Ok(Step::Stall);
+            }
+            self.add_subscriptions(slot, session, subscribe);
+            self.conn_mut(slot).subscribing = Some(Progress { filter: 0, cursor: 0 });
+        }
+        let done = self.send_retained(now, slot, session, subscribe);
+        if done {
+            self.conn_mut(slot).subscribing = None;
+            for (filter, _) in subscribe.filters.iter() {
+                self.settle_handling(session, filter);
+            }
+        }
+        Ok(if done { Step::Done } else { Step::Stall })
+    }
+
+    fn add_subscriptions(&mut self, slot: u16, session: u16, subscribe: &Subscribe<'_>) {
+        let id = subscribe.properties.subscription_id().unwrap_or(0);
+        let version = self.conn(slot).version;
+        let mut codes: heapless::Vec<u8, FILTERS_PER_PACKET_MAX> = heapless::Vec::new();
+        for (filter, options) in subscribe.filters.iter() {
+            let code = self.add_subscription(session, filter, options, id);
+            let code = match code {
+                Ok(qos) => qos.as_u8(),
+                Err(_) if version != Version::V5 => 0x80,
+                Err(reason) => reason.0,
+            };
+            // The caller has bounded the number of filters.
+            let _ = codes.push(code);
+        }
+        self.sessions[session].has_ids |= id != 0;
+        self.sessions[session].dirty = true;
+        let suback = Suback {
+            packet_id: subscribe.packet_id,
+            properties: Properties::EMPTY,
+            codes: &codes,
+        };
+        // The caller has asked for room.
+        let _ = self.reply(slot, &Packet::Suback(suback));
+    }
+
+    fn add_subscription(
+        &mut self,
+        session: u16,
+        filter: &str,
+        options: SubscribeOptions,
+        id: u32,
+    ) -> Result<Qos, Reason> {
+        if filter.starts_with("$share/") {
+            return Err(Reason::SHARED_NOT_SUPPORTED);
+        }
+        if filter.len() > self.config.limit.topic_bytes {
+            return Err(Reason::FILTER_INVALID);
+        }
+        let known = self.subs.find_in(session, filter).is_some();
+        let handling = match options.retain_handling {
+            1 if known => SKIP,
+            1 => 0,
+            other => other,
+        };
+        let sub = Subscription {
+            qos: options.qos,
+            no_local: options.no_local,
+            retain_as_published: options.retain_as_published,
+            retain_handling: handling,
+            id,
+        };
+        match self.subs.subscribe(session, filter, sub) {
+            Ok(Added::New | Added::Replaced) => Ok(options.qos),
+            Err(_) => Err(Reason::QUOTA_EXCEEDED),
+        }
+    }
+
+    /// From here on `retain_handling` of the stored subscription says nothing more.
+    fn settle_handling(&mut self, session: u16, filter: &str) {
+        if let Some(sub) = self.subs.find_in(session, filter)
+            && sub.retain_handling != SKIP
+        {
+            // It was there a moment ago, so there is room.
+            let _ =
+                self.subs.subscribe(session, filter, Subscription { retain_handling: SKIP, ..sub });
+        }
+    }
+
+    /// Queues retained messages as far as the session takes them. `true`: all are queued.
+    fn send_retained(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        session: u16,
+        subscribe: &Subscribe<'_>,
+    ) -> bool {
+        let dest = self.session_dest(session);
+        let start = self.conn(slot).subscribing.unwrap_or(Progress { filter: 0, cursor: 0 });
+        let mut progress = start;
+        for (filter, _) in subscribe.filters.iter().skip(start.filter) {
+            let Some(sub) = self.subs.find_in(session, filter) else {
+                progress = Progress { filter: progress.filter + 1, cursor: 0 };
+                continue;
+            };
+            if sub.retain_handling != SKIP {
+                while let Some((next, message)) =
+                    self.retained.next_match(filter, progress.cursor, now)
+                {
+                    let outbox = self.queue.outbox(dest);
+                    let waiting = outbox.zero.len + outbox.records;
+                    let fits = self.queue.fits(Qos::AtMostOnce, message.body_bytes(), 1);
+                    if (waiting >= RETAINED_BATCH || !fits) && waiting > 0 {
+                        self.conn_mut(slot).subscribing = Some(progress);
+                        return false;
+                    }
+                    self.queue_retained(now, slot, dest, &message, &sub);
+                    progress.cursor = next;
+                }
+            }
+            progress = Progress { filter: progress.filter + 1, cursor: 0 };
+        }
+        self.ready.set(slot);
+        true
+    }
+
+    fn queue_retained(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        dest: crate::queue::outbox::DestId,
+        message: &Retained,
+        sub: &Subscription,
+    ) {
+        if !self.queue.fits(Qos::AtLeastOnce, message.body_bytes(), 1) {
+            return;
+        }
+        let left = message.expires_at.since(now).as_secs();
+        let expiry_s = (message.expires_at != Instant::NEVER)
+            .then(|| u32::try_from(left).unwrap_or(u32::MAX).max(1));
+        let head = Head {
+            topic_bytes: u16::try_from(message.topic_bytes).unwrap_or(u16::MAX),
+            props_bytes: u16::try_from(message.properties_bytes).unwrap_or(u16::MAX),
+            payload_bytes: u32::try_from(message.payload_bytes).unwrap_or(u32::MAX),
+            qos: message.qos,
+            retain: true,
+            arrival: now,
+            wall_s: self.queue.wall_s(),
+            expiry_s,
+            source: u16::MAX,
+        };
+        // `fits` said so.
+        let Ok(record) = self.queue.pool.insert(head) else { return };
+        let mut at = 0;
+        for piece in self.retained.pieces(message) {
+            self.queue.pool.write(record, at, piece);
+            at += piece.len();
+        }
+        let qos = message.qos.min(sub.qos);
+        let push = Push { qos, retain: true, stream: 0, rule: 0, hold: false, conflate: None };
+        self.queue.push(dest, record, push);
+        self.queue.pool.release(record);
+        self.ready.set(slot);
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        slot: u16,
+        session: u16,
+        unsubscribe: &Unsubscribe<'_>,
+    ) -> Result<Step, Fatal> {
+        if unsubscribe.filters.len() > FILTERS_PER_PACKET_MAX {
+            return Err(Reason::QUOTA_EXCEEDED.into());
+        }
+        if !self.conn(slot).has_control_room(unsubscribe.filters.len() + 16) {
+            return Ok(Step::Stall);
+        }
+        let mut codes: heapless::Vec<u8, FILTERS_PER_PACKET_MAX> = heapless::Vec::new();
+        for (filter, _) in unsubscribe.filters.iter() {
+            let existed = self.subs.unsubscribe(session, filter);
+            let code = if existed { Reason::SUCCESS } else { Reason::NO_SUBSCRIPTION_EXISTED };
+            // The number of filters is bounded above.
+            let _ = codes.push(code.0);
+        }
+        self.sessions[session].dirty = true;
+        let unsuback = Suback {
+            packet_id: unsubscribe.packet_id,
+            properties: Properties::EMPTY,
+            codes: &codes,
+        };
+        Ok(self.reply(slot, &Packet::Unsuback(unsuback)))
+    }
+}

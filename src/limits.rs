@@ -1,0 +1,77 @@
+//! Bounds that are fixed at compile time: a name, a unit, and what happens at the bound.
+
+use core::time::Duration;
+
+/// Bytes of one block of the pool. A record takes whole blocks.
+pub const BLOCK_BYTES: usize = 256;
+
+/// Bytes of one slot of the store: eight rows that fill a 4 KiB page each.
+pub const SLOT_BYTES: usize = 8 * 4032;
+
+/// Records one slot may hold, the width of its bit maps. A slot with more small records closes
+/// early.
+pub const SLOT_RECORDS_MAX: usize = 448;
+
+/// Streams (lanes and paced topics) of one bridge. Paced topics beyond share streams by hash.
+pub const STREAMS_MAX: usize = 128;
+
+/// Bytes the records of one commit may have together; what is left waits for the next turn.
+pub const COMMIT_BYTES_MAX: usize = 512 * 1024;
+
+/// Unsettled bytes of one destination that make it commit before `store.flush_after`.
+pub const COMMIT_EAGER_BYTES: usize = 32 * 1024;
+
+/// The longest `store.flush_after` stretches while acknowledgements flow.
+pub const FLUSH_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// Settled records whose bits may wait for somebody else's commit.
+pub const LAZY_SETTLED_MAX: u32 = 256;
+
+/// The longest settled bits wait for somebody else's commit.
+pub const LAZY_SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// QoS 0 messages one destination may hold; the newest is dropped and counted beyond.
+pub const QOS0_QUEUE_MAX: u32 = 512;
+
+/// Retained messages put into one session's queue at a time; the rest follows as it drains.
+pub const RETAINED_BATCH: u32 = 32;
+
+/// Encoded one-off replies (CONNACK, SUBACK, PINGRESP …) a connection may owe, in bytes. At the
+/// bound its input waits.
+pub const CONTROL_BYTES: usize = 1024;
+
+/// Filters one SUBSCRIBE or UNSUBSCRIBE may carry; more and the connection is closed with 0x97.
+pub const FILTERS_PER_PACKET_MAX: usize = 768;
+
+/// Connections beyond `limit.clients` that are held only to be told why they are refused.
+pub const REFUSAL_CONNECTIONS: u16 = 8;
+
+/// From accepting a socket to its CONNECT.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a closing connection may take to read what it is told.
+pub const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// A clean stop takes no longer.
+pub const STOP_WITHIN: Duration = Duration::from_secs(4);
+
+/// QoS 2 packet identifiers one session may leave unreleased; more and it is closed.
+pub const UNRELEASED_MAX: u32 = 1024;
+
+/// Servers one bridge may name.
+pub const SERVERS_MAX: usize = 8;
+
+/// Topics one rule can conflate; further topics queue like others.
+pub const CONFLATED_TOPICS_MAX: usize = 256;
+
+/// A connection that stood this long has proved stable: the backoff starts over.
+pub const STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// How long refused subscriptions and messages held by the remote's word wait.
+pub const REFUSED_RETRY: Duration = Duration::from_secs(60);
+
+/// Wall clock readings before 2024-01-01 are those of a router that does not know the time.
+pub const WALL_PLAUSIBLE_S: u64 = 1_704_067_200;
+
+const _: () = assert!(SLOT_RECORDS_MAX.is_multiple_of(64));
+const _: () = assert!(COMMIT_EAGER_BYTES <= COMMIT_BYTES_MAX);

@@ -1,0 +1,756 @@
+//! One commit a turn: which destinations' records have to be durable now, the log they are
+//! appended to, the rows beside it, and what becomes visible once the commit is done.
+//!
+//! `stage` writes into the store's open transaction, the caller commits, then `committed` or
+//! `failed` follows. Nothing is released before `committed`.
+
+use super::Queue;
+use super::entry::{Chain, Place, State};
+use super::log::{Log, Slot};
+use super::outbox::{DestId, Outbox, Up};
+use super::pool::{NONE, widen};
+use super::refill::Classify;
+use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
+use super::store::{SlotId, SpillStore, StoreError, Table};
+use crate::config::Overflow;
+use crate::limits::{
+    COMMIT_BYTES_MAX, COMMIT_EAGER_BYTES, FLUSH_AFTER_MAX, LAZY_SETTLED_AFTER, LAZY_SETTLED_MAX,
+    SLOT_BYTES, SLOT_RECORDS_MAX,
+};
+use crate::mqtt::Qos;
+use crate::note::Note;
+use crate::vocab::Instant;
+use core::time::Duration;
+
+/// What the open transaction has done to RAM and must be undone if it fails.
+pub struct Txn {
+    /// Destination and how many entries of its custody were appended.
+    appended: Vec<(u16, u32)>,
+    /// Slots as they were.
+    saved: Vec<(u32, Slot)>,
+    /// Slots taken into use, with their destination.
+    taken: Vec<(u32, u16)>,
+    bytes: usize,
+    wrote: bool,
+    buffer: Vec<u8>,
+    buffer_slot: u32,
+    buffer_at: usize,
+    row: Vec<u8>,
+    next_first: usize,
+}
+
+enum Append {
+    Done,
+    /// No slot for this destination.
+    NoRoom,
+    /// The transaction is large enough.
+    Enough,
+}
+
+impl Txn {
+    pub fn new(destinations: usize) -> Self {
+        let slots = COMMIT_BYTES_MAX / SLOT_BYTES * 4 + destinations;
+        Self {
+            appended: Vec::with_capacity(destinations),
+            saved: Vec::with_capacity(slots),
+            taken: Vec::with_capacity(slots),
+            bytes: 0,
+            wrote: false,
+            buffer: Vec::with_capacity(SLOT_BYTES),
+            buffer_slot: NONE,
+            buffer_at: 0,
+            row: Vec::with_capacity(16 * 1024),
+            next_first: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.appended.clear();
+        self.saved.clear();
+        self.taken.clear();
+        self.bytes = 0;
+        self.wrote = false;
+        self.buffer.clear();
+        self.buffer_slot = NONE;
+    }
+}
+
+impl Queue {
+    /// May the store be written now? Not while it waits after an error.
+    pub fn store_due(&self, now: Instant) -> bool {
+        self.setup.stored && now >= self.retry_at
+    }
+
+    /// Writes what has to be durable. `wrote_before`: the caller has rows of its own in this
+    /// transaction. Says whether there is anything to commit.
+    pub fn stage(
+        &mut self,
+        now: Instant,
+        store: &mut impl SpillStore,
+        wrote_before: bool,
+        classify: &mut impl Classify,
+    ) -> Result<bool, StoreError> {
+        self.txn.clear();
+        self.txn.wrote = wrote_before;
+        self.trim(store, classify)?;
+        self.press();
+        let count = self.boxes.len();
+        let first = self.txn.next_first;
+        for turn in 0..count {
+            let at = (first + turn) % count;
+            let Ok(index) = u16::try_from(at) else { continue };
+            let dest = DestId(index);
+            if self.commit_due(dest, now) && !self.append_all(dest, store)? {
+                // The transaction is full: whoever had no turn begins the next one.
+                self.txn.next_first = at;
+                break;
+            }
+        }
+        self.write_buffer(store)?;
+        for index in 0..count {
+            if let Ok(index) = u16::try_from(index) {
+                self.admit_qos2(DestId(index));
+            }
+        }
+        self.put_rows(now, store)?;
+        Ok(self.txn.wrote)
+    }
+
+    /// Must this destination's custody be committed in this turn?
+    fn commit_due(&self, dest: DestId, now: Instant) -> bool {
+        let outbox = self.outbox(dest);
+        if !outbox.used || outbox.custody.is_empty() {
+            return false;
+        }
+        if outbox.evict || outbox.reorder {
+            return true;
+        }
+        if outbox.params.journal
+            && outbox.custody_qos2 > 0
+            && outbox.up == Up::Up
+            && outbox.inflight < outbox.window
+        {
+            return true;
+        }
+        now >= self.deadline_of(outbox, now)
+    }
+
+    /// When this destination's custody has to be committed.
+    fn deadline_of(&self, outbox: &Outbox, now: Instant) -> Instant {
+        // What is staged behind a backlog goes to the disk in any case.
+        let staged = outbox.gaps != 0 || outbox.unknown_slots > 0;
+        if !outbox.used || outbox.custody.is_empty() || (outbox.custody_held == 0 && !staged) {
+            return Instant::NEVER;
+        }
+        let oldest = self.entries[outbox.custody.head].arrival;
+        let stretched = (outbox.srtt * 2).clamp(self.setup.flush_after, FLUSH_AFTER_MAX);
+        let prompt = outbox.up == Up::Up
+            && outbox.gaps == 0
+            && outbox.unknown_slots == 0
+            && (outbox.flight.is_empty() || now.since(outbox.progress) <= stretched);
+        if prompt {
+            return oldest.plus(stretched);
+        }
+        let eager = u64::try_from(COMMIT_EAGER_BYTES).unwrap_or(u64::MAX);
+        if outbox.custody_bytes >= eager || self.eager {
+            return Instant::ZERO;
+        }
+        oldest.plus(self.setup.flush_after)
+    }
+
+    /// When the next flush has something to do, if nothing else happens.
+    pub fn flush_at(&self, now: Instant) -> Instant {
+        if !self.setup.stored {
+            return Instant::NEVER;
+        }
+        let mut at = self.boxes.iter().map(|outbox| self.deadline_of(outbox, now)).min();
+        if self.log.dirty_count > 0 {
+            at = at.min(Some(self.settled_since.plus(LAZY_SETTLED_AFTER)));
+        }
+        at.unwrap_or(Instant::NEVER).max(self.retry_at)
+    }
+
+    /// The pool runs short: the destination that holds most of it is spilled.
+    fn press(&mut self) {
+        let short = self.pool.free_blocks() < self.pool.block_count() / 8
+            || self.pool.free_records() < self.pool.record_count() / 8
+            || self.entries.free_count() < self.entries.count() / 8;
+        for outbox in &mut self.boxes {
+            let over = outbox.blocks > outbox.params.blocks_ceiling
+                || outbox.records > outbox.params.records_ceiling;
+            if outbox.used && over && outbox.up == Up::Down && !outbox.stuck {
+                outbox.evict = true;
+            }
+        }
+        if short {
+            let laggard = self
+                .boxes
+                .iter_mut()
+                .filter(|outbox| outbox.used && !outbox.stuck && outbox.records > 0)
+                .max_by_key(|outbox| u64::from(outbox.blocks) + u64::from(outbox.records));
+            if let Some(outbox) = laggard {
+                outbox.evict = true;
+            }
+        }
+    }
+
+    /// Appends a destination's custody to its log. `false`: the transaction is full.
+    fn append_all(
+        &mut self,
+        dest: DestId,
+        store: &mut impl SpillStore,
+    ) -> Result<bool, StoreError> {
+        let mut at = self.outbox(dest).custody.head;
+        let mut count = 0;
+        let mut room = true;
+        while at != NONE {
+            match self.append(dest, at, store)? {
+                Append::Done => count += 1,
+                Append::NoRoom => {
+                    self.no_room(dest);
+                    break;
+                }
+                Append::Enough => {
+                    room = false;
+                    break;
+                }
+            }
+            at = self.entries.next(Chain::Custody, at);
+        }
+        if count > 0 {
+            self.txn.appended.push((dest.0, count));
+            self.txn.wrote = true;
+        }
+        Ok(room)
+    }
+
+    /// No slot for a destination: a session and `drop_oldest` give up their oldest in the next
+    /// flush, the others block.
+    fn no_room(&mut self, dest: DestId) {
+        let outbox = self.outbox_mut(dest);
+        outbox.stuck = true;
+        outbox.evict = false;
+        let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
+        if drops && outbox.chain.head != NONE {
+            let head = outbox.chain.head;
+            let unsettled = u32::from(self.log.slots[widen(head)].unsettled());
+            self.outbox_mut(dest).trim += unsettled.max(1);
+        }
+    }
+
+    /// Appends one record.
+    fn append(
+        &mut self,
+        dest: DestId,
+        index: u32,
+        store: &mut impl SpillStore,
+    ) -> Result<Append, StoreError> {
+        let entry = self.entries[index];
+        // An entry in custody has its bytes in RAM: they leave only after the commit.
+        let Some(record) = entry.record else { unreachable!("custody implies bytes in RAM") };
+        let head = *self.pool.head(record);
+        let log_head = LogHead {
+            crc: 0,
+            seq: entry.seq,
+            topic_bytes: head.topic_bytes,
+            props_bytes: head.props_bytes,
+            payload_bytes: head.payload_bytes,
+            qos: entry.qos,
+            retain: entry.flags.retain,
+            rule: self.rule_hash(dest, entry.rule),
+            arrival_ms: head.arrival.as_millis(),
+            run: self.setup.run,
+            wall_s: head.wall_s,
+            expiry_s: head.expiry_s,
+        };
+        let total = log_head.bytes();
+        if self.txn.bytes + total > COMMIT_BYTES_MAX && self.txn.bytes > 0 {
+            return Ok(Append::Enough);
+        }
+        let chain = self.outbox(dest).chain;
+        let fits = chain.tail != NONE && {
+            let slot = &self.log.slots[widen(chain.tail)];
+            !slot.closed
+                && widen(slot.used) + total <= SLOT_BYTES
+                && usize::from(slot.count) < SLOT_RECORDS_MAX
+        };
+        if !fits {
+            let slots = u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX);
+            if !self.slots_for(dest, slots) {
+                return Ok(Append::NoRoom);
+            }
+            self.write_buffer(store)?;
+            if chain.tail != NONE {
+                self.save(chain.tail);
+                self.log.slots[widen(chain.tail)].closed = true;
+                self.log.mark(chain.tail);
+            }
+            self.allocate(dest, entry.seq);
+        }
+        let tail = self.outbox(dest).chain.tail;
+        self.save(tail);
+        let slot = &self.log.slots[widen(tail)];
+        let spot = Spot { slot: tail, generation: slot.generation, at: slot.used };
+        let place = Place { slot: tail, ordinal: slot.count };
+        let mut raw = [0; HEAD_BYTES];
+        log_head.encode(&mut raw);
+        let mut crc = crc_at(spot);
+        crc.update(&raw[4..]);
+        if total <= SLOT_BYTES {
+            self.append_small(tail, record, raw, crc, store)?;
+        } else {
+            self.append_large(dest, tail, record, raw, crc, store)?;
+        }
+        self.txn.bytes += total;
+        self.entries[index].place = Some(place);
+        Ok(Append::Done)
+    }
+
+    fn append_small(
+        &mut self,
+        tail: u32,
+        record: super::pool::RecordId,
+        mut raw: [u8; HEAD_BYTES],
+        mut crc: crc32fast::Hasher,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        let at = widen(self.log.slots[widen(tail)].used);
+        if self.txn.buffer_slot != tail || self.txn.buffer_at + self.txn.buffer.len() != at {
+            self.write_buffer(store)?;
+            self.txn.buffer_slot = tail;
+            self.txn.buffer_at = at;
+        }
+        let body = self.pool.head(record).body_bytes();
+        let buffer = &mut self.txn.buffer;
+        let start = buffer.len();
+        buffer.extend_from_slice(&raw);
+        buffer.resize(start + HEAD_BYTES + body, 0);
+        self.pool.read(record, 0, &mut buffer[start + HEAD_BYTES..]);
+        crc.update(&buffer[start + HEAD_BYTES..]);
+        raw[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+        buffer[start..start + 4].copy_from_slice(&raw[..4]);
+        let slot = &mut self.log.slots[widen(tail)];
+        slot.used += u32::try_from(HEAD_BYTES + body).unwrap_or(0);
+        slot.count += 1;
+        Ok(())
+    }
+
+    /// A record larger than a slot takes slots of its own, one after the other in its chain.
+    fn append_large(
+        &mut self,
+        dest: DestId,
+        first: u32,
+        record: super::pool::RecordId,
+        mut raw: [u8; HEAD_BYTES],
+        mut crc: crc32fast::Hasher,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        self.write_buffer(store)?;
+        let body = self.pool.head(record).body_bytes();
+        let seq = self.log.slots[widen(first)].first_seq;
+        let mut done = 0;
+        let mut slot = first;
+        let mut skip = HEAD_BYTES;
+        let mut part = 0;
+        loop {
+            let take = (body - done).min(SLOT_BYTES - skip);
+            let mut chunk = core::mem::take(&mut self.txn.buffer);
+            chunk.clear();
+            chunk.resize(take, 0);
+            self.pool.read(record, done, &mut chunk);
+            crc.update(&chunk);
+            let result = store.write_slot(SlotId(slot), skip, &chunk);
+            chunk.clear();
+            self.txn.buffer = chunk;
+            result?;
+            done += take;
+            if done == body {
+                break;
+            }
+            skip = 0;
+            slot = self.allocate(dest, seq);
+            part += 1;
+            self.log.slots[widen(slot)].part = part;
+            self.log.slots[widen(slot)].continuation = true;
+            self.log.slots[widen(slot)].closed = true;
+        }
+        raw[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+        store.write_slot(SlotId(first), 0, &raw)?;
+        let head = &mut self.log.slots[widen(first)];
+        head.count = 1;
+        head.used = u32::try_from(SLOT_BYTES).unwrap_or(u32::MAX);
+        head.closed = true;
+        Ok(())
+    }
+
+    fn rule_hash(&self, dest: DestId, rule: u8) -> u32 {
+        self.outbox(dest).params.rules.get(usize::from(rule)).copied().unwrap_or(0)
+    }
+
+    /// Are there `count` slots more for this destination?
+    fn slots_for(&self, dest: DestId, count: u32) -> bool {
+        let outbox = self.outbox(dest);
+        let own = if outbox.params.session {
+            self.session_slots + count <= self.setup.session_slots_max
+        } else {
+            true
+        };
+        own && outbox.chain.len + count <= outbox.params.slots_max && self.log.free_count >= count
+    }
+
+    fn allocate(&mut self, dest: DestId, seq: u64) -> u32 {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let number = outbox.number;
+        // `slots_for` counted it.
+        let Some(slot) = self.log.allocate(&mut outbox.chain, dest.0, number, seq) else {
+            unreachable!("slots_for reserved the slot")
+        };
+        if outbox.params.session {
+            self.session_slots += 1;
+        }
+        if !outbox.row_stored && outbox.params.persistent {
+            outbox.row_dirty = true;
+            outbox.row_urgent = true;
+        }
+        self.txn.taken.push((slot, dest.0));
+        slot
+    }
+
+    /// Remembers a slot as it is before this transaction changes it.
+    fn save(&mut self, slot: u32) {
+        let fresh = self.txn.taken.iter().any(|(taken, _)| *taken == slot);
+        if !fresh && !self.txn.saved.iter().any(|(saved, _)| *saved == slot) {
+            self.txn.saved.push((slot, self.log.slots[widen(slot)]));
+        }
+    }
+
+    fn write_buffer(&mut self, store: &mut impl SpillStore) -> Result<(), StoreError> {
+        if self.txn.buffer_slot != NONE && !self.txn.buffer.is_empty() {
+            if self.slot_in_buffer == self.txn.buffer_slot {
+                self.slot_in_buffer = NONE;
+            }
+            let slot = SlotId(self.txn.buffer_slot);
+            store.write_slot(slot, self.txn.buffer_at, &self.txn.buffer)?;
+        }
+        self.txn.buffer.clear();
+        self.txn.buffer_slot = NONE;
+        Ok(())
+    }
+
+    /// QoS 2 messages whose record is (or is about to be) durable enter the window: their
+    /// identifiers are in the same commit.
+    fn admit_qos2(&mut self, dest: DestId) {
+        let outbox = self.outbox(dest);
+        if !outbox.used || !outbox.params.journal || outbox.up == Up::Down || outbox.reorder {
+            return;
+        }
+        if !core::mem::take(&mut self.outbox_mut(dest).qos2_wanted)
+            && self.outbox(dest).custody_qos2 == 0
+        {
+            return;
+        }
+        let blocked = self.outbox(dest).paced;
+        loop {
+            let outbox = self.outbox(dest);
+            if outbox.inflight >= outbox.window {
+                self.outbox_mut(dest).qos2_wanted = true;
+                return;
+            }
+            // Streams paced by topic take their turn one by one, in the order of their tokens.
+            let mut open = outbox.active & !blocked;
+            open |= outbox.active & outbox.granted;
+            let mut taken = false;
+            while open != 0 {
+                let stream = open.trailing_zeros();
+                open &= open - 1;
+                let head = self.outbox(dest).streams[widen(stream)].list.head;
+                let entry = &self.entries[head];
+                if entry.qos == Qos::ExactlyOnce && entry.place.is_none() {
+                    continue;
+                }
+                let qos2 = entry.qos == Qos::ExactlyOnce;
+                if self.take(dest, head).is_none() {
+                    return;
+                }
+                self.outbox_mut(dest).granted &= !(1 << stream);
+                taken = true;
+                if qos2 {
+                    self.entries[head].flags.barrier = true;
+                    let outbox = self.outbox_mut(dest);
+                    outbox.row_dirty = true;
+                    outbox.row_urgent = true;
+                }
+                break;
+            }
+            if !taken {
+                return;
+            }
+        }
+    }
+
+    /// The rows of destinations and slots.
+    fn put_rows(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<(), StoreError> {
+        let urgent = self.boxes.iter().any(|outbox| outbox.used && outbox.row_urgent);
+        let done_full = self.boxes.iter().any(|outbox| outbox.done.len > u32::from(outbox.window));
+        let lazy_due = (self.log.dirty_count > 0
+            || self.boxes.iter().any(|outbox| outbox.used && outbox.row_dirty))
+            && (self.settled_dirty >= LAZY_SETTLED_MAX
+                || now >= self.settled_since.plus(LAZY_SETTLED_AFTER));
+        if !(self.txn.wrote || urgent || done_full || lazy_due) {
+            return Ok(());
+        }
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let outbox = self.outbox(DestId(index));
+            if outbox.used && outbox.row_dirty && outbox.params.persistent {
+                self.encode_row(DestId(index));
+                let key = &self.boxes[usize::from(index)].params.key;
+                store.put(Table::Destination, key.as_bytes(), &self.txn.row)?;
+                self.txn.wrote = true;
+            } else if outbox.used && outbox.row_dirty && outbox.row_stored {
+                let key = &self.boxes[usize::from(index)].params.key;
+                store.delete(Table::Destination, key.as_bytes())?;
+                self.txn.wrote = true;
+            }
+        }
+        let mut at = 0;
+        while let Some(slot) = self.log.next_dirty(at) {
+            let row = self.log.slots[widen(slot)].row();
+            store.put(Table::Slot, &Log::id(slot).0.to_be_bytes(), &row)?;
+            self.txn.wrote = true;
+            at = slot + 1;
+        }
+        Ok(())
+    }
+
+    /// A destination's row: its number, and the identifiers a peer's session may still know.
+    fn encode_row(&mut self, dest: DestId) {
+        let outbox = &self.boxes[usize::from(dest.0)];
+        let row = &mut self.txn.row;
+        row.clear();
+        row.extend_from_slice(&outbox.number.to_le_bytes());
+        row.extend_from_slice(&outbox.next_id.to_le_bytes());
+        let flights = row.len();
+        row.extend_from_slice(&[0; 2]);
+        let mut count = 0u16;
+        for (list, release) in [(outbox.flight, 0u8), (outbox.release, 1u8)] {
+            let mut at = list.head;
+            while at != NONE {
+                let entry = &self.entries[at];
+                if entry.qos == Qos::ExactlyOnce && outbox.params.journal {
+                    row.extend_from_slice(&entry.seq.to_le_bytes());
+                    row.extend_from_slice(&entry.packet_id.to_le_bytes());
+                    row.push(release);
+                    count += 1;
+                }
+                at = self.entries.next(Chain::Line, at);
+            }
+        }
+        row[flights..flights + 2].copy_from_slice(&count.to_le_bytes());
+        if outbox.params.journal {
+            for id in self.recv.of(dest.0) {
+                row.extend_from_slice(&id.to_le_bytes());
+            }
+        }
+    }
+
+    /// The commit succeeded: what it made durable may be seen.
+    pub fn committed(&mut self, now: Instant) {
+        if core::mem::take(&mut self.failing) {
+            self.retry_after = Duration::ZERO;
+            self.note(Note::StoreRecovered { rescued: 0, lost: 0 });
+        }
+        self.eager = false;
+        if !self.txn.wrote {
+            self.evict_committed(now);
+            return;
+        }
+        self.commits += 1;
+        let mut appended = core::mem::take(&mut self.txn.appended);
+        for (index, count) in appended.drain(..) {
+            let dest = DestId(index);
+            for _ in 0..count {
+                self.entry_committed(dest);
+            }
+        }
+        self.txn.appended = appended;
+        self.evict_committed(now);
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let dest = DestId(index);
+            let outbox = self.outbox_mut(dest);
+            if !outbox.used {
+                continue;
+            }
+            if outbox.row_dirty {
+                outbox.row_stored = outbox.params.persistent;
+            }
+            outbox.row_dirty = false;
+            outbox.row_urgent = false;
+            self.lift_barriers(dest);
+            self.spill_note(dest, now);
+        }
+        self.log.clean();
+        self.settled_dirty = 0;
+        self.settled_since = now;
+    }
+
+    fn evict_committed(&mut self, now: Instant) {
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let outbox = self.outbox(DestId(index));
+            if outbox.used && (outbox.evict || outbox.reorder) && outbox.custody.is_empty() {
+                self.evict(DestId(index), now);
+            }
+        }
+    }
+
+    fn entry_committed(&mut self, dest: DestId) {
+        let index = self.outbox(dest).custody.head;
+        let entry = self.entries[index];
+        // `append` has set it for every entry it counted.
+        let Some(place) = entry.place else { unreachable!("appended entries have a place") };
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        outbox.custody_bytes -= u64::from(entry.body_bytes);
+        outbox.custody_held -= u32::from(entry.flags.hold);
+        outbox.custody_qos2 -= u32::from(entry.qos == Qos::ExactlyOnce);
+        self.entries.unlink(&mut outbox.custody, Chain::Custody, index);
+        self.entries[index].flags.custody = false;
+        outbox.stored += 1;
+        self.log.slots[widen(place.slot)].taken_bits.set(place.ordinal);
+        self.unhold(index);
+        if entry.flags.is_front(entry.state) || entry.state == State::Publish {
+            return;
+        }
+        self.leave_ram(dest, index);
+    }
+
+    /// A waiting entry whose bytes are durable is on disk only from here on.
+    fn leave_ram(&mut self, dest: DestId, index: u32) {
+        self.release_bytes(dest, index);
+        let entry = self.entries[index];
+        let Some(place) = entry.place else { unreachable!("only committed entries leave") };
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let slot = &mut self.log.slots[widen(place.slot)];
+        slot.taken_bits.clear(place.ordinal);
+        slot.streams |= 1 << entry.stream;
+        outbox.streams[usize::from(entry.stream)].gap += 1;
+        outbox.gaps |= 1 << entry.stream;
+        if let Some(row) = outbox.conflated.get_mut(usize::from(entry.conflate)) {
+            row.entry = NONE;
+            row.place = Some(place);
+        }
+        self.entries.give(index);
+    }
+
+    /// Everything that waits leaves RAM, and the bytes of what is in flight: all of it is durable.
+    fn evict(&mut self, dest: DestId, now: Instant) {
+        let outbox = self.outbox_mut(dest);
+        outbox.evict = false;
+        outbox.reorder = false;
+        if !outbox.spilling {
+            outbox.spilling = true;
+            outbox.spill_since = now;
+            outbox.spill_messages = 0;
+            let reason = if outbox.up == Up::Up { "ring_full" } else { "link_down" };
+            let (destination, ring) = (outbox.params.name.clone(), outbox.records);
+            self.note(Note::SpillStarted { destination, ring, reason });
+        }
+        let mut active = self.outbox(dest).active;
+        while active != 0 {
+            let stream = widen(active.trailing_zeros());
+            active &= active - 1;
+            loop {
+                let outbox = &mut self.boxes[usize::from(dest.0)];
+                let list = &mut outbox.streams[stream].list;
+                let index = list.head;
+                if index == NONE {
+                    outbox.active &= !(1 << stream);
+                    break;
+                }
+                self.entries.unlink(list, Chain::Line, index);
+                self.leave_ram(dest, index);
+            }
+        }
+        let mut at = self.outbox(dest).flight.head;
+        while at != NONE {
+            let next = self.entries.next(Chain::Line, at);
+            if self.entries[at].place.is_some() && self.outbox(dest).up == Up::Down {
+                self.release_bytes(dest, at);
+            }
+            at = next;
+        }
+    }
+
+    fn lift_barriers(&mut self, dest: DestId) {
+        for list in [self.outbox(dest).flight, self.outbox(dest).release] {
+            // Entries with a barrier are always unsent, and those are at the end.
+            let mut at = list.tail;
+            while at != NONE && self.entries[at].flags.unsent {
+                self.entries[at].flags.barrier = false;
+                at = self.entries.previous(Chain::Line, at);
+            }
+        }
+        while !self.outbox(dest).done.is_empty() {
+            let index = self.outbox(dest).done.head;
+            self.free_done(dest, index);
+        }
+    }
+
+    /// `spill_drained` once nothing is on disk only any more.
+    pub(crate) fn spill_note(&mut self, dest: DestId, now: Instant) {
+        let outbox = self.outbox_mut(dest);
+        if !outbox.spilling || outbox.gaps != 0 || outbox.unknown_slots > 0 {
+            return;
+        }
+        outbox.spilling = false;
+        let note = Note::SpillDrained {
+            destination: outbox.params.name.clone(),
+            messages: outbox.spill_messages,
+            duration_ms: u64::try_from(now.since(outbox.spill_since).as_millis()).unwrap_or(0),
+        };
+        self.note(note);
+    }
+
+    /// The store refused: everything the transaction did to RAM is undone.
+    pub fn failed(&mut self, now: Instant, operation: &'static str, error: StoreError) {
+        let mut appended = core::mem::take(&mut self.txn.appended);
+        // The destination that was being appended when it failed is not in the list.
+        for outbox in &self.boxes {
+            let mut at = outbox.custody.head;
+            while at != NONE && self.entries[at].place.is_some() {
+                self.entries[at].place = None;
+                at = self.entries.next(Chain::Custody, at);
+            }
+        }
+        appended.clear();
+        self.txn.appended = appended;
+        while let Some((slot, owner)) = self.txn.taken.pop() {
+            let outbox = &mut self.boxes[usize::from(owner)];
+            self.log.release(&mut outbox.chain, slot);
+            if outbox.params.session {
+                self.session_slots -= 1;
+            }
+        }
+        while let Some((slot, before)) = self.txn.saved.pop() {
+            let now_settled = self.log.slots[widen(slot)];
+            let place = &mut self.log.slots[widen(slot)];
+            *place = before;
+            place.next = now_settled.next;
+            place.prev = now_settled.prev;
+            place.dirty = now_settled.dirty;
+        }
+        self.slot_in_buffer = NONE;
+        let reason = match error {
+            StoreError::Full => "disk_full",
+            StoreError::Io => "io_error",
+            StoreError::Corrupt => "corrupt",
+        };
+        let after = (self.retry_after * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
+        self.retry_after = after;
+        self.retry_at = now.plus(after);
+        self.failing = true;
+        let retry_in_ms = u64::try_from(after.as_millis()).unwrap_or(0);
+        self.note(Note::StoreError { operation, reason, retry_in_ms });
+    }
+}

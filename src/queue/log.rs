@@ -1,0 +1,360 @@
+//! The directory of the store's log in RAM: which slot belongs to whom, in which order, which of
+//! its records are settled. Never touches the store itself.
+//!
+//! Each destination owns a chain of slots, oldest first. Records are appended to the last one and
+//! settled in any order; a slot whose records are all settled is free again.
+
+use super::pool::{NONE, widen};
+use super::store::SlotId;
+use crate::limits::SLOT_RECORDS_MAX;
+
+const WORDS: usize = SLOT_RECORDS_MAX / 64;
+
+/// Owner of a free slot.
+pub const FREE: u16 = u16::MAX;
+/// Owner of a slot that belongs to a destination that is not configured any more.
+pub const ORPHAN: u16 = u16::MAX - 1;
+
+/// One bit a record of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bits([u64; WORDS]);
+
+impl Bits {
+    pub const NONE: Self = Self([0; WORDS]);
+
+    pub fn get(&self, ordinal: u16) -> bool {
+        self.0[usize::from(ordinal) / 64] >> (ordinal % 64) & 1 == 1
+    }
+
+    /// Sets the bit; says whether it was clear.
+    pub fn set(&mut self, ordinal: u16) -> bool {
+        let word = &mut self.0[usize::from(ordinal) / 64];
+        let was = *word >> (ordinal % 64) & 1;
+        *word |= 1 << (ordinal % 64);
+        was == 0
+    }
+
+    pub fn clear(&mut self, ordinal: u16) {
+        self.0[usize::from(ordinal) / 64] &= !(1 << (ordinal % 64));
+    }
+
+    fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// Destination index, [`FREE`] or [`ORPHAN`].
+    pub owner: u16,
+    /// The owner's number in the store.
+    pub owner_number: u32,
+    /// How often the slot was taken into use.
+    pub generation: u32,
+    pub first_seq: u64,
+    pub prev: u32,
+    pub next: u32,
+    /// Bytes written.
+    pub used: u32,
+    /// Records in it.
+    pub count: u16,
+    /// Records settled. Invariant: settled <= count.
+    pub settled: u16,
+    /// Nothing is appended any more and the row in the store says how many records it has.
+    pub closed: bool,
+    /// Holds the rest of the large record that begins in the slot before it.
+    pub continuation: bool,
+    /// Which part of a large record; 0 unless `continuation`.
+    pub part: u16,
+    /// `streams` is exact (after a restart it is not until the slot has been read).
+    pub known: bool,
+    pub dirty: bool,
+    pub settled_bits: Bits,
+    /// Settled, or in RAM.
+    pub taken_bits: Bits,
+    /// Streams that may have records here that are not taken.
+    pub streams: u128,
+}
+
+impl Slot {
+    const FREE: Self = Self {
+        owner: FREE,
+        owner_number: 0,
+        generation: 0,
+        first_seq: 0,
+        prev: NONE,
+        next: NONE,
+        used: 0,
+        count: 0,
+        settled: 0,
+        closed: false,
+        continuation: false,
+        part: 0,
+        known: true,
+        dirty: false,
+        settled_bits: Bits::NONE,
+        taken_bits: Bits::NONE,
+        streams: 0,
+    };
+
+    /// Bytes of a slot's row in the store.
+    pub const ROW_BYTES: usize = 4 + 4 + 8 + 1 + 2 + 2 + WORDS * 8;
+
+    pub fn row(&self) -> [u8; Self::ROW_BYTES] {
+        let mut row = [0; Self::ROW_BYTES];
+        row[0..4].copy_from_slice(&self.owner_number.to_le_bytes());
+        row[4..8].copy_from_slice(&self.generation.to_le_bytes());
+        row[8..16].copy_from_slice(&self.first_seq.to_le_bytes());
+        row[16] = u8::from(self.owner != FREE)
+            | u8::from(self.closed) << 1
+            | u8::from(self.continuation) << 2;
+        row[17..19].copy_from_slice(&self.count.to_le_bytes());
+        row[19..21].copy_from_slice(&self.part.to_le_bytes());
+        for (word, out) in self.settled_bits.0.iter().zip(row[21..].chunks_exact_mut(8)) {
+            out.copy_from_slice(&word.to_le_bytes());
+        }
+        row
+    }
+
+    /// Reads a row; the owner's index is left [`ORPHAN`]. `None` when it is damaged.
+    pub fn from_row(row: &[u8]) -> Option<Self> {
+        let row: &[u8; Self::ROW_BYTES] = row.try_into().ok()?;
+        let u32_at =
+            |at: usize| u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
+        let mut slot = Self { owner_number: u32_at(0), generation: u32_at(4), ..Self::FREE };
+        let mut seq = [0; 8];
+        seq.copy_from_slice(&row[8..16]);
+        slot.first_seq = u64::from_le_bytes(seq);
+        if row[16] & 1 == 0 {
+            return Some(slot);
+        }
+        slot.owner = ORPHAN;
+        slot.closed = row[16] & 2 != 0;
+        slot.continuation = row[16] & 4 != 0;
+        slot.count = u16::from_le_bytes([row[17], row[18]]);
+        slot.part = u16::from_le_bytes([row[19], row[20]]);
+        for (word, bytes) in slot.settled_bits.0.iter_mut().zip(row[21..].chunks_exact(8)) {
+            let mut raw = [0; 8];
+            raw.copy_from_slice(bytes);
+            *word = u64::from_le_bytes(raw);
+        }
+        slot.taken_bits = slot.settled_bits;
+        slot.settled = u16::try_from(slot.settled_bits.count()).ok()?;
+        slot.known = slot.continuation;
+        slot.streams = if slot.continuation { 0 } else { u128::MAX };
+        let fits = usize::from(slot.count) <= SLOT_RECORDS_MAX
+            && (!slot.closed || slot.settled <= slot.count);
+        fits.then_some(slot)
+    }
+
+    pub fn unsettled(&self) -> u16 {
+        self.count - self.settled
+    }
+}
+
+/// One destination's slots, oldest first.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotChain {
+    pub head: u32,
+    pub tail: u32,
+    pub len: u32,
+}
+
+impl SlotChain {
+    pub const EMPTY: Self = Self { head: NONE, tail: NONE, len: 0 };
+}
+
+pub struct Log {
+    pub slots: Box<[Slot]>,
+    free: u32,
+    pub free_count: u32,
+    dirty: Box<[u64]>,
+    pub dirty_count: u32,
+}
+
+impl Log {
+    pub fn new(slot_count: u32) -> Self {
+        let count = widen(slot_count);
+        let mut slots = vec![Slot::FREE; count].into_boxed_slice();
+        for (i, slot) in (1..).zip(slots.iter_mut()) {
+            slot.next = if i < slot_count { i } else { NONE };
+        }
+        Self {
+            slots,
+            free: if slot_count == 0 { NONE } else { 0 },
+            free_count: slot_count,
+            dirty: vec![0; count.div_ceil(64)].into_boxed_slice(),
+            dirty_count: 0,
+        }
+    }
+
+    pub fn planned_bytes(slot_count: u32) -> usize {
+        widen(slot_count) * size_of::<Slot>()
+    }
+
+    /// Puts the rows of the store in place: `row(slot)` for each. Rebuilds the free list.
+    pub fn load(&mut self, rows: &[(u32, Slot)]) {
+        for (index, slot) in rows {
+            if let Some(place) = self.slots.get_mut(widen(*index)) {
+                *place = *slot;
+            }
+        }
+        self.free = NONE;
+        self.free_count = 0;
+        for index in (0..self.slots.len()).rev() {
+            if self.slots[index].owner == FREE {
+                self.slots[index].next = self.free;
+                self.free = u32::try_from(index).unwrap_or(NONE);
+                self.free_count += 1;
+            }
+        }
+    }
+
+    /// A free slot, appended to `chain`.
+    pub fn allocate(
+        &mut self,
+        chain: &mut SlotChain,
+        owner: u16,
+        number: u32,
+        seq: u64,
+    ) -> Option<u32> {
+        let index = self.free;
+        if index == NONE {
+            return None;
+        }
+        let tail = chain.tail;
+        let slot = &mut self.slots[widen(index)];
+        self.free = slot.next;
+        self.free_count -= 1;
+        let generation = slot.generation.wrapping_add(1);
+        *slot = Slot {
+            owner,
+            owner_number: number,
+            generation,
+            first_seq: seq,
+            prev: tail,
+            ..Slot::FREE
+        };
+        if tail == NONE {
+            chain.head = index;
+        } else {
+            self.slots[widen(tail)].next = index;
+        }
+        chain.tail = index;
+        chain.len += 1;
+        self.mark(index);
+        Some(index)
+    }
+
+    /// Gives a slot back.
+    pub fn release(&mut self, chain: &mut SlotChain, index: u32) {
+        let Slot { prev, next, generation, .. } = self.slots[widen(index)];
+        if prev == NONE {
+            chain.head = next;
+        } else {
+            self.slots[widen(prev)].next = next;
+        }
+        if next == NONE {
+            chain.tail = prev;
+        } else {
+            self.slots[widen(next)].prev = prev;
+        }
+        chain.len -= 1;
+        self.slots[widen(index)] = Slot { generation, next: self.free, ..Slot::FREE };
+        self.free = index;
+        self.free_count += 1;
+        // The flag went with the old content, the bit may still be set.
+        self.slots[widen(index)].dirty = self.dirty[widen(index) / 64] >> (index % 64) & 1 == 1;
+        self.mark(index);
+    }
+
+    /// The slot's row must be written.
+    pub fn mark(&mut self, index: u32) {
+        let word = &mut self.dirty[widen(index) / 64];
+        if *word >> (index % 64) & 1 == 0 {
+            *word |= 1 << (index % 64);
+            self.dirty_count += 1;
+        }
+        self.slots[widen(index)].dirty = true;
+    }
+
+    /// The first slot at or after `from` whose row must be written.
+    pub fn next_dirty(&self, from: u32) -> Option<u32> {
+        let mut word_index = widen(from) / 64;
+        let mut mask = u64::MAX << (from % 64);
+        while let Some(word) = self.dirty.get(word_index) {
+            let bits = word & mask;
+            if bits != 0 {
+                let at = word_index * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0);
+                return u32::try_from(at).ok();
+            }
+            mask = u64::MAX;
+            word_index += 1;
+        }
+        None
+    }
+
+    /// Every dirty row was committed.
+    pub fn clean(&mut self) {
+        let mut at = 0;
+        while let Some(index) = self.next_dirty(at) {
+            self.slots[widen(index)].dirty = false;
+            at = index + 1;
+        }
+        self.dirty.fill(0);
+        self.dirty_count = 0;
+    }
+
+    pub fn id(index: u32) -> SlotId {
+        SlotId(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_round_trips() {
+        let mut log = Log::new(3);
+        let mut chain = SlotChain::EMPTY;
+        let index = log.allocate(&mut chain, 5, 77, 1234).unwrap();
+        let slot = &mut log.slots[widen(index)];
+        slot.count = 10;
+        slot.closed = true;
+        slot.settled_bits.set(3);
+        slot.settled_bits.set(9);
+        let back = Slot::from_row(&slot.row()).unwrap();
+        assert_eq!((back.owner, back.owner_number, back.first_seq), (ORPHAN, 77, 1234));
+        assert_eq!((back.count, back.settled, back.closed), (10, 2, true));
+        assert_eq!(back.settled_bits, slot.settled_bits);
+        assert!(Slot::from_row(&slot.row()[1..]).is_none());
+    }
+
+    #[test]
+    fn a_slot_taken_again_has_a_new_generation() {
+        let mut log = Log::new(1);
+        let mut chain = SlotChain::EMPTY;
+        let index = log.allocate(&mut chain, 0, 1, 1).unwrap();
+        let first = log.slots[0].generation;
+        assert!(log.allocate(&mut chain, 0, 1, 1).is_none());
+        log.release(&mut chain, index);
+        assert_eq!((chain.len, log.free_count), (0, 1));
+        log.allocate(&mut chain, 0, 1, 1).unwrap();
+        assert_eq!(log.slots[0].generation, first + 1);
+    }
+
+    #[test]
+    fn the_middle_of_a_chain_can_go() {
+        let mut log = Log::new(3);
+        let mut chain = SlotChain::EMPTY;
+        let ids: Vec<u32> =
+            (0..3).map(|seq| log.allocate(&mut chain, 0, 1, seq).unwrap()).collect();
+        log.clean();
+        log.release(&mut chain, ids[1]);
+        assert_eq!(log.slots[widen(ids[0])].next, ids[2]);
+        assert_eq!(log.slots[widen(ids[2])].prev, ids[0]);
+        assert_eq!(log.next_dirty(0), Some(ids[1]));
+        assert_eq!(log.dirty_count, 1);
+    }
+}

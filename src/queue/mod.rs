@@ -1,0 +1,488 @@
+//! Pending messages: one copy in RAM, a small entry a destination, the store's log behind them.
+//!
+//! Promises: order per destination and stream over RAM → disk → RAM and restart; an acknowledgement
+//! is owed only until every destination has settled the message; nothing grows. Never reads a
+//! clock, never does I/O but through [`store::SpillStore`], which only `flush` and `restore` get.
+//!
+//! Custody: in flight → waiting in RAM → on disk only → staged for the disk, oldest first. A commit
+//! takes a destination's whole uncommitted prefix, so its log is always in sequence.
+
+pub mod entry;
+pub mod flush;
+pub mod log;
+pub mod outbox;
+pub mod pool;
+pub mod record;
+pub mod recv;
+pub mod refill;
+pub mod restore;
+mod settle;
+pub mod store;
+mod window;
+
+use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX};
+use crate::mqtt::Qos;
+use crate::note::{Note, Text};
+use crate::vocab::Instant;
+use core::time::Duration;
+use entry::{Chain, Flags, Slab, State};
+use log::Log;
+use outbox::{Conflated, DestId, Outbox, Params, Up};
+use pool::{NONE, Pool, RecordId, blocks_for, widen};
+use recv::RecvIds;
+
+pub use crate::limits::SLOT_BYTES;
+
+/// Why a destination does not take a message now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The destination is at its quota (its overflow policy decides).
+    Quota,
+    /// The pool is short; it will not be after the next flush.
+    Short,
+}
+
+/// How a destination shall get a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Push {
+    pub qos: Qos,
+    pub retain: bool,
+    pub stream: u8,
+    pub rule: u8,
+    /// The publisher's acknowledgement waits for this destination.
+    pub hold: bool,
+    /// Hash of the topic, for a rule that conflates.
+    pub conflate: Option<u64>,
+}
+
+/// Why a message left the queue without being delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    QueueFull,
+    Expired,
+    TooLarge,
+    Corrupt,
+    NoRule,
+    Offline,
+    SessionEnded,
+    SlowSubscriber,
+    Refused,
+}
+
+impl DropReason {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Expired => "expired",
+            Self::TooLarge => "too_large",
+            Self::Corrupt => "corrupt",
+            Self::NoRule => "no_rule",
+            Self::Offline => "offline",
+            Self::SessionEnded => "session_ended",
+            Self::SlowSubscriber => "slow_subscriber",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What the queue is told once.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub messages: u32,
+    pub bytes: usize,
+    /// Streams, window and conflation table entries of each destination.
+    pub boxes: Vec<BoxSetup>,
+    pub slot_count: u32,
+    pub session_slots_max: u32,
+    /// Publishers wait for a commit (`ack = safe`).
+    pub safe: bool,
+    /// There is a store.
+    pub stored: bool,
+    pub flush_after: Duration,
+    pub connections: u16,
+    pub receive_ids: u32,
+    pub run: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct BoxSetup {
+    pub streams: usize,
+    pub window: u16,
+    pub conflating_rules: usize,
+}
+
+/// Counts since start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub drops: u64,
+    pub conflated: u64,
+    pub resent: u64,
+    pub corrupt: u64,
+}
+
+pub struct Queue {
+    pub pool: Pool,
+    pub(crate) entries: Slab,
+    pub(crate) boxes: Box<[Outbox]>,
+    pub(crate) log: Log,
+    pub recv: RecvIds,
+    setup: Setup,
+    /// Commits that succeeded; a debt that needs a barrier names the number it waits for.
+    commits: u64,
+    /// Connections whose debts may have become payable, a bit each.
+    woken: Box<[u64]>,
+    session_slots: u32,
+    next_number: u32,
+    settled_dirty: u32,
+    settled_since: Instant,
+    retry_at: Instant,
+    retry_after: Duration,
+    /// The store failed last time.
+    failing: bool,
+    /// A publisher has used up what it may have in flight: do not wait for more.
+    pub eager: bool,
+    pub counters: Counters,
+    txn: flush::Txn,
+    slot_buffer: Box<[u8]>,
+    slot_in_buffer: u32,
+    notes: heapless::Deque<Note, 64>,
+    pub notes_lost: u64,
+    wall_s: u32,
+}
+
+impl Queue {
+    pub fn new(setup: Setup) -> Self {
+        let windows: u32 = setup.boxes.iter().map(|b| u32::from(b.window)).sum();
+        let boxes: Vec<Outbox> = setup
+            .boxes
+            .iter()
+            .map(|b| Outbox::new(b.streams, b.window, b.conflating_rules * CONFLATED_TOPICS_MAX))
+            .collect();
+        Self {
+            pool: Pool::new(setup.messages, setup.bytes),
+            entries: Slab::new(entry_count(setup.messages, windows)),
+            txn: flush::Txn::new(boxes.len()),
+            boxes: boxes.into_boxed_slice(),
+            log: Log::new(setup.slot_count),
+            recv: RecvIds::new(setup.receive_ids),
+            commits: 0,
+            woken: vec![0; usize::from(setup.connections).div_ceil(64)].into_boxed_slice(),
+            session_slots: 0,
+            next_number: 1,
+            settled_dirty: 0,
+            settled_since: Instant::ZERO,
+            retry_at: Instant::ZERO,
+            retry_after: Duration::ZERO,
+            failing: false,
+            eager: false,
+            counters: Counters::default(),
+            slot_buffer: vec![0; crate::limits::SLOT_BYTES].into_boxed_slice(),
+            slot_in_buffer: NONE,
+            notes: heapless::Deque::new(),
+            notes_lost: 0,
+            wall_s: 0,
+            setup,
+        }
+    }
+
+    /// Bytes that `new` allocates, by part: ring, entries and windows, the store's directory.
+    pub fn planned_bytes(setup: &Setup) -> [usize; 3] {
+        let windows: u32 = setup.boxes.iter().map(|b| u32::from(b.window)).sum();
+        let boxes: usize = setup
+            .boxes
+            .iter()
+            .map(|b| {
+                let conflated = b.conflating_rules * CONFLATED_TOPICS_MAX;
+                Outbox::planned_bytes(b.streams, b.window, conflated)
+            })
+            .sum();
+        [
+            Pool::planned_bytes(setup.messages, setup.bytes),
+            Slab::planned_bytes(entry_count(setup.messages, windows))
+                + boxes
+                + RecvIds::planned_bytes(setup.receive_ids),
+            Log::planned_bytes(setup.slot_count) + 2 * SLOT_BYTES,
+        ]
+    }
+
+    /// Takes a destination into use. What the store has of it is put in place by `restore`.
+    pub fn open(&mut self, dest: DestId, params: Params) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        assert!(!outbox.used, "a destination is opened once");
+        outbox.used = true;
+        outbox.number = number;
+        outbox.window = params.window;
+        outbox.params = params;
+    }
+
+    /// A local session becomes persistent or stops being so.
+    pub fn set_persistent(&mut self, dest: DestId, persistent: bool) {
+        let journal = persistent && self.setup.stored && self.setup.safe;
+        let outbox = self.outbox_mut(dest);
+        if outbox.params.persistent != persistent {
+            outbox.row_dirty = true;
+        }
+        outbox.params.persistent = persistent;
+        outbox.params.journal = journal;
+    }
+
+    /// Gives a destination up: everything it still had is dropped and counted.
+    pub fn close(&mut self, dest: DestId) {
+        self.drop_all(dest);
+        let recv = &mut self.recv;
+        recv.clear(dest.0);
+        let outbox = self.outbox_mut(dest);
+        let (streams, wire, conflated) =
+            (outbox.streams.len(), outbox.wire.len(), outbox.conflated.len());
+        outbox.used = false;
+        outbox.unknown_slots = 0;
+        outbox.stored = 0;
+        outbox.pending = 0;
+        outbox.pending_bytes = 0;
+        outbox.stuck = false;
+        outbox.trim = 0;
+        outbox.evict = false;
+        outbox.reorder = false;
+        outbox.granted = 0;
+        outbox.row_urgent = false;
+        outbox.row_dirty = false;
+        outbox.row_stored = false;
+        outbox.up = Up::Down;
+        outbox.next_id = 1;
+        outbox.next_seq = 1;
+        outbox.spilling = false;
+        outbox.blocked_since = None;
+        outbox.gaps = 0;
+        debug_assert_eq!(
+            (outbox.streams.len(), outbox.wire.len(), outbox.conflated.len()),
+            (streams, wire, conflated)
+        );
+    }
+
+    /// May this destination take one more message of `body_bytes`?
+    pub fn admit(&self, dest: DestId, qos: Qos, body_bytes: usize) -> Result<(), Refusal> {
+        let outbox = self.outbox(dest);
+        if qos == Qos::AtMostOnce && !outbox.params.queue_qos0 {
+            return if outbox.zero.len < QOS0_QUEUE_MAX { Ok(()) } else { Err(Refusal::Quota) };
+        }
+        let bytes = u64::try_from(body_bytes).unwrap_or(u64::MAX);
+        let over = outbox.pending >= outbox.params.messages_max
+            || outbox.pending_bytes.saturating_add(bytes) > outbox.params.bytes_max
+            || ((outbox.stuck || !self.setup.stored || self.failing)
+                && (outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
+                    || outbox.records >= outbox.params.records_ceiling));
+        if over { Err(Refusal::Quota) } else { Ok(()) }
+    }
+
+    /// Room in the pool for a message that goes to `destinations`? QoS 0 leaves a quarter free.
+    pub fn fits(&self, qos: Qos, body_bytes: usize, destinations: usize) -> bool {
+        let entries = u32::try_from(destinations).unwrap_or(u32::MAX);
+        let enough = self.pool.fits(body_bytes) && self.entries.free_count() >= entries;
+        enough
+            && (qos != Qos::AtMostOnce
+                || (self.pool.free_blocks() > self.pool.block_count() / 4
+                    && self.pool.free_records() > self.pool.record_count() / 4
+                    && self.entries.free_count() > self.entries.count() / 4))
+    }
+
+    /// Could the pool ever take a body of this size?
+    pub fn could_fit(&self, body_bytes: usize) -> bool {
+        blocks_for(body_bytes) <= self.pool.block_count() / 2
+    }
+
+    /// Gives `dest` a reference to `record`. Room was asked for by `admit` and `fits`.
+    pub fn push(&mut self, dest: DestId, record: RecordId, push: Push) {
+        // Room was reserved: `fits` counted one entry a destination.
+        let Some(index) = self.entries.take() else { unreachable!("fits reserved the entry") };
+        let head = *self.pool.head(record);
+        self.pool.retain(record);
+        let safe = self.setup.safe;
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let entry = &mut self.entries[index];
+        entry.record = Some(record);
+        entry.arrival = head.arrival;
+        entry.body_bytes = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+        entry.qos = push.qos;
+        entry.rule = push.rule;
+        entry.stream = push.stream;
+        entry.flags.retain = push.retain;
+        outbox.blocks += head.blocks();
+        outbox.records += 1;
+        if push.qos == Qos::AtMostOnce && !outbox.params.queue_qos0 {
+            entry.state = State::Zero;
+            self.entries.push_back(&mut outbox.zero, Chain::Line, index);
+            return;
+        }
+        entry.state = State::Waiting;
+        entry.seq = outbox.next_seq;
+        outbox.next_seq += 1;
+        outbox.pending += 1;
+        outbox.pending_bytes += u64::from(entry.body_bytes);
+        let hold = push.hold && safe && outbox.params.persistent;
+        entry.flags.hold = hold;
+        if hold {
+            self.pool.hold(record);
+        }
+        if self.setup.stored {
+            let entry = &mut self.entries[index];
+            entry.flags.custody = true;
+            outbox.custody_bytes += u64::from(entry.body_bytes);
+            outbox.custody_held += u32::from(hold);
+            outbox.custody_qos2 += u32::from(push.qos == Qos::ExactlyOnce);
+            self.entries.push_back(&mut outbox.custody, Chain::Custody, index);
+        }
+        if let Some(hash) = push.conflate {
+            self.conflate(dest, index, hash);
+        }
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        if !outbox.has_gap(push.stream) {
+            let stream = &mut outbox.streams[usize::from(push.stream)];
+            self.entries[index].flags.listed = true;
+            self.entries.push_back(&mut stream.list, Chain::Line, index);
+            outbox.active |= 1 << push.stream;
+        }
+    }
+
+    /// Puts `index` into the conflation table; what waits there of the same topic is replaced.
+    fn conflate(&mut self, dest: DestId, index: u32, hash: u64) {
+        let rule = self.entries[index].rule;
+        let outbox = self.outbox_mut(dest);
+        let mut free = None;
+        let mut found = None;
+        for (at, row) in outbox.conflated.iter().enumerate() {
+            if row.entry == NONE && row.place.is_none() {
+                free = free.or(Some(at));
+            } else if row.hash == hash && row.rule == rule {
+                found = Some((at, *row));
+                break;
+            }
+        }
+        let at = match found {
+            Some((at, old)) => {
+                self.counters.conflated += 1;
+                if old.entry != NONE {
+                    self.replace(dest, old.entry, index);
+                } else if let Some(place) = old.place {
+                    self.settle_stored(dest, place, Some(old.stream));
+                }
+                at
+            }
+            // More topics than the table holds queue like others.
+            None => match free {
+                Some(at) => at,
+                None => return,
+            },
+        };
+        let stream = self.entries[index].stream;
+        let outbox = self.outbox_mut(dest);
+        outbox.conflated[at] = Conflated { hash, rule, entry: index, place: None, stream };
+        self.entries[index].conflate = u16::try_from(at).unwrap_or(u16::MAX);
+    }
+
+    /// Is any message of this stream waiting, in RAM, staged or on disk?
+    pub fn stream_count(&self, dest: DestId, stream: u8) -> u32 {
+        let stream = &self.outbox(dest).streams[usize::from(stream)];
+        stream.list.len + stream.gap
+    }
+
+    pub fn set_stream(&mut self, dest: DestId, stream: u8, lane: usize, paced: bool) {
+        let outbox = self.outbox_mut(dest);
+        let bit = 1u128 << stream;
+        for lane in &mut outbox.lanes {
+            *lane &= !bit;
+        }
+        outbox.lanes[lane] |= bit;
+        outbox.paced &= !bit;
+        if paced {
+            outbox.paced |= bit;
+        }
+    }
+
+    pub fn outbox(&self, dest: DestId) -> &Outbox {
+        &self.boxes[usize::from(dest.0)]
+    }
+
+    pub(crate) fn outbox_mut(&mut self, dest: DestId) -> &mut Outbox {
+        &mut self.boxes[usize::from(dest.0)]
+    }
+
+    /// Commits that succeeded so far.
+    pub fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    pub fn has_store(&self) -> bool {
+        self.setup.stored
+    }
+
+    pub fn is_safe(&self) -> bool {
+        self.setup.safe
+    }
+
+    /// The store failed last time and is not tried again before `retry_at`.
+    pub fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// Marks the destination's row: it must be in the next commit.
+    pub fn row_urgent(&mut self, dest: DestId) {
+        let outbox = self.outbox_mut(dest);
+        outbox.row_urgent = true;
+        outbox.row_dirty = true;
+    }
+
+    /// A connection whose debts may have become payable.
+    pub fn poll_woken(&mut self) -> Option<u16> {
+        let at = self.woken.iter().position(|word| *word != 0)?;
+        let bit = self.woken[at].trailing_zeros();
+        self.woken[at] &= self.woken[at] - 1;
+        u16::try_from(at * 64 + widen(bit)).ok()
+    }
+
+    pub(crate) fn wake(&mut self, source: u16) {
+        if let Some(word) = self.woken.get_mut(usize::from(source) / 64) {
+            *word |= 1 << (source % 64);
+        }
+    }
+
+    pub fn poll_note(&mut self) -> Option<Note> {
+        self.notes.pop_front()
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        if self.notes.push_back(note).is_err() {
+            self.notes_lost += 1;
+        }
+    }
+
+    pub(crate) fn name(&self, dest: DestId) -> Text {
+        self.outbox(dest).params.name.clone()
+    }
+
+    /// Messages in RAM, and bytes of blocks they take.
+    pub fn ring(&self) -> (u32, u64) {
+        let blocks = self.pool.block_count() - self.pool.free_blocks();
+        (
+            self.pool.record_count() - self.pool.free_records(),
+            u64::from(blocks) * u64::try_from(crate::limits::BLOCK_BYTES).unwrap_or(0),
+        )
+    }
+
+    pub fn set_wall(&mut self, wall_s: u64) {
+        self.wall_s = u32::try_from(wall_s).unwrap_or(u32::MAX);
+    }
+}
+
+impl Flags {
+    /// Is it in its stream's list and not in the window?
+    fn is_front(self, state: State) -> bool {
+        state == State::Waiting && self.listed
+    }
+}
+
+/// Entries for a ring of so many messages: four destinations each, and every window.
+fn entry_count(messages: u32, windows: u32) -> u32 {
+    messages.saturating_mul(4).saturating_add(windows.saturating_mul(2))
+}

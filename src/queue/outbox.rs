@@ -1,0 +1,251 @@
+//! One destination's side of the queue: a bridge or a local session. Holds no bytes and no entry
+//! of its own, only where its lists begin and what it may take.
+
+use super::entry::{List, Place};
+use super::log::SlotChain;
+use super::pool::NONE;
+use crate::config::Overflow;
+use crate::note::Text;
+use crate::vocab::Instant;
+use core::time::Duration;
+
+/// A destination by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestId(pub u16);
+
+/// What a destination may take and how it behaves at its bounds.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// For the log.
+    pub name: Text,
+    /// Key of its row in the store.
+    pub key: String,
+    /// Hashes of its rules' names, by index.
+    pub rules: Vec<u32>,
+    /// Publishers wait for it, and it survives a restart.
+    pub persistent: bool,
+    /// A local session: never blocks, has its own share of the store.
+    pub session: bool,
+    /// Packet identifiers are journalled (exactly once over a crash).
+    pub journal: bool,
+    /// QoS 0 messages queue with the others instead of being best effort.
+    pub queue_qos0: bool,
+    pub overflow: Overflow,
+    pub messages_max: u64,
+    pub bytes_max: u64,
+    /// Slots of the store it may own.
+    pub slots_max: u32,
+    /// Blocks of the pool it may hold when it cannot spill.
+    pub blocks_ceiling: u32,
+    pub records_ceiling: u32,
+    /// QoS 1/2 packets on the wire, by our own word.
+    pub window: u16,
+}
+
+/// The waiting messages of one lane or one paced topic, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// In RAM and next to be sent.
+    pub list: List,
+    /// On disk only, behind `list`. While it is not zero newer messages are staged for the disk.
+    pub gap: u32,
+}
+
+/// A topic of a conflating rule and its message that waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Conflated {
+    pub hash: u64,
+    pub rule: u8,
+    pub entry: u32,
+    /// When `entry` is `NONE`.
+    pub place: Option<Place>,
+    pub stream: u8,
+}
+
+/// What a destination has left on the wire when its identifiers are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Up {
+    Down,
+    Up,
+}
+
+pub struct Outbox {
+    pub used: bool,
+    pub params: Params,
+    /// Number in the store; the slots carry it.
+    pub number: u32,
+    pub next_seq: u64,
+
+    pub streams: Box<[Stream]>,
+    /// Streams with a message in RAM.
+    pub active: u128,
+    /// Streams with a message on disk only.
+    pub gaps: u128,
+    /// Streams that are paced by topic: refilled sparingly.
+    pub paced: u128,
+    /// Streams by lane: high, normal, low.
+    pub lanes: [u128; 3],
+    pub lane_turn: u32,
+    pub last_stream: u32,
+
+    pub zero: List,
+    pub custody: List,
+    pub custody_bytes: u64,
+    /// Entries in custody somebody waits for.
+    pub custody_held: u32,
+    /// QoS 2 entries in custody.
+    pub custody_qos2: u32,
+    pub flight: List,
+    /// First entry of `flight` whose packet has to be sent.
+    pub unsent: u32,
+    pub release: List,
+    /// First entry of `release` whose PUBREL has to be sent.
+    pub unsent_release: u32,
+    pub done: List,
+    /// Packet identifiers to entries: index is the identifier modulo the length.
+    pub wire: Box<[u32]>,
+    pub next_id: u16,
+    /// Entries in `flight` and `release`.
+    pub inflight: u16,
+    /// `params.window` and the peer's Receive Maximum, whichever is less.
+    pub window: u16,
+    /// A QoS 2 message at the head of a stream waits for its barrier.
+    pub qos2_wanted: bool,
+    /// An entry in the window has to be read from the store.
+    pub load_wanted: bool,
+
+    pub chain: SlotChain,
+    /// Slots that have not been read since the restart.
+    pub unknown_slots: u32,
+    /// Committed and not settled.
+    pub stored: u64,
+    /// Unsettled in all (without QoS 0).
+    pub pending: u64,
+    pub pending_bytes: u64,
+    /// Blocks and records it refers to.
+    pub blocks: u32,
+    pub records: u32,
+    /// No slot was to be had for its next record.
+    pub stuck: bool,
+    /// Oldest messages to be dropped in the next flush.
+    pub trim: u32,
+    /// Commit all of custody and drop what waits from RAM.
+    pub evict: bool,
+    /// The same, because something on disk has to go before it; nothing is sent until then.
+    pub reorder: bool,
+    /// Paced streams that have a token now.
+    pub granted: u128,
+    /// The destination's row must be in the next commit: a packet waits for it.
+    pub row_urgent: bool,
+    pub row_dirty: bool,
+    /// The row is in the store.
+    pub row_stored: bool,
+
+    pub up: Up,
+    pub progress: Instant,
+    pub srtt: Duration,
+    pub conflated: Box<[Conflated]>,
+    pub spilling: bool,
+    pub spill_since: Instant,
+    pub spill_messages: u64,
+    pub blocked_since: Option<Instant>,
+}
+
+impl Outbox {
+    pub fn new(streams: usize, window: u16, conflated: usize) -> Self {
+        let wire = (usize::from(window) * 2).next_power_of_two();
+        Self {
+            used: false,
+            params: Params {
+                name: Text::new(),
+                key: String::new(),
+                rules: Vec::new(),
+                persistent: false,
+                session: true,
+                journal: false,
+                queue_qos0: false,
+                overflow: Overflow::Block,
+                messages_max: 0,
+                bytes_max: 0,
+                slots_max: 0,
+                blocks_ceiling: 0,
+                records_ceiling: 0,
+                window,
+            },
+            number: 0,
+            next_seq: 1,
+            streams: vec![Stream { list: List::EMPTY, gap: 0 }; streams].into_boxed_slice(),
+            active: 0,
+            gaps: 0,
+            paced: 0,
+            lanes: [0b001, 0b010, 0b100],
+            lane_turn: 0,
+            last_stream: 0,
+            zero: List::EMPTY,
+            custody: List::EMPTY,
+            custody_bytes: 0,
+            custody_held: 0,
+            custody_qos2: 0,
+            flight: List::EMPTY,
+            unsent: NONE,
+            release: List::EMPTY,
+            unsent_release: NONE,
+            done: List::EMPTY,
+            wire: vec![NONE; wire].into_boxed_slice(),
+            next_id: 1,
+            inflight: 0,
+            window,
+            qos2_wanted: false,
+            load_wanted: false,
+            chain: SlotChain::EMPTY,
+            unknown_slots: 0,
+            stored: 0,
+            pending: 0,
+            pending_bytes: 0,
+            blocks: 0,
+            records: 0,
+            stuck: false,
+            trim: 0,
+            evict: false,
+            reorder: false,
+            granted: 0,
+            row_urgent: false,
+            row_dirty: false,
+            row_stored: false,
+            up: Up::Down,
+            progress: Instant::ZERO,
+            srtt: Duration::ZERO,
+            conflated: vec![
+                Conflated { hash: 0, rule: 0, entry: NONE, place: None, stream: 0 };
+                conflated
+            ]
+            .into_boxed_slice(),
+            spilling: false,
+            spill_since: Instant::ZERO,
+            spill_messages: 0,
+            blocked_since: None,
+        }
+    }
+
+    /// Bytes `new` allocates.
+    pub fn planned_bytes(streams: usize, window: u16, conflated: usize) -> usize {
+        size_of::<Self>()
+            + streams * size_of::<Stream>()
+            + (usize::from(window) * 2).next_power_of_two() * 4
+            + conflated * size_of::<Conflated>()
+    }
+
+    /// Is something of this stream (or possibly of it) on disk only?
+    pub fn has_gap(&self, stream: u8) -> bool {
+        self.unknown_slots > 0 || self.streams[usize::from(stream)].gap > 0
+    }
+
+    /// Messages in RAM that count against the ring, sent or not.
+    pub fn ram_messages(&self) -> u32 {
+        self.records
+    }
+
+    pub fn disk_only(&self) -> u64 {
+        self.streams.iter().map(|stream| u64::from(stream.gap)).sum()
+    }
+}

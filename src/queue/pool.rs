@@ -1,0 +1,378 @@
+//! Records of pending messages in fixed memory: one copy of a message however many destinations.
+//!
+//! A slab of fixed blocks, so that an old unacknowledged message pins only itself. A record lives
+//! while a destination refers to it (`refs`); its head lives on while a publisher waits for it
+//! (`holds`). Never grows, never allocates after [`Pool::new`].
+
+use crate::limits::BLOCK_BYTES;
+use crate::mqtt::Qos;
+use crate::vocab::Instant;
+
+/// No index: the end of a chain.
+pub const NONE: u32 = u32::MAX;
+
+/// A record by its place and generation; a freed record never answers to an old id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordId {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// What is known of a message beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    pub topic_bytes: u16,
+    /// Encoded MQTT 5 properties without Message Expiry, Topic Alias and Subscription Identifiers.
+    pub props_bytes: u16,
+    pub payload_bytes: u32,
+    /// As the publisher sent it.
+    pub qos: Qos,
+    pub retain: bool,
+    pub arrival: Instant,
+    /// Wall clock at arrival, seconds since 1970, for age over a restart.
+    pub wall_s: u32,
+    /// MQTT 5 message expiry interval at arrival, seconds.
+    pub expiry_s: Option<u32>,
+    /// Slot of the connection that waits for its acknowledgement; `u16::MAX` = nobody.
+    pub source: u16,
+}
+
+impl Head {
+    /// Bytes of topic, properties and payload together.
+    pub fn body_bytes(&self) -> usize {
+        let payload = usize::try_from(self.payload_bytes).unwrap_or(usize::MAX);
+        usize::from(self.topic_bytes) + usize::from(self.props_bytes) + payload
+    }
+
+    /// Blocks the body takes.
+    pub fn blocks(&self) -> u32 {
+        blocks_for(self.body_bytes())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    head: Head,
+    generation: u32,
+    /// Destinations (and packets being written) that need the bytes.
+    refs: u32,
+    /// Destinations that have not settled it yet.
+    holds: u32,
+    first: u32,
+    /// Next in the free list.
+    next: u32,
+}
+
+pub struct Pool {
+    records: Box<[Record]>,
+    bytes: Box<[u8]>,
+    next_block: Box<[u32]>,
+    free_record: u32,
+    free_block: u32,
+    free_records: u32,
+    free_blocks: u32,
+}
+
+/// The pool has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolFull;
+
+impl Pool {
+    /// `messages` records over `bytes` of body.
+    pub fn new(messages: u32, bytes: usize) -> Self {
+        let blocks = u32::try_from(bytes / BLOCK_BYTES).unwrap_or(NONE - 1).max(1);
+        let empty = Head {
+            topic_bytes: 0,
+            props_bytes: 0,
+            payload_bytes: 0,
+            qos: Qos::AtMostOnce,
+            retain: false,
+            arrival: Instant::ZERO,
+            wall_s: 0,
+            expiry_s: None,
+            source: u16::MAX,
+        };
+        let records = (0..messages).map(|i| Record {
+            head: empty,
+            generation: 0,
+            refs: 0,
+            holds: 0,
+            first: NONE,
+            next: if i + 1 < messages { i + 1 } else { NONE },
+        });
+        let chain = (0..blocks).map(|i| if i + 1 < blocks { i + 1 } else { NONE });
+        Self {
+            records: records.collect(),
+            bytes: vec![0; widen(blocks) * BLOCK_BYTES].into_boxed_slice(),
+            next_block: chain.collect(),
+            free_record: if messages == 0 { NONE } else { 0 },
+            free_block: 0,
+            free_records: messages,
+            free_blocks: blocks,
+        }
+    }
+
+    /// Bytes `new` allocates.
+    pub fn planned_bytes(messages: u32, bytes: usize) -> usize {
+        widen(messages) * size_of::<Record>() + bytes + bytes / BLOCK_BYTES * 4
+    }
+
+    pub fn free_records(&self) -> u32 {
+        self.free_records
+    }
+
+    pub fn free_blocks(&self) -> u32 {
+        self.free_blocks
+    }
+
+    pub fn record_count(&self) -> u32 {
+        u32::try_from(self.records.len()).unwrap_or(NONE)
+    }
+
+    pub fn block_count(&self) -> u32 {
+        u32::try_from(self.next_block.len()).unwrap_or(NONE)
+    }
+
+    /// Room for one record with such a body?
+    pub fn fits(&self, body_bytes: usize) -> bool {
+        self.free_records > 0 && self.free_blocks >= blocks_for(body_bytes)
+    }
+
+    /// A record with room for its body and one reference; the body is filled by [`Pool::write`].
+    pub fn insert(&mut self, head: Head) -> Result<RecordId, PoolFull> {
+        let blocks = head.blocks();
+        if self.free_records == 0 || self.free_blocks < blocks {
+            return Err(PoolFull);
+        }
+        let first = self.free_block;
+        let mut last = first;
+        for _ in 1..blocks {
+            last = self.next_block[widen(last)];
+        }
+        self.free_block = self.next_block[widen(last)];
+        self.next_block[widen(last)] = NONE;
+        self.free_blocks -= blocks;
+
+        let index = self.free_record;
+        let record = &mut self.records[widen(index)];
+        self.free_record = record.next;
+        self.free_records -= 1;
+        record.head = head;
+        record.generation = record.generation.wrapping_add(1);
+        record.refs = 1;
+        record.holds = 0;
+        record.first = first;
+        record.next = NONE;
+        Ok(RecordId { index, generation: record.generation })
+    }
+
+    /// Writes `bytes` at `at` of the body.
+    pub fn write(&mut self, id: RecordId, at: usize, bytes: &[u8]) {
+        let (mut block, mut offset) = self.seek(id, at);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let take = rest.len().min(BLOCK_BYTES - offset);
+            let start = widen(block) * BLOCK_BYTES + offset;
+            self.bytes[start..start + take].copy_from_slice(&rest[..take]);
+            rest = &rest[take..];
+            offset = 0;
+            block = self.next_block[widen(block)];
+        }
+    }
+
+    /// Copies from `at` of the body into `out`, as much as there is; says how much.
+    pub fn read(&self, id: RecordId, at: usize, out: &mut [u8]) -> usize {
+        let total = self.head(id).body_bytes();
+        let want = out.len().min(total.saturating_sub(at));
+        if want == 0 {
+            return 0;
+        }
+        let (mut block, mut offset) = self.seek(id, at);
+        let mut done = 0;
+        while done < want {
+            let take = (want - done).min(BLOCK_BYTES - offset);
+            let start = widen(block) * BLOCK_BYTES + offset;
+            out[done..done + take].copy_from_slice(&self.bytes[start..start + take]);
+            done += take;
+            offset = 0;
+            block = self.next_block[widen(block)];
+        }
+        done
+    }
+
+    /// The body when it lies in one block.
+    pub fn contiguous(&self, id: RecordId) -> Option<&[u8]> {
+        let record = self.at(id);
+        let total = record.head.body_bytes();
+        let start = widen(record.first) * BLOCK_BYTES;
+        (total <= BLOCK_BYTES).then(|| &self.bytes[start..start + total])
+    }
+
+    pub fn head(&self, id: RecordId) -> &Head {
+        &self.at(id).head
+    }
+
+    /// One more destination needs the bytes.
+    pub fn retain(&mut self, id: RecordId) {
+        self.at_mut(id).refs += 1;
+    }
+
+    /// One destination less needs the bytes.
+    pub fn release(&mut self, id: RecordId) {
+        let record = self.at_mut(id);
+        assert!(record.refs > 0, "a record is released once per reference");
+        record.refs -= 1;
+        if record.refs == 0 {
+            self.free_body(id.index);
+            self.free_if_done(id.index);
+        }
+    }
+
+    /// One more destination must settle it before it is acknowledged.
+    pub fn hold(&mut self, id: RecordId) {
+        self.at_mut(id).holds += 1;
+    }
+
+    /// One destination settled it. `Some(source)` when it was the last.
+    pub fn unhold(&mut self, id: RecordId) -> Option<u16> {
+        let record = self.at_mut(id);
+        assert!(record.holds > 0, "a hold is released once");
+        record.holds -= 1;
+        let source = (record.holds == 0).then_some(record.head.source);
+        self.free_if_done(id.index);
+        source
+    }
+
+    /// Has every destination settled it? A record that is gone was settled.
+    pub fn is_settled(&self, id: RecordId) -> bool {
+        let record = &self.records[widen(id.index)];
+        record.generation != id.generation || record.holds == 0
+    }
+
+    fn free_body(&mut self, index: u32) {
+        let record = &mut self.records[widen(index)];
+        let first = core::mem::replace(&mut record.first, NONE);
+        if first == NONE {
+            return;
+        }
+        let blocks = record.head.blocks();
+        let mut last = first;
+        for _ in 1..blocks {
+            last = self.next_block[widen(last)];
+        }
+        self.next_block[widen(last)] = self.free_block;
+        self.free_block = first;
+        self.free_blocks += blocks;
+    }
+
+    fn free_if_done(&mut self, index: u32) {
+        let record = &mut self.records[widen(index)];
+        if record.refs == 0 && record.holds == 0 {
+            record.generation = record.generation.wrapping_add(1);
+            record.next = self.free_record;
+            self.free_record = index;
+            self.free_records += 1;
+        }
+    }
+
+    fn seek(&self, id: RecordId, at: usize) -> (u32, usize) {
+        let mut block = self.at(id).first;
+        for _ in 0..at / BLOCK_BYTES {
+            block = self.next_block[widen(block)];
+        }
+        (block, at % BLOCK_BYTES)
+    }
+
+    fn at(&self, id: RecordId) -> &Record {
+        let record = &self.records[widen(id.index)];
+        assert!(record.generation == id.generation, "a record id outlived its record");
+        record
+    }
+
+    fn at_mut(&mut self, id: RecordId) -> &mut Record {
+        let record = &mut self.records[widen(id.index)];
+        assert!(record.generation == id.generation, "a record id outlived its record");
+        record
+    }
+}
+
+/// Blocks a body takes; an empty one takes one.
+pub fn blocks_for(body_bytes: usize) -> u32 {
+    u32::try_from(body_bytes.div_ceil(BLOCK_BYTES).max(1)).unwrap_or(NONE)
+}
+
+/// An index as `usize`; routers have at least 32 bits.
+pub fn widen(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(payload_bytes: u32) -> Head {
+        Head {
+            topic_bytes: 3,
+            props_bytes: 0,
+            payload_bytes,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            arrival: Instant::ZERO,
+            wall_s: 0,
+            expiry_s: None,
+            source: 4,
+        }
+    }
+
+    #[test]
+    fn body_survives_crossing_blocks() {
+        let mut pool = Pool::new(4, 4096);
+        let id = pool.insert(head(1000)).unwrap();
+        let body: Vec<u8> = (0..1003u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        pool.write(id, 0, &body[..300]);
+        pool.write(id, 300, &body[300..]);
+        let mut out = vec![0; 2000];
+        assert_eq!(pool.read(id, 0, &mut out), 1003);
+        assert_eq!(&out[..1003], &body[..]);
+        assert_eq!(pool.read(id, 255, &mut out[..3]), 3);
+        assert_eq!(&out[..3], &body[255..258]);
+        assert!(pool.contiguous(id).is_none());
+    }
+
+    #[test]
+    fn room_returns_when_the_last_reference_goes() {
+        let mut pool = Pool::new(2, 1024);
+        let (records, blocks) = (pool.free_records(), pool.free_blocks());
+        let id = pool.insert(head(600)).unwrap();
+        pool.retain(id);
+        pool.release(id);
+        assert_eq!(pool.free_blocks(), blocks - 3);
+        pool.release(id);
+        assert_eq!((pool.free_records(), pool.free_blocks()), (records, blocks));
+    }
+
+    #[test]
+    fn a_held_record_frees_its_bytes_but_keeps_its_head() {
+        let mut pool = Pool::new(2, 1024);
+        let blocks = pool.free_blocks();
+        let id = pool.insert(head(10)).unwrap();
+        pool.hold(id);
+        pool.release(id);
+        assert_eq!(pool.free_blocks(), blocks);
+        assert!(!pool.is_settled(id));
+        assert_eq!(pool.unhold(id), Some(4));
+        assert!(pool.is_settled(id));
+        assert_eq!(pool.free_records(), 2);
+    }
+
+    #[test]
+    fn full_is_an_answer() {
+        let mut pool = Pool::new(2, 512);
+        assert!(pool.insert(head(600)).is_err());
+        let first = pool.insert(head(1)).unwrap();
+        let _second = pool.insert(head(1)).unwrap();
+        assert_eq!(pool.insert(head(1)), Err(PoolFull));
+        pool.release(first);
+        assert!(pool.insert(head(1)).is_ok());
+    }
+}

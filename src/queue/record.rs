@@ -1,0 +1,175 @@
+//! The record as the store's log holds it: a fixed head, then topic, properties and payload, the
+//! same bytes as in RAM. A CRC-32 covers the content and its place, so that neither a flipped bit
+//! nor a record of a slot's former life is ever taken for a message.
+
+use super::pool::Head;
+use crate::mqtt::Qos;
+use crate::vocab::Instant;
+
+/// Bytes before the body.
+pub const HEAD_BYTES: usize = 40;
+
+/// Where a record lies, as far as its CRC is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    pub slot: u32,
+    /// How often the slot has been taken into use.
+    pub generation: u32,
+    /// Byte offset in the slot.
+    pub at: u32,
+}
+
+/// What the log knows of a message beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogHead {
+    pub crc: u32,
+    pub seq: u64,
+    pub topic_bytes: u16,
+    pub props_bytes: u16,
+    pub payload_bytes: u32,
+    /// As this destination shall get it.
+    pub qos: Qos,
+    pub retain: bool,
+    /// Hash of the rule's name; 0 for sessions.
+    pub rule: u32,
+    /// Milliseconds of the process's own clock at arrival; means nothing in another run.
+    pub arrival_ms: u64,
+    /// Low bits of the run that wrote it.
+    pub run: u8,
+    pub wall_s: u32,
+    pub expiry_s: Option<u32>,
+}
+
+impl LogHead {
+    pub fn body_bytes(&self) -> usize {
+        let payload = usize::try_from(self.payload_bytes).unwrap_or(usize::MAX);
+        usize::from(self.topic_bytes) + usize::from(self.props_bytes) + payload
+    }
+
+    /// Head and body.
+    pub fn bytes(&self) -> usize {
+        HEAD_BYTES + self.body_bytes()
+    }
+
+    /// Writes the head with the given CRC.
+    pub fn encode(&self, out: &mut [u8; HEAD_BYTES]) {
+        let flags = self.qos.as_u8()
+            | u8::from(self.retain) << 2
+            | u8::from(self.expiry_s.is_some()) << 3
+            | 0x80;
+        out[0..4].copy_from_slice(&self.crc.to_le_bytes());
+        out[4] = flags;
+        out[5] = self.run;
+        out[6..8].copy_from_slice(&self.topic_bytes.to_le_bytes());
+        out[8..10].copy_from_slice(&self.props_bytes.to_le_bytes());
+        out[10..14].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        out[14..22].copy_from_slice(&self.seq.to_le_bytes());
+        out[22..26].copy_from_slice(&self.rule.to_le_bytes());
+        out[26..32].copy_from_slice(&self.arrival_ms.to_le_bytes()[..6]);
+        out[32..36].copy_from_slice(&self.wall_s.to_le_bytes());
+        out[36..40].copy_from_slice(&self.expiry_s.unwrap_or(0).to_le_bytes());
+    }
+
+    /// Reads a head; `None` when this cannot be one (a slot's unused end is zero).
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEAD_BYTES] = bytes.get(..HEAD_BYTES)?.try_into().ok()?;
+        let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let flags = bytes[4];
+        if flags & 0xF0 != 0x80 {
+            return None;
+        }
+        let mut arrival = [0; 8];
+        arrival[..6].copy_from_slice(&bytes[26..32]);
+        let mut seq = [0; 8];
+        seq.copy_from_slice(&bytes[14..22]);
+        Some(Self {
+            crc: u32_at(0),
+            seq: u64::from_le_bytes(seq),
+            topic_bytes: u16_at(6),
+            props_bytes: u16_at(8),
+            payload_bytes: u32_at(10),
+            qos: Qos::from_u8(flags & 3)?,
+            retain: flags & 4 != 0,
+            rule: u32_at(22),
+            arrival_ms: u64::from_le_bytes(arrival),
+            run: bytes[5],
+            wall_s: u32_at(32),
+            expiry_s: (flags & 8 != 0).then(|| u32_at(36)),
+        })
+    }
+
+    /// The head as the pool keeps it; `arrival` as the caller worked it out.
+    pub fn pool_head(&self, arrival: Instant) -> Head {
+        Head {
+            topic_bytes: self.topic_bytes,
+            props_bytes: self.props_bytes,
+            payload_bytes: self.payload_bytes,
+            qos: self.qos,
+            retain: self.retain,
+            arrival,
+            wall_s: self.wall_s,
+            expiry_s: self.expiry_s,
+            source: u16::MAX,
+        }
+    }
+}
+
+/// A CRC-32 that has taken in the place; the head (without its CRC field) and the body follow.
+pub fn crc_at(spot: Spot) -> crc32fast::Hasher {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&spot.slot.to_le_bytes());
+    crc.update(&spot.generation.to_le_bytes());
+    crc.update(&spot.at.to_le_bytes());
+    crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> LogHead {
+        LogHead {
+            crc: 0xDEAD_BEEF,
+            seq: u64::MAX - 3,
+            topic_bytes: 7,
+            props_bytes: 300,
+            payload_bytes: 70_000,
+            qos: Qos::ExactlyOnce,
+            retain: true,
+            rule: 99,
+            arrival_ms: (1 << 48) - 1,
+            run: 200,
+            wall_s: u32::MAX,
+            expiry_s: Some(0),
+        }
+    }
+
+    #[test]
+    fn head_round_trips() {
+        let mut bytes = [0; HEAD_BYTES];
+        let head = sample();
+        head.encode(&mut bytes);
+        assert_eq!(LogHead::decode(&bytes), Some(head));
+        let head = LogHead { expiry_s: None, retain: false, ..head };
+        head.encode(&mut bytes);
+        assert_eq!(LogHead::decode(&bytes), Some(head));
+    }
+
+    #[test]
+    fn zeros_and_short_input_are_no_record() {
+        assert_eq!(LogHead::decode(&[0; HEAD_BYTES]), None);
+        let mut bytes = [0; HEAD_BYTES];
+        sample().encode(&mut bytes);
+        assert_eq!(LogHead::decode(&bytes[..HEAD_BYTES - 1]), None);
+    }
+
+    #[test]
+    fn crc_depends_on_the_place() {
+        let spot = Spot { slot: 1, generation: 2, at: 3 };
+        let other = Spot { generation: 3, ..spot };
+        assert_ne!(crc_at(spot).finalize(), crc_at(other).finalize());
+    }
+}

@@ -1,0 +1,156 @@
+//! Packet identifiers of QoS 2 messages that were received and are not released yet, of all
+//! sessions and bridges together: method of section 4.3.3, by identifier. A fixed open-addressing
+//! set; never allocates after `new`.
+
+use super::pool::widen;
+
+const EMPTY: u32 = u32::MAX;
+
+pub struct RecvIds {
+    table: Box<[u32]>,
+    len: u32,
+}
+
+/// The set has no room for one more identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecvFull;
+
+impl RecvIds {
+    /// Room for `count` identifiers.
+    pub fn new(count: u32) -> Self {
+        let size = widen(count.max(8)).next_power_of_two() * 2;
+        Self { table: vec![EMPTY; size].into_boxed_slice(), len: 0 }
+    }
+
+    pub fn planned_bytes(count: u32) -> usize {
+        widen(count.max(8)).next_power_of_two() * 8
+    }
+
+    pub fn contains(&self, owner: u16, id: u16) -> bool {
+        self.find(key(owner, id)).is_ok()
+    }
+
+    /// Adds an identifier; `Ok(false)` when it was there.
+    pub fn insert(&mut self, owner: u16, id: u16) -> Result<bool, RecvFull> {
+        match self.find(key(owner, id)) {
+            Ok(_) => Ok(false),
+            Err(_) if widen(self.len) * 2 >= self.table.len() => Err(RecvFull),
+            Err(at) => {
+                self.table[at] = key(owner, id);
+                self.len += 1;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Removes an identifier; says whether it was there.
+    pub fn remove(&mut self, owner: u16, id: u16) -> bool {
+        let Ok(mut hole) = self.find(key(owner, id)) else { return false };
+        let mask = self.table.len() - 1;
+        self.len -= 1;
+        // Close the hole: whatever probed past it moves back.
+        let mut at = hole;
+        loop {
+            at = (at + 1) & mask;
+            let value = self.table[at];
+            if value == EMPTY {
+                break;
+            }
+            let home = hash(value) & mask;
+            let behind = at.wrapping_sub(home) & mask;
+            if behind >= (at.wrapping_sub(hole) & mask) {
+                self.table[hole] = value;
+                hole = at;
+            }
+        }
+        self.table[hole] = EMPTY;
+        true
+    }
+
+    /// Removes everything of one owner.
+    pub fn clear(&mut self, owner: u16) {
+        let mut at = 0;
+        while at < self.table.len() {
+            let value = self.table[at];
+            if value != EMPTY && value >> 16 == u32::from(owner) {
+                self.remove(owner, u16::try_from(value & 0xFFFF).unwrap_or(0));
+                // Another may have moved here.
+                continue;
+            }
+            at += 1;
+        }
+    }
+
+    /// The identifiers of one owner, in no particular order.
+    pub fn of(&self, owner: u16) -> impl Iterator<Item = u16> + '_ {
+        self.table
+            .iter()
+            .filter(move |value| **value != EMPTY && **value >> 16 == u32::from(owner))
+            .filter_map(|value| u16::try_from(value & 0xFFFF).ok())
+    }
+
+    pub fn count(&self, owner: u16) -> usize {
+        self.of(owner).count()
+    }
+
+    fn find(&self, key: u32) -> Result<usize, usize> {
+        let mask = self.table.len() - 1;
+        let mut at = hash(key) & mask;
+        loop {
+            if self.table[at] == key {
+                return Ok(at);
+            }
+            if self.table[at] == EMPTY {
+                return Err(at);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+}
+
+fn key(owner: u16, id: u16) -> u32 {
+    u32::from(owner) << 16 | u32::from(id)
+}
+
+fn hash(key: u32) -> usize {
+    widen(key.wrapping_mul(0x9E37_79B1) >> 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocab::Rng;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn behaves_like_a_set_under_random_use() {
+        let mut ids = RecvIds::new(64);
+        let mut model = BTreeSet::new();
+        let mut rng = Rng::new(1);
+        for _ in 0..20_000 {
+            let (owner, id) = (u16::try_from(rng.below(3)).unwrap(), {
+                u16::try_from(1 + rng.below(20)).unwrap()
+            });
+            match rng.below(20) {
+                0 => {
+                    ids.clear(owner);
+                    model.retain(|(o, _)| *o != owner);
+                }
+                1..10 => assert_eq!(ids.insert(owner, id), Ok(model.insert((owner, id)))),
+                _ => assert_eq!(ids.remove(owner, id), model.remove(&(owner, id))),
+            }
+            assert_eq!(ids.contains(owner, id), model.contains(&(owner, id)));
+            assert_eq!(ids.count(owner), model.iter().filter(|(o, _)| *o == owner).count());
+        }
+    }
+
+    #[test]
+    fn full_is_an_answer() {
+        let mut ids = RecvIds::new(8);
+        for id in 1..=8 {
+            assert_eq!(ids.insert(0, id), Ok(true));
+        }
+        assert_eq!(ids.insert(0, 9), Err(RecvFull));
+        assert_eq!(ids.insert(0, 8), Ok(false));
+    }
+}

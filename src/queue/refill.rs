@@ -1,0 +1,591 @@
+//! From the disk back to RAM: batches of a destination's backlog for the streams that can send,
+//! messages in flight whose bytes left RAM, and the oldest that must be dropped on disk.
+//!
+//! A stream's records are loaded in the order of the log. A record that fails its CRC is counted
+//! and passed over; the rest goes on.
+
+use super::entry::{Chain, Place, State};
+use super::outbox::{DestId, Up};
+use super::pool::{NONE, RecordId, widen};
+use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
+use super::store::{SlotId, SpillStore, StoreError};
+use super::{DropReason, Queue};
+use crate::limits::{SLOT_BYTES, WALL_PLAUSIBLE_S};
+use crate::mqtt::Qos;
+use crate::note::{Note, text};
+use crate::vocab::Instant;
+use core::time::Duration;
+
+/// Which stream and which rule (by index) a stored record belongs to now.
+pub trait Classify {
+    /// `None`: no rule of the destination wants it any more.
+    fn classify(&mut self, dest: DestId, rule: u32, topic: &str) -> Option<(u8, u8)>;
+}
+
+/// Slots one destination may have read in one turn.
+const SLOTS_PER_TURN: usize = 8;
+
+enum Loaded {
+    Yes(RecordId),
+    Corrupt,
+    PoolFull,
+}
+
+impl Queue {
+    /// Brings what can be sent soon back into RAM.
+    pub fn refill(
+        &mut self,
+        now: Instant,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let dest = DestId(index);
+            let outbox = self.outbox(dest);
+            if !outbox.used || outbox.up == Up::Down || outbox.reorder {
+                continue;
+            }
+            if outbox.load_wanted {
+                self.reload_flight(dest, now, store)?;
+            }
+            for _ in 0..SLOTS_PER_TURN {
+                if !self.refill_slot(dest, now, store, classify)? {
+                    break;
+                }
+            }
+            self.spill_note(dest, now);
+        }
+        Ok(())
+    }
+
+    /// Would `refill` find something to do? The loop need not sleep then.
+    pub fn wants_refill(&self) -> bool {
+        let room = self.has_refill_room();
+        self.boxes.iter().any(|outbox| {
+            outbox.used
+                && outbox.up == Up::Up
+                && (outbox.load_wanted || (room && self.short_streams(outbox) != 0))
+        })
+    }
+
+    fn has_refill_room(&self) -> bool {
+        self.pool.free_blocks() > self.pool.block_count() / 4
+            && self.pool.free_records() > self.pool.record_count() / 4
+            && self.entries.free_count() > self.entries.count() / 4
+    }
+
+    /// Streams with a backlog on disk and too little of it in RAM.
+    fn short_streams(&self, outbox: &super::outbox::Outbox) -> u128 {
+        let backlog = if outbox.unknown_slots > 0 { u128::MAX } else { outbox.gaps };
+        if backlog == 0 {
+            return 0;
+        }
+        let mut short = backlog;
+        let mut active = outbox.active & backlog;
+        while active != 0 {
+            let stream = active.trailing_zeros();
+            active &= active - 1;
+            let enough =
+                if outbox.paced >> stream & 1 == 1 { 1 } else { u32::from(outbox.window) };
+            if outbox.streams[widen(stream)].list.len >= enough {
+                short &= !(1 << stream);
+            }
+        }
+        // Without exact knowledge one stream with enough is no reason to read on for others.
+        let plain = !outbox.paced;
+        if outbox.unknown_slots > 0 && outbox.streams.len() == 1 {
+            short &= 1;
+        } else if outbox.unknown_slots > 0 && outbox.gaps & plain & !short != 0 {
+            short &= outbox.gaps | outbox.lanes[0];
+        }
+        short
+    }
+
+    /// Loads from the first slot that has something for a stream that is short.
+    fn refill_slot(
+        &mut self,
+        dest: DestId,
+        now: Instant,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<bool, StoreError> {
+        if !self.has_refill_room() {
+            return Ok(false);
+        }
+        let short = self.short_streams(self.outbox(dest));
+        if short == 0 {
+            return Ok(false);
+        }
+        let mut at = self.outbox(dest).chain.head;
+        while at != NONE && self.log.slots[widen(at)].streams & short == 0 {
+            at = self.log.slots[widen(at)].next;
+        }
+        if at == NONE {
+            return Ok(false);
+        }
+        self.read_slot(at, store)?;
+        if !self.log.slots[widen(at)].known {
+            self.learn(dest, at, classify);
+            // Dropping what no rule wants may have freed the slot.
+            let slot = &self.log.slots[widen(at)];
+            if slot.owner != dest.0 || slot.streams & short == 0 {
+                return Ok(true);
+            }
+        }
+        self.load_slot(dest, at, short, now, store, classify)
+    }
+
+    fn load_slot(
+        &mut self,
+        dest: DestId,
+        slot: u32,
+        short: u128,
+        now: Instant,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<bool, StoreError> {
+        let mut left_over = 0u128;
+        let mut walk = Walk::new(self.log.slots[widen(slot)].count);
+        let mut progress = false;
+        while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
+            if self.log.slots[widen(slot)].taken_bits.get(ordinal) {
+                continue;
+            }
+            let place = Place { slot, ordinal };
+            let Some((stream, rule)) = self.classified(dest, at, &head, classify) else {
+                self.settle_stored(dest, place, None);
+                self.count_drop(dest, DropReason::NoRule, 1);
+                self.forget_streams(dest);
+                return Ok(true);
+            };
+            let bit = 1u128 << stream;
+            let outbox = self.outbox(dest);
+            let target =
+                if outbox.paced & bit != 0 { 2 } else { u32::from(outbox.window).max(1) * 2 };
+            let full = outbox.streams[usize::from(stream)].list.len >= target;
+            if short & bit == 0 || left_over & bit != 0 || full || !self.has_refill_room() {
+                left_over |= bit;
+                continue;
+            }
+            match self.load(slot, at, &head, now, store)? {
+                Loaded::PoolFull => left_over |= bit,
+                Loaded::Corrupt => {
+                    // The bytes that said which stream it belongs to are not to be trusted.
+                    self.settle_stored(dest, place, None);
+                    self.quarantine_corrupt(dest, 1);
+                    self.forget_streams(dest);
+                    return Ok(true);
+                }
+                Loaded::Yes(record) => {
+                    self.enlist(dest, place, record, &head, stream, rule);
+                    progress = true;
+                }
+            }
+            if self.log.slots[widen(slot)].owner != dest.0 {
+                return Ok(true);
+            }
+        }
+        self.abandon_rest(dest, slot, &walk);
+        if self.log.slots[widen(slot)].owner == dest.0 {
+            self.log.slots[widen(slot)].streams = left_over;
+        }
+        Ok(progress)
+    }
+
+    /// A loaded record waits in its stream's list.
+    fn enlist(
+        &mut self,
+        dest: DestId,
+        place: Place,
+        record: RecordId,
+        head: &LogHead,
+        stream: u8,
+        rule: u8,
+    ) {
+        let Some(index) = self.entries.take() else {
+            self.pool.release(record);
+            return;
+        };
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let pool_head = self.pool.head(record);
+        let entry = &mut self.entries[index];
+        entry.record = Some(record);
+        entry.place = Some(place);
+        entry.seq = head.seq;
+        entry.arrival = pool_head.arrival;
+        entry.body_bytes = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+        entry.stream = stream;
+        entry.rule = rule;
+        entry.qos = head.qos;
+        entry.flags.retain = head.retain;
+        entry.flags.listed = true;
+        entry.state = State::Waiting;
+        outbox.blocks += pool_head.blocks();
+        outbox.records += 1;
+        outbox.spill_messages += 1;
+        for (row, at) in outbox.conflated.iter_mut().zip(0u16..) {
+            if row.place == Some(place) {
+                row.place = None;
+                row.entry = index;
+                entry.conflate = at;
+            }
+        }
+        self.log.slots[widen(place.slot)].taken_bits.set(place.ordinal);
+        let list = &mut outbox.streams[usize::from(stream)].list;
+        self.entries.push_back(list, Chain::Line, index);
+        outbox.active |= 1 << stream;
+        self.close_gap(dest, stream, 1);
+    }
+
+    /// After a restart: which streams have how much in this slot (which is in the buffer).
+    fn learn(&mut self, dest: DestId, slot: u32, classify: &mut impl Classify) {
+        let mut walk = Walk::new(self.log.slots[widen(slot)].count);
+        let mut streams = 0u128;
+        while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
+            if self.log.slots[widen(slot)].taken_bits.get(ordinal) {
+                continue;
+            }
+            match self.classified(dest, at, &head, classify) {
+                Some((stream, _)) => {
+                    streams |= 1 << stream;
+                    let outbox = self.outbox_mut(dest);
+                    outbox.streams[usize::from(stream)].gap += 1;
+                    outbox.gaps |= 1 << stream;
+                    let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
+                    outbox.pending_bytes += bytes;
+                }
+                None => {
+                    self.log.slots[widen(slot)].known = true;
+                    let place = Place { slot, ordinal };
+                    let outbox = self.outbox_mut(dest);
+                    outbox.unknown_slots = outbox.unknown_slots.saturating_sub(1);
+                    self.settle_stored(dest, place, None);
+                    self.count_drop(dest, DropReason::NoRule, 1);
+                    if self.log.slots[widen(slot)].owner != dest.0 {
+                        return;
+                    }
+                    self.outbox_mut(dest).unknown_slots += 1;
+                    self.log.slots[widen(slot)].known = false;
+                }
+            }
+        }
+        let entry = &mut self.log.slots[widen(slot)];
+        entry.known = true;
+        entry.streams = streams;
+        let outbox = self.outbox_mut(dest);
+        outbox.unknown_slots = outbox.unknown_slots.saturating_sub(1);
+        self.abandon_rest(dest, slot, &walk);
+        if self.outbox(dest).unknown_slots == 0 {
+            self.join_staged(dest);
+        }
+    }
+
+    /// Records of a slot that cannot even be found: counted, and settled.
+    fn abandon_rest(&mut self, dest: DestId, slot: u32, walk: &Walk) {
+        let mut lost = 0;
+        for ordinal in walk.ordinal..walk.count {
+            if self.log.slots[widen(slot)].owner != dest.0 {
+                break;
+            }
+            if !self.log.slots[widen(slot)].taken_bits.get(ordinal) {
+                self.settle_stored(dest, Place { slot, ordinal }, None);
+                lost += 1;
+            }
+        }
+        if lost > 0 {
+            self.forget_streams(dest);
+            self.quarantine_corrupt(dest, lost);
+        }
+    }
+
+    /// After damage: which streams have something on disk is found out again, slot by slot.
+    fn forget_streams(&mut self, dest: DestId) {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        for stream in &mut outbox.streams {
+            stream.gap = 0;
+        }
+        outbox.gaps = 0;
+        outbox.unknown_slots = 0;
+        let mut at = outbox.chain.head;
+        while at != NONE {
+            let slot = &mut self.log.slots[widen(at)];
+            if !slot.continuation {
+                slot.known = false;
+                slot.streams = u128::MAX;
+                outbox.unknown_slots += 1;
+            }
+            at = slot.next;
+        }
+        if outbox.unknown_slots == 0 {
+            self.join_staged(dest);
+        }
+    }
+
+    fn quarantine_corrupt(&mut self, dest: DestId, count: u64) {
+        self.counters.corrupt += count;
+        let destination = self.name(dest);
+        self.note(Note::Quarantined { destination, reason: text("corrupt"), count });
+    }
+
+    pub(super) fn classified(
+        &self,
+        dest: DestId,
+        at: usize,
+        head: &LogHead,
+        classify: &mut impl Classify,
+    ) -> Option<(u8, u8)> {
+        if self.outbox(dest).params.session {
+            return Some((0, 0));
+        }
+        let start = at + HEAD_BYTES;
+        let topic = self.slot_buffer.get(start..start + usize::from(head.topic_bytes))?;
+        classify.classify(dest, head.rule, core::str::from_utf8(topic).unwrap_or(""))
+    }
+
+    pub(super) fn read_slot(&mut self, slot: u32, store: &mut impl SpillStore) -> Result<(), StoreError> {
+        if self.slot_in_buffer != slot {
+            self.slot_in_buffer = NONE;
+            store.read_slot(SlotId(slot), 0, &mut self.slot_buffer)?;
+            self.slot_in_buffer = slot;
+        }
+        Ok(())
+    }
+
+    /// Copies the record at `at` of the slot in the buffer into the pool.
+    fn load(
+        &mut self,
+        slot: u32,
+        at: usize,
+        head: &LogHead,
+        now: Instant,
+        store: &mut impl SpillStore,
+    ) -> Result<Loaded, StoreError> {
+        if !self.could_fit(head.body_bytes()) {
+            return Ok(Loaded::Corrupt);
+        }
+        let arrival = self.arrival_of(head, now);
+        let Ok(record) = self.pool.insert(head.pool_head(arrival)) else {
+            return Ok(Loaded::PoolFull);
+        };
+        let generation = self.log.slots[widen(slot)].generation;
+        let spot = Spot { slot, generation, at: u32::try_from(at).unwrap_or(u32::MAX) };
+        let mut crc = crc_at(spot);
+        crc.update(&self.slot_buffer[at + 4..at + HEAD_BYTES]);
+        let first = (head.bytes()).min(SLOT_BYTES - at) - HEAD_BYTES;
+        let body = &self.slot_buffer[at + HEAD_BYTES..at + HEAD_BYTES + first];
+        crc.update(body);
+        self.pool.write(record, 0, body);
+        let mut done = first;
+        let mut next = slot;
+        let mut chunk = [0; 1024];
+        while done < head.body_bytes() {
+            next = self.log.slots[widen(next)].next;
+            if next == NONE || !self.log.slots[widen(next)].continuation {
+                self.pool.release(record);
+                return Ok(Loaded::Corrupt);
+            }
+            let here = (head.body_bytes() - done).min(SLOT_BYTES);
+            let mut offset = 0;
+            while offset < here {
+                let take = (here - offset).min(chunk.len());
+                let result = store.read_slot(SlotId(next), offset, &mut chunk[..take]);
+                if let Err(error) = result {
+                    self.pool.release(record);
+                    return Err(error);
+                }
+                crc.update(&chunk[..take]);
+                self.pool.write(record, done + offset, &chunk[..take]);
+                offset += take;
+            }
+            done += here;
+        }
+        if crc.finalize() != head.crc {
+            self.pool.release(record);
+            return Ok(Loaded::Corrupt);
+        }
+        Ok(Loaded::Yes(record))
+    }
+
+    /// When the message arrived on this run's clock. Downtime counts only when both readings of
+    /// the wall clock are plausible and increasing: never expire early.
+    fn arrival_of(&self, head: &LogHead, now: Instant) -> Instant {
+        if head.run == self.setup.run {
+            return Instant::from_micros(head.arrival_ms.saturating_mul(1000));
+        }
+        let plausible = u64::from(head.wall_s) >= WALL_PLAUSIBLE_S && self.wall_s >= head.wall_s;
+        let age = if plausible { self.wall_s - head.wall_s } else { 0 };
+        let age = Duration::from_secs(u64::from(age));
+        let micros = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+        Instant::from_micros(now.as_micros().saturating_sub(micros))
+    }
+
+    /// Messages in the window that have to be sent again and are on disk only.
+    fn reload_flight(
+        &mut self,
+        dest: DestId,
+        now: Instant,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        let mut at = self.outbox(dest).unsent;
+        let mut waiting = false;
+        while at != NONE {
+            let index = at;
+            at = self.entries.next(Chain::Line, index);
+            let entry = self.entries[index];
+            let (Some(place), None) = (entry.place, entry.record) else { continue };
+            self.read_slot(place.slot, store)?;
+            let mut walk = Walk::new(self.log.slots[widen(place.slot)].count);
+            let found = loop {
+                match walk.step(&self.slot_buffer) {
+                    Some((ordinal, at, head)) if ordinal == place.ordinal => break Some((at, head)),
+                    Some(_) => {}
+                    None => break None,
+                }
+            };
+            let loaded = match found {
+                Some((offset, head)) => self.load(place.slot, offset, &head, now, store)?,
+                None => Loaded::Corrupt,
+            };
+            match loaded {
+                Loaded::Yes(record) => {
+                    let blocks = self.pool.head(record).blocks();
+                    let entry = &mut self.entries[index];
+                    entry.record = Some(record);
+                    entry.arrival = self.pool.head(record).arrival;
+                    let outbox = self.outbox_mut(dest);
+                    outbox.blocks += blocks;
+                    outbox.records += 1;
+                }
+                Loaded::Corrupt => {
+                    self.settle(dest, index);
+                    self.quarantine_corrupt(dest, 1);
+                }
+                Loaded::PoolFull => {
+                    waiting = true;
+                    break;
+                }
+            }
+        }
+        self.outbox_mut(dest).load_wanted = waiting;
+        Ok(())
+    }
+
+    /// Drops the oldest messages of destinations that are over their quota and have them on disk.
+    pub(crate) fn trim(
+        &mut self,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let dest = DestId(index);
+            let mut want = core::mem::take(&mut self.outbox_mut(dest).trim);
+            let mut dropped = 0;
+            while want > 0 && self.outbox(dest).used {
+                let mut slot = self.outbox(dest).chain.head;
+                while slot != NONE && self.log.slots[widen(slot)].streams == 0 {
+                    slot = self.log.slots[widen(slot)].next;
+                }
+                if slot == NONE {
+                    let before = self.outbox(dest).pending;
+                    self.drop_oldest(dest, DropReason::QueueFull);
+                    if self.outbox(dest).pending == before {
+                        break;
+                    }
+                    want -= 1;
+                    continue;
+                }
+                let here = self.trim_slot(dest, slot, want, store, classify)?;
+                if here == 0 {
+                    break;
+                }
+                dropped += u64::from(here);
+                want -= here;
+            }
+            self.outbox_mut(dest).trim = 0;
+            self.count_drop(dest, DropReason::QueueFull, dropped);
+        }
+        Ok(())
+    }
+
+    fn trim_slot(
+        &mut self,
+        dest: DestId,
+        slot: u32,
+        want: u32,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<u32, StoreError> {
+        self.read_slot(slot, store)?;
+        let known = self.log.slots[widen(slot)].known;
+        let mut walk = Walk::new(self.log.slots[widen(slot)].count);
+        let mut dropped = 0;
+        while dropped < want {
+            let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) else { break };
+            if self.log.slots[widen(slot)].taken_bits.get(ordinal) {
+                continue;
+            }
+            let stream = if known {
+                self.classified(dest, at, &head, classify).map(|(stream, _)| stream)
+            } else {
+                None
+            };
+            let place = Place { slot, ordinal };
+            let outbox = self.outbox_mut(dest);
+            let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
+            outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
+            for row in &mut outbox.conflated {
+                if row.place == Some(place) {
+                    row.place = None;
+                }
+            }
+            self.settle_stored(dest, place, stream);
+            dropped += 1;
+            if self.log.slots[widen(slot)].owner != dest.0 {
+                return Ok(dropped);
+            }
+        }
+        if dropped == 0 {
+            // Nothing untaken is left here.
+            self.abandon_rest(dest, slot, &walk);
+            if self.log.slots[widen(slot)].owner == dest.0 {
+                self.log.slots[widen(slot)].streams = 0;
+            }
+            return Ok(0);
+        }
+        Ok(dropped)
+    }
+}
+
+/// A walk over the records of the slot in the buffer.
+pub(super) struct Walk {
+    pub(super) at: usize,
+    pub(super) ordinal: u16,
+    count: u16,
+}
+
+impl Walk {
+    pub(super) fn new(count: u16) -> Self {
+        Self { at: 0, ordinal: 0, count }
+    }
+
+    /// Ordinal, offset and head of the next record; `None` at the end, or where no record can be
+    /// (then `ordinal` is less than `count`).
+    pub(super) fn step(&mut self, slot: &[u8]) -> Option<(u16, usize, LogHead)> {
+        if self.ordinal >= self.count {
+            return None;
+        }
+        let head = LogHead::decode(slot.get(self.at..)?)?;
+        let topic_end = HEAD_BYTES + usize::from(head.topic_bytes);
+        let fits = self.at + head.bytes() <= SLOT_BYTES
+            || (self.at == 0 && self.count == 1 && topic_end <= SLOT_BYTES);
+        if !fits || head.qos == Qos::AtMostOnce && head.bytes() < HEAD_BYTES {
+            return None;
+        }
+        let here = (self.ordinal, self.at, head);
+        self.at += head.bytes();
+        self.ordinal += 1;
+        Some(here)
+    }
+}

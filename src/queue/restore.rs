@@ -1,0 +1,376 @@
+//! After a start: what the store holds is put back in place. Reads the small rows and the open end
+//! of each destination's log, never the backlog itself: start time and memory do not depend on it.
+
+use super::Queue;
+use super::entry::{Chain, Place, State};
+use super::log::{FREE, ORPHAN, Slot, SlotChain};
+use super::outbox::DestId;
+use super::pool::{NONE, widen};
+use super::record::{HEAD_BYTES, Spot, crc_at};
+use super::refill::{Classify, Walk};
+use super::store::{SpillStore, StoreError, Table};
+use crate::limits::SLOT_RECORDS_MAX;
+use crate::mqtt::Qos;
+use crate::note::{Note, text};
+
+/// A packet identifier that a peer's session may still know.
+struct Flight {
+    seq: u64,
+    packet_id: u16,
+    release: bool,
+}
+
+struct Row {
+    dest: Option<DestId>,
+    number: u32,
+    next_id: u16,
+    flights: Vec<Flight>,
+    received: Vec<u16>,
+}
+
+impl Queue {
+    /// Keys of the destinations that have a row, e.g. to open the sessions among them first.
+    pub fn stored_keys(store: &mut impl SpillStore) -> Result<Vec<String>, StoreError> {
+        let mut keys = Vec::new();
+        store.scan(Table::Destination, &mut |key, _| {
+            if let Ok(key) = core::str::from_utf8(key) {
+                keys.push(key.to_string());
+            }
+        })?;
+        Ok(keys)
+    }
+
+    /// Reads the store once, after the destinations were opened and before the first turn.
+    pub fn restore(
+        &mut self,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        let rows = self.restore_rows(store)?;
+        self.restore_slots(store, &rows)?;
+        for index in 0..self.boxes.len() {
+            if let Ok(index) = u16::try_from(index) {
+                self.restore_box(DestId(index), store)?;
+            }
+        }
+        for row in rows {
+            let Some(dest) = row.dest else { continue };
+            for flight in &row.flights {
+                self.restore_flight(dest, flight, store, classify)?;
+            }
+            for id in row.received {
+                // A set too small for them forgets some: duplicates, never a loss.
+                let _ = self.recv.insert(dest.0, id);
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_rows(&mut self, store: &mut impl SpillStore) -> Result<Vec<Row>, StoreError> {
+        let mut rows = Vec::new();
+        let boxes = &self.boxes;
+        store.scan(Table::Destination, &mut |key, value| {
+            let Some(mut row) = parse_row(value) else { return };
+            let owner = boxes.iter().position(|outbox| {
+                outbox.used && outbox.params.persistent && outbox.params.key.as_bytes() == key
+            });
+            row.dest = owner.and_then(|at| u16::try_from(at).ok()).map(DestId);
+            rows.push(row);
+        })?;
+        let mut next = rows.iter().map(|row| row.number).max().map_or(1, |max| max + 1);
+        for (at, outbox) in self.boxes.iter_mut().enumerate() {
+            let row = rows.iter().find(|row| row.dest.is_some_and(|d| usize::from(d.0) == at));
+            if let Some(row) = row {
+                outbox.number = row.number;
+                outbox.next_id = row.next_id.max(1);
+                outbox.row_stored = true;
+            } else if outbox.used {
+                outbox.number = next;
+                next += 1;
+            }
+        }
+        self.next_number = next;
+        Ok(rows)
+    }
+
+    fn restore_slots(
+        &mut self,
+        store: &mut impl SpillStore,
+        rows: &[Row],
+    ) -> Result<(), StoreError> {
+        let mut slots: Vec<(u32, Slot)> = Vec::new();
+        let mut damaged = 0u64;
+        store.scan(Table::Slot, &mut |key, value| {
+            let Ok(key) = <[u8; 4]>::try_from(key) else { return };
+            match Slot::from_row(value) {
+                Some(slot) => slots.push((u32::from_be_bytes(key), slot)),
+                None => damaged += 1,
+            }
+        })?;
+        if damaged > 0 {
+            let note = Note::Quarantined {
+                destination: text("-"),
+                reason: text("corrupt_slot_row"),
+                count: damaged,
+            };
+            self.note(note);
+        }
+        let mut ended = Vec::new();
+        for (index, slot) in &mut slots {
+            if slot.owner != ORPHAN {
+                continue;
+            }
+            match rows.iter().find(|row| row.number == slot.owner_number) {
+                Some(Row { dest: Some(dest), .. }) => slot.owner = dest.0,
+                // A bridge that is not configured now keeps its queue.
+                Some(_) => {}
+                // A clean session's slots ended with it.
+                None => {
+                    slot.owner = FREE;
+                    slot.owner_number = 0;
+                    ended.push(*index);
+                }
+            }
+        }
+        self.log.load(&slots);
+        for index in ended {
+            if widen(index) < self.log.slots.len() {
+                self.log.mark(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Chains a destination's slots and counts what is in them.
+    fn restore_box(
+        &mut self,
+        dest: DestId,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        if !self.outbox(dest).used {
+            return Ok(());
+        }
+        let mut mine: Vec<(u64, u16, u32)> = (0..)
+            .zip(self.log.slots.iter())
+            .filter(|(_, slot)| slot.owner == dest.0)
+            .map(|(index, slot)| (slot.first_seq, slot.part, index))
+            .collect();
+        mine.sort_unstable();
+        let mut chain = SlotChain::EMPTY;
+        for &(_, _, index) in &mine {
+            let slot = &mut self.log.slots[widen(index)];
+            slot.prev = chain.tail;
+            slot.next = NONE;
+            if chain.tail == NONE {
+                chain.head = index;
+            } else {
+                self.log.slots[widen(chain.tail)].next = index;
+            }
+            chain.tail = index;
+            chain.len += 1;
+        }
+        let outbox = self.outbox_mut(dest);
+        outbox.chain = chain;
+        if outbox.params.session {
+            self.session_slots += chain.len;
+        }
+        let heads = mine.iter().rev();
+        let last = heads
+            .map(|(_, _, index)| *index)
+            .find(|index| !self.log.slots[widen(*index)].continuation);
+        let mut finished = Vec::new();
+        for &(first_seq, _, index) in &mine {
+            if self.log.slots[widen(index)].continuation {
+                continue;
+            }
+            let open = !self.log.slots[widen(index)].closed;
+            // Only the end of the log says where numbering goes on.
+            let last_seq = if open {
+                self.measure_open(index, store)?
+            } else if Some(index) == last {
+                self.last_seq_in(index, store)?
+            } else {
+                first_seq
+            };
+            let slot = self.log.slots[widen(index)];
+            let outbox = self.outbox_mut(dest);
+            outbox.next_seq = outbox.next_seq.max(last_seq + 1).max(first_seq + 1);
+            outbox.stored += u64::from(slot.unsettled());
+            outbox.pending += u64::from(slot.unsettled());
+            outbox.unknown_slots += 1;
+            if slot.unsettled() == 0 {
+                finished.push(index);
+            }
+        }
+        for index in finished {
+            self.release_slot(dest, index);
+        }
+        if self.outbox(dest).pending > 0 {
+            self.outbox_mut(dest).spilling = true;
+        }
+        Ok(())
+    }
+
+    /// How many records the open end of a log has: they are there up to the first that fails its
+    /// CRC (what a former life of the slot left fails it too). Returns the last sequence.
+    fn measure_open(
+        &mut self,
+        index: u32,
+        store: &mut impl SpillStore,
+    ) -> Result<u64, StoreError> {
+        self.read_slot(index, store)?;
+        let slot = self.log.slots[widen(index)];
+        let bound = u16::try_from(SLOT_RECORDS_MAX).unwrap_or(u16::MAX);
+        let mut walk = Walk::new(bound);
+        let mut count = 0;
+        let mut used = 0;
+        let mut last_seq = slot.first_seq;
+        while let Some((_, at, head)) = walk.step(&self.slot_buffer) {
+            let spot = Spot {
+                slot: index,
+                generation: slot.generation,
+                at: u32::try_from(at).unwrap_or(u32::MAX),
+            };
+            let mut crc = crc_at(spot);
+            crc.update(&self.slot_buffer[at + 4..at + head.bytes()]);
+            if crc.finalize() != head.crc {
+                break;
+            }
+            count += 1;
+            used = at + head.bytes();
+            last_seq = head.seq;
+        }
+        debug_assert!(used == 0 || used >= HEAD_BYTES);
+        let place = &mut self.log.slots[widen(index)];
+        let said = place.count;
+        place.count = count;
+        place.used = u32::try_from(used).unwrap_or(u32::MAX);
+        // The row may know settled records that the walk did not reach.
+        place.settled = place.settled.min(count);
+        if count < said {
+            let note = Note::Quarantined {
+                destination: text("-"),
+                reason: text("corrupt"),
+                count: u64::from(said - count),
+            };
+            self.note(note);
+            // Nothing may be appended over what might still be rescued.
+            self.log.slots[widen(index)].closed = true;
+            self.log.mark(index);
+        }
+        Ok(last_seq)
+    }
+
+    fn last_seq_in(
+        &mut self,
+        index: u32,
+        store: &mut impl SpillStore,
+    ) -> Result<u64, StoreError> {
+        self.read_slot(index, store)?;
+        let slot = &self.log.slots[widen(index)];
+        let mut last_seq = slot.first_seq + u64::from(slot.count);
+        let mut walk = Walk::new(slot.count);
+        while let Some((_, _, head)) = walk.step(&self.slot_buffer) {
+            last_seq = last_seq.max(head.seq);
+        }
+        Ok(last_seq)
+    }
+
+    fn restore_flight(
+        &mut self,
+        dest: DestId,
+        flight: &Flight,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        let found = self.find_seq(dest, flight.seq, store, classify)?;
+        let (place, body, stream, rule) = match found {
+            Some((place, body, stream, rule)) => (Some(place), body, stream, rule),
+            // Its record is settled or gone; the exchange still has to be completed.
+            None if flight.release => (None, 0, 0, 0),
+            None => return Ok(()),
+        };
+        let outbox = self.outbox(dest);
+        let mask = outbox.wire.len() - 1;
+        if flight.packet_id == 0 || outbox.wire[usize::from(flight.packet_id) & mask] != NONE {
+            return Ok(());
+        }
+        let Some(index) = self.entries.take() else { return Ok(()) };
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let entry = &mut self.entries[index];
+        entry.place = place;
+        entry.seq = flight.seq;
+        entry.body_bytes = body;
+        entry.qos = Qos::ExactlyOnce;
+        entry.stream = stream;
+        entry.rule = rule;
+        entry.packet_id = flight.packet_id;
+        outbox.wire[usize::from(flight.packet_id) & mask] = index;
+        outbox.inflight += 1;
+        if let Some(place) = place {
+            self.log.slots[widen(place.slot)].taken_bits.set(place.ordinal);
+        } else {
+            outbox.pending += 1;
+        }
+        if flight.release {
+            entry.state = State::Release;
+            self.entries.push_back(&mut outbox.release, Chain::Line, index);
+        } else {
+            entry.state = State::Publish;
+            self.entries.push_back(&mut outbox.flight, Chain::Line, index);
+        }
+        Ok(())
+    }
+
+    /// Where the unsettled record with this sequence number lies.
+    fn find_seq(
+        &mut self,
+        dest: DestId,
+        seq: u64,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<Option<(Place, u32, u8, u8)>, StoreError> {
+        let mut at = self.outbox(dest).chain.head;
+        let mut slot = NONE;
+        while at != NONE && self.log.slots[widen(at)].first_seq <= seq {
+            if !self.log.slots[widen(at)].continuation {
+                slot = at;
+            }
+            at = self.log.slots[widen(at)].next;
+        }
+        if slot == NONE {
+            return Ok(None);
+        }
+        self.read_slot(slot, store)?;
+        let mut walk = Walk::new(self.log.slots[widen(slot)].count);
+        while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
+            if head.seq == seq && !self.log.slots[widen(slot)].settled_bits.get(ordinal) {
+                let body = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+                let (stream, rule) =
+                    self.classified(dest, at, &head, classify).unwrap_or((0, 0));
+                return Ok(Some((Place { slot, ordinal }, body, stream, rule)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn parse_row(value: &[u8]) -> Option<Row> {
+    let number = u32::from_le_bytes(value.get(0..4)?.try_into().ok()?);
+    let next_id = u16::from_le_bytes(value.get(4..6)?.try_into().ok()?);
+    let count = u16::from_le_bytes(value.get(6..8)?.try_into().ok()?);
+    let mut at = 8;
+    let mut flights = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let raw = value.get(at..at + 11)?;
+        flights.push(Flight {
+            seq: u64::from_le_bytes(raw[..8].try_into().ok()?),
+            packet_id: u16::from_le_bytes([raw[8], raw[9]]),
+            release: raw[10] == 1,
+        });
+        at += 11;
+    }
+    let received =
+        value[at..].chunks_exact(2).map(|raw| u16::from_le_bytes([raw[0], raw[1]])).collect();
+    Some(Row { dest: None, number, next_id, flights, received })
+}

@@ -1,0 +1,362 @@
+//! How messages leave: settled by the peer, by a commit, by a drop. The only place that releases
+//! holds, bits and references, so that each is released once.
+
+use super::entry::{Chain, Flags, Place, State};
+use super::outbox::DestId;
+use super::pool::{NONE, widen};
+use super::{DropReason, Queue};
+use crate::mqtt::Qos;
+use crate::note::Note;
+use crate::vocab::Instant;
+
+impl Queue {
+    /// The destination has settled this entry: out of every list, bit set, references released.
+    /// A journalled QoS 2 entry whose identifier was on the wire stays as `Done` until the commit.
+    pub(crate) fn settle(&mut self, dest: DestId, index: u32) {
+        let state = self.entries[index].state;
+        self.unlink(dest, index);
+        self.unhold(index);
+        if let Some(place) = self.entries[index].place.take() {
+            self.settle_place(dest, place);
+        }
+        self.release_bytes(dest, index);
+        let entry = &mut self.entries[index];
+        let journalled = entry.qos == Qos::ExactlyOnce
+            && entry.packet_id != 0
+            && self.boxes[usize::from(dest.0)].params.journal;
+        let bytes = u64::from(entry.body_bytes);
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        if state != State::Zero {
+            outbox.pending = outbox.pending.saturating_sub(1);
+            outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
+        }
+        if journalled {
+            entry.state = State::Done;
+            self.entries.push_back(&mut outbox.done, Chain::Line, index);
+            outbox.row_dirty = true;
+        } else {
+            self.free_id(dest, index);
+            self.entries.give(index);
+        }
+    }
+
+    /// Drops an entry for a reason: counted and logged, and settled all the same.
+    pub fn drop_entry(&mut self, dest: DestId, index: u32, reason: DropReason) {
+        self.settle(dest, index);
+        self.count_drop(dest, reason, 1);
+    }
+
+    pub fn count_drop(&mut self, dest: DestId, reason: DropReason, count: u64) {
+        if count > 0 {
+            self.counters.drops += count;
+            let destination = self.name(dest);
+            self.note(Note::Drop { reason: reason.word(), destination, count });
+        }
+    }
+
+    /// Drops everything a destination has, in RAM and on disk.
+    pub(crate) fn drop_all(&mut self, dest: DestId) {
+        loop {
+            let outbox = self.outbox(dest);
+            let lists = [outbox.zero, outbox.flight, outbox.release, outbox.custody];
+            let streams = outbox.streams.iter().map(|stream| stream.list);
+            let Some(list) = lists.into_iter().chain(streams).find(|list| !list.is_empty()) else {
+                break;
+            };
+            // Never `Done`: the destination's identifiers end with it.
+            self.entries[list.head].packet_id = self.forget_id(dest, list.head);
+            self.settle(dest, list.head);
+        }
+        while !self.outbox(dest).done.is_empty() {
+            let index = self.outbox(dest).done.head;
+            self.free_done(dest, index);
+        }
+        while self.outbox(dest).chain.head != NONE {
+            let slot = self.outbox(dest).chain.head;
+            self.release_slot(dest, slot);
+        }
+        let outbox = self.outbox_mut(dest);
+        for stream in &mut outbox.streams {
+            stream.gap = 0;
+        }
+        for row in &mut outbox.conflated {
+            row.place = None;
+            row.entry = NONE;
+        }
+        outbox.gaps = 0;
+        outbox.active = 0;
+    }
+
+    /// `old` waits unsent and is replaced by `new`: settled when that one is.
+    pub(crate) fn replace(&mut self, dest: DestId, old: u32, new: u32) {
+        self.unlink(dest, old);
+        if let Some(place) = self.entries[old].place.take() {
+            self.settle_place(dest, place);
+        }
+        let bytes = u64::from(self.entries[old].body_bytes);
+        let outbox = self.outbox_mut(dest);
+        outbox.pending = outbox.pending.saturating_sub(1);
+        outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
+        // The reference goes, the hold stays: the record's head lives on.
+        let record = self.entries[old].record;
+        self.release_bytes(dest, old);
+        let older = core::mem::replace(&mut self.entries[old].replaced, NONE);
+        self.entries[new].replaced = older;
+        if self.entries[old].flags.hold {
+            let entry = &mut self.entries[old];
+            entry.record = record;
+            entry.state = State::Conflated;
+            entry.replaced = older;
+            self.entries[new].replaced = old;
+        } else {
+            self.entries.give(old);
+        }
+    }
+
+    /// A record that is on disk only is settled. `stream`: whose gap it leaves, when known.
+    pub(crate) fn settle_stored(&mut self, dest: DestId, place: Place, stream: Option<u8>) {
+        self.settle_place(dest, place);
+        let outbox = self.outbox_mut(dest);
+        outbox.pending = outbox.pending.saturating_sub(1);
+        if let Some(stream) = stream {
+            self.close_gap(dest, stream, 1);
+        }
+    }
+
+    /// So many records of a stream are not on disk only any more. The last one lets what is
+    /// staged behind it into the stream's list.
+    pub(crate) fn close_gap(&mut self, dest: DestId, stream: u8, count: u32) {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let gap = &mut outbox.streams[usize::from(stream)].gap;
+        *gap = gap.saturating_sub(count);
+        if *gap == 0 {
+            outbox.gaps &= !(1 << stream);
+            self.join_staged(dest);
+        }
+    }
+
+    /// What is staged in streams without a gap follows its stream's list.
+    pub(crate) fn join_staged(&mut self, dest: DestId) {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let mut at = outbox.custody.head;
+        while at != NONE {
+            let entry = &mut self.entries[at];
+            let stream = entry.stream;
+            if entry.state == State::Waiting && !entry.flags.listed && !outbox.has_gap(stream) {
+                entry.flags.listed = true;
+                let list = &mut outbox.streams[usize::from(stream)].list;
+                self.entries.push_back(list, Chain::Line, at);
+                outbox.active |= 1 << stream;
+            }
+            at = self.entries.next(Chain::Custody, at);
+        }
+    }
+
+    /// Sets the settled bit; a slot that is wholly settled is free.
+    pub(crate) fn settle_place(&mut self, dest: DestId, place: Place) {
+        let slot = &mut self.log.slots[widen(place.slot)];
+        if !slot.settled_bits.set(place.ordinal) {
+            return;
+        }
+        slot.taken_bits.set(place.ordinal);
+        slot.settled += 1;
+        let done = slot.settled == slot.count && slot.closed;
+        self.log.mark(place.slot);
+        self.settled_dirty += 1;
+        let outbox = self.outbox_mut(dest);
+        outbox.stored = outbox.stored.saturating_sub(1);
+        if done {
+            self.release_slot(dest, place.slot);
+        }
+    }
+
+    /// Frees a slot and the continuations of the large record in it.
+    pub(crate) fn release_slot(&mut self, dest: DestId, slot: u32) {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let session = outbox.params.session;
+        if !self.log.slots[widen(slot)].known {
+            outbox.unknown_slots = outbox.unknown_slots.saturating_sub(1);
+        }
+        let mut next = self.log.slots[widen(slot)].next;
+        self.log.release(&mut outbox.chain, slot);
+        let mut freed = 1;
+        while next != NONE && self.log.slots[widen(next)].continuation {
+            let after = self.log.slots[widen(next)].next;
+            self.log.release(&mut outbox.chain, next);
+            next = after;
+            freed += 1;
+        }
+        outbox.stuck = false;
+        if self.slot_in_buffer == slot {
+            self.slot_in_buffer = NONE;
+        }
+        if session {
+            self.session_slots = self.session_slots.saturating_sub(freed);
+        }
+        // Whoever found no slot may find one now.
+        for outbox in &mut self.boxes {
+            outbox.stuck = false;
+        }
+    }
+
+    /// The publisher need not wait for this entry any more, nor for those it replaced.
+    pub(crate) fn unhold(&mut self, index: u32) {
+        self.unhold_one(index);
+        let mut older = core::mem::replace(&mut self.entries[index].replaced, NONE);
+        while older != NONE {
+            self.unhold_one(older);
+            let next = self.entries[older].replaced;
+            self.entries.give(older);
+            older = next;
+        }
+    }
+
+    fn unhold_one(&mut self, index: u32) {
+        let entry = &mut self.entries[index];
+        if !core::mem::take(&mut entry.flags.hold) {
+            return;
+        }
+        // A hold keeps the record's head alive, so the id is still good.
+        if let Some(record) = entry.record
+            && let Some(source) = self.pool.unhold(record)
+        {
+            self.wake(source);
+        }
+    }
+
+    /// The bytes are not needed in RAM any more (by this entry).
+    pub(crate) fn release_bytes(&mut self, dest: DestId, index: u32) {
+        let Some(record) = self.entries[index].record.take() else { return };
+        let blocks = self.pool.head(record).blocks();
+        let outbox = self.outbox_mut(dest);
+        outbox.blocks -= blocks;
+        outbox.records -= 1;
+        self.pool.release(record);
+    }
+
+    /// Out of every list it is in.
+    pub(crate) fn unlink(&mut self, dest: DestId, index: u32) {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let entry = self.entries[index];
+        if entry.flags.custody {
+            outbox.custody_bytes -= u64::from(entry.body_bytes);
+            outbox.custody_held -= u32::from(entry.flags.hold);
+            outbox.custody_qos2 -= u32::from(entry.qos == Qos::ExactlyOnce);
+            self.entries.unlink(&mut outbox.custody, Chain::Custody, index);
+            self.entries[index].flags.custody = false;
+        }
+        match entry.state {
+            State::Zero => self.entries.unlink(&mut outbox.zero, Chain::Line, index),
+            State::Waiting if entry.flags.listed => {
+                let stream = &mut outbox.streams[usize::from(entry.stream)];
+                self.entries.unlink(&mut stream.list, Chain::Line, index);
+                if stream.list.is_empty() {
+                    outbox.active &= !(1 << entry.stream);
+                }
+                self.entries[index].flags.listed = false;
+            }
+            State::Publish => {
+                if outbox.unsent == index {
+                    outbox.unsent = self.entries.next(Chain::Line, index);
+                }
+                self.entries.unlink(&mut outbox.flight, Chain::Line, index);
+                outbox.inflight -= 1;
+            }
+            State::Release => {
+                if outbox.unsent_release == index {
+                    outbox.unsent_release = self.entries.next(Chain::Line, index);
+                }
+                self.entries.unlink(&mut outbox.release, Chain::Line, index);
+                outbox.inflight -= 1;
+            }
+            State::Waiting | State::Free | State::Done | State::Conflated => {}
+        }
+        let conflate = usize::from(entry.conflate);
+        if let Some(row) = outbox.conflated.get_mut(conflate)
+            && row.entry == index
+        {
+            row.entry = NONE;
+            row.place = None;
+        }
+        self.entries[index].conflate = u16::MAX;
+    }
+
+    fn free_id(&mut self, dest: DestId, index: u32) {
+        let id = self.entries[index].packet_id;
+        if id == 0 {
+            return;
+        }
+        let outbox = self.outbox_mut(dest);
+        let mask = outbox.wire.len() - 1;
+        let place = &mut outbox.wire[usize::from(id) & mask];
+        if *place == index {
+            *place = NONE;
+        }
+    }
+
+    fn forget_id(&mut self, dest: DestId, index: u32) -> u16 {
+        self.free_id(dest, index);
+        0
+    }
+
+    /// The commit that makes a completion durable is done: the identifier is free.
+    pub(crate) fn free_done(&mut self, dest: DestId, index: u32) {
+        self.free_id(dest, index);
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        self.entries.unlink(&mut outbox.done, Chain::Line, index);
+        self.entries.give(index);
+    }
+
+    /// Drops the oldest message of a stream that waits in RAM; `false` when none does.
+    pub fn drop_oldest_of(&mut self, dest: DestId, stream: u8, reason: DropReason) -> bool {
+        let head = self.outbox(dest).streams[usize::from(stream)].list.head;
+        if head == NONE {
+            return false;
+        }
+        self.drop_entry(dest, head, reason);
+        true
+    }
+
+    /// Drops the oldest message that is not in flight: at once when it waits in RAM, else in the
+    /// next flush.
+    pub fn drop_oldest(&mut self, dest: DestId, reason: DropReason) {
+        let outbox = self.outbox(dest);
+        let mut oldest: Option<(u64, u32)> = None;
+        let mut active = outbox.active;
+        while active != 0 {
+            let stream = widen(active.trailing_zeros());
+            active &= active - 1;
+            let head = outbox.streams[stream].list.head;
+            let seq = self.entries[head].seq;
+            oldest = Some(oldest.map_or((seq, head), |best| best.min((seq, head))));
+        }
+        let on_disk = outbox.gaps != 0 || outbox.unknown_slots > 0;
+        match oldest {
+            Some((_, index)) if !on_disk || self.entries[index].place.is_some() => {
+                self.drop_entry(dest, index, reason);
+            }
+            _ if on_disk => self.outbox_mut(dest).trim += 1,
+            _ => {}
+        }
+    }
+
+    /// Arrival of the oldest message that waits or is in flight in RAM.
+    pub fn oldest_arrival(&self, dest: DestId) -> Option<Instant> {
+        let outbox = self.outbox(dest);
+        let heads = [outbox.flight.head, outbox.custody.head];
+        let streams = outbox.streams.iter().map(|stream| stream.list.head);
+        heads
+            .into_iter()
+            .chain(streams)
+            .filter(|head| *head != NONE)
+            .map(|head| self.entries[head].arrival)
+            .min()
+    }
+
+    pub(crate) fn clear_flags(&mut self, index: u32) {
+        let hold = self.entries[index].flags.hold;
+        let custody = self.entries[index].flags.custody;
+        let retain = self.entries[index].flags.retain;
+        self.entries[index].flags = Flags { hold, custody, retain, ..Flags::default() };
+    }
+}

@@ -1,0 +1,393 @@
+//! The in-flight window of one destination: what may be sent next, packet identifiers, the four
+//! acknowledgements, resending. Read MQTT 5 sections 3.3.4, 4.3, 4.4 and 4.9 first.
+
+use super::Queue;
+use super::entry::{Chain, State};
+use super::outbox::{DestId, Outbox, Up};
+use super::pool::{NONE, RecordId, widen};
+use crate::mqtt::{PacketId, Qos};
+use crate::vocab::Instant;
+use core::time::Duration;
+
+/// One publish that may be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    pub entry: u32,
+    pub record: RecordId,
+    pub qos: Qos,
+    pub retain: bool,
+    pub rule: u8,
+    pub stream: u8,
+    pub dup: bool,
+    /// `None`: it is not in the window yet (`take` puts it there), or QoS 0.
+    pub packet_id: Option<PacketId>,
+}
+
+/// What an acknowledgement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acked {
+    /// It answered a message sent so long ago (`None` when that was a resend).
+    Yes { round_trip: Option<Duration> },
+    /// No such identifier in that state.
+    Unknown,
+}
+
+impl Queue {
+    /// The next publish for `dest`; streams in `blocked` are passed over.
+    pub fn next(&mut self, dest: DestId, blocked: u128) -> Option<Next> {
+        if self.outbox(dest).reorder {
+            return None;
+        }
+        let unsent = self.outbox(dest).unsent;
+        if unsent != NONE {
+            let entry = &self.entries[unsent];
+            if entry.flags.barrier {
+                return None;
+            }
+            if entry.record.is_none() {
+                self.outbox_mut(dest).load_wanted = true;
+                return None;
+            }
+            return self.describe(unsent);
+        }
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        if outbox.inflight >= outbox.window {
+            return None;
+        }
+        let journal = outbox.params.journal;
+        let mut open = outbox.active & !blocked;
+        while open != 0 {
+            let stream = pick(outbox, open);
+            let head = outbox.streams[widen(stream)].list.head;
+            if journal && self.entries[head].qos == Qos::ExactlyOnce {
+                // Its identifier has to be durable first: the flush puts it into the window.
+                outbox.qos2_wanted = true;
+                open &= !(1 << stream);
+                continue;
+            }
+            return self.describe(head);
+        }
+        None
+    }
+
+    fn describe(&self, index: u32) -> Option<Next> {
+        let entry = &self.entries[index];
+        Some(Next {
+            entry: index,
+            record: entry.record?,
+            qos: entry.qos,
+            retain: entry.flags.retain,
+            rule: entry.rule,
+            stream: entry.stream,
+            dup: entry.flags.dup,
+            packet_id: PacketId::new(entry.packet_id),
+        })
+    }
+
+    /// The next QoS 0 publish; `sent_zero` takes it out.
+    pub fn next_zero(&self, dest: DestId) -> Option<Next> {
+        let head = self.outbox(dest).zero.head;
+        if head == NONE { None } else { self.describe(head) }
+    }
+
+    /// A publish at QoS 0 was written (or is given up): it is settled.
+    pub fn sent_zero(&mut self, dest: DestId, index: u32) {
+        self.settle(dest, index);
+    }
+
+    /// Puts a waiting message into the window, at its end, and gives it an identifier.
+    /// `None` when no identifier is free.
+    pub fn take(&mut self, dest: DestId, index: u32) -> Option<PacketId> {
+        let id = self.free_packet_id(dest)?;
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let entry = &mut self.entries[index];
+        let stream = &mut outbox.streams[usize::from(entry.stream)];
+        outbox.last_stream = u32::from(entry.stream);
+        entry.packet_id = id.raw();
+        entry.state = State::Publish;
+        entry.flags.listed = false;
+        entry.flags.unsent = true;
+        let conflate = usize::from(core::mem::replace(&mut entry.conflate, u16::MAX));
+        if let Some(row) = outbox.conflated.get_mut(conflate) {
+            row.entry = NONE;
+            row.place = None;
+        }
+        self.entries.unlink(&mut stream.list, Chain::Line, index);
+        if stream.list.is_empty() {
+            outbox.active &= !(1 << self.entries[index].stream);
+        }
+        self.entries.push_back(&mut outbox.flight, Chain::Line, index);
+        if outbox.unsent == NONE {
+            outbox.unsent = index;
+        }
+        let mask = outbox.wire.len() - 1;
+        outbox.wire[usize::from(id.raw()) & mask] = index;
+        outbox.inflight += 1;
+        Some(id)
+    }
+
+    /// The packet of an entry in the window was written whole.
+    pub fn sent(&mut self, dest: DestId, index: u32, now: Instant) {
+        let next = self.entries.next(Chain::Line, index);
+        let entry = &mut self.entries[index];
+        entry.flags.unsent = false;
+        entry.sent_at = now;
+        if entry.flags.dup {
+            self.counters.resent += 1;
+        }
+        let outbox = self.outbox_mut(dest);
+        if outbox.unsent == index {
+            outbox.unsent = next;
+        }
+        if outbox.flight.head == index {
+            outbox.progress = now;
+        }
+    }
+
+    /// PUBACK.
+    pub fn puback(&mut self, dest: DestId, id: PacketId, now: Instant) -> Acked {
+        let Some(index) = self.by_id(dest, id) else { return Acked::Unknown };
+        let entry = &self.entries[index];
+        if entry.state != State::Publish || entry.qos != Qos::AtLeastOnce || entry.flags.unsent {
+            return Acked::Unknown;
+        }
+        let round_trip = (!entry.flags.dup).then(|| now.since(entry.sent_at));
+        self.outbox_mut(dest).progress = now;
+        self.settle(dest, index);
+        Acked::Yes { round_trip }
+    }
+
+    /// PUBREC with success: the peer owns the message; PUBREL is owed.
+    pub fn pubrec(&mut self, dest: DestId, id: PacketId, now: Instant) -> Acked {
+        let Some(index) = self.by_id(dest, id) else { return Acked::Unknown };
+        let entry = self.entries[index];
+        match entry.state {
+            State::Publish if entry.qos == Qos::ExactlyOnce && !entry.flags.unsent => {}
+            // It came twice: PUBREL goes out again [MQTT-4.3.3].
+            State::Release if !entry.flags.unsent => {
+                self.owe_release(dest, index);
+                return Acked::Yes { round_trip: None };
+            }
+            _ => return Acked::Unknown,
+        }
+        let round_trip = (!entry.flags.dup).then(|| now.since(entry.sent_at));
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        outbox.progress = now;
+        self.entries.unlink(&mut outbox.flight, Chain::Line, index);
+        let journal = outbox.params.journal;
+        let entry = &mut self.entries[index];
+        entry.state = State::Release;
+        entry.flags.unsent = true;
+        entry.flags.barrier = journal;
+        self.entries.push_back(&mut outbox.release, Chain::Line, index);
+        if outbox.unsent_release == NONE {
+            outbox.unsent_release = index;
+        }
+        if journal {
+            outbox.row_urgent = true;
+            outbox.row_dirty = true;
+        }
+        self.out_of_custody(dest, index);
+        self.unhold(index);
+        self.release_bytes(dest, index);
+        Acked::Yes { round_trip }
+    }
+
+    /// A message the peer owns needs no commit of its bytes any more.
+    fn out_of_custody(&mut self, dest: DestId, index: u32) {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let entry = &mut self.entries[index];
+        if !core::mem::take(&mut entry.flags.custody) {
+            return;
+        }
+        outbox.custody_bytes -= u64::from(entry.body_bytes);
+        outbox.custody_held -= u32::from(entry.flags.hold);
+        outbox.custody_qos2 -= 1;
+        self.entries.unlink(&mut outbox.custody, Chain::Custody, index);
+    }
+
+    /// PUBCOMP: the exchange is complete.
+    pub fn pubcomp(&mut self, dest: DestId, id: PacketId, now: Instant) -> Acked {
+        let Some(index) = self.by_id(dest, id) else { return Acked::Unknown };
+        if self.entries[index].state != State::Release {
+            return Acked::Unknown;
+        }
+        self.outbox_mut(dest).progress = now;
+        self.settle(dest, index);
+        Acked::Yes { round_trip: None }
+    }
+
+    /// The entry that an identifier on the wire belongs to.
+    pub fn by_id(&self, dest: DestId, id: PacketId) -> Option<u32> {
+        let outbox = self.outbox(dest);
+        let index = outbox.wire[usize::from(id.raw()) & (outbox.wire.len() - 1)];
+        (index != NONE && self.entries[index].packet_id == id.raw()).then_some(index)
+    }
+
+    /// Ends the exchange of an entry and lets it wait again, before the others of its stream.
+    /// `false`: it was not in the window (or its bytes are gone).
+    pub fn put_back(&mut self, dest: DestId, index: u32) -> bool {
+        if self.entries[index].state != State::Publish {
+            return false;
+        }
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        if outbox.unsent == index {
+            outbox.unsent = self.entries.next(Chain::Line, index);
+        }
+        self.entries.unlink(&mut outbox.flight, Chain::Line, index);
+        outbox.inflight -= 1;
+        let mask = outbox.wire.len() - 1;
+        let id = core::mem::replace(&mut self.entries[index].packet_id, 0);
+        outbox.wire[usize::from(id) & mask] = NONE;
+        self.clear_flags(index);
+        let entry = &mut self.entries[index];
+        let stream = entry.stream;
+        if entry.qos == Qos::ExactlyOnce && outbox.params.journal {
+            outbox.row_urgent = true;
+            outbox.row_dirty = true;
+        }
+        if entry.record.is_none() {
+            // Only the store has it: it is one of its stream's backlog again, and comes first
+            // because its slot does.
+            if let Some(place) = entry.place {
+                let slot = &mut self.log.slots[widen(place.slot)];
+                slot.taken_bits.clear(place.ordinal);
+                slot.streams |= 1 << stream;
+                outbox.streams[usize::from(stream)].gap += 1;
+                outbox.gaps |= 1 << stream;
+            }
+            outbox.reorder = true;
+            self.entries.give(index);
+            return true;
+        }
+        entry.state = State::Waiting;
+        entry.flags.listed = true;
+        let list = &mut outbox.streams[usize::from(stream)].list;
+        self.entries.push_front(list, Chain::Line, index);
+        outbox.active |= 1 << stream;
+        true
+    }
+
+    /// PUBREL is owed (again) for an entry.
+    fn owe_release(&mut self, dest: DestId, index: u32) {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        self.entries[index].flags.unsent = true;
+        self.entries.unlink(&mut outbox.release, Chain::Line, index);
+        self.entries.push_back(&mut outbox.release, Chain::Line, index);
+        if outbox.unsent_release == NONE {
+            outbox.unsent_release = index;
+        }
+    }
+
+    /// The next PUBREL to send; it counts as sent.
+    pub fn next_release(&mut self, dest: DestId) -> Option<PacketId> {
+        let index = self.outbox(dest).unsent_release;
+        if index == NONE || self.entries[index].flags.barrier {
+            return None;
+        }
+        self.entries[index].flags.unsent = false;
+        let next = self.entries.next(Chain::Line, index);
+        self.outbox_mut(dest).unsent_release = next;
+        PacketId::new(self.entries[index].packet_id)
+    }
+
+    /// The transport is gone. What was on the wire stays in the window until `connected`.
+    pub fn disconnected(&mut self, dest: DestId) {
+        let outbox = self.outbox_mut(dest);
+        outbox.up = Up::Down;
+    }
+
+    /// A new transport stands. With the session kept, everything unacknowledged goes out again
+    /// with its identifier [MQTT-4.4.0-1]. Without, the window is emptied: what was sent waits
+    /// again, and QoS 2 messages whose PUBREC came are the peer's. Returns how many QoS 2 messages
+    /// are in doubt (may arrive twice).
+    pub fn connected(
+        &mut self,
+        dest: DestId,
+        session_present: bool,
+        window: u16,
+        now: Instant,
+    ) -> u32 {
+        let outbox = self.outbox_mut(dest);
+        outbox.up = Up::Up;
+        outbox.window = window.min(outbox.params.window);
+        outbox.progress = now;
+        if session_present {
+            outbox.unsent = outbox.flight.head;
+            outbox.unsent_release = outbox.release.head;
+            for (list, publish) in [(outbox.flight, true), (outbox.release, false)] {
+                let mut at = list.head;
+                while at != NONE {
+                    let entry = &mut self.entries[at];
+                    // What never left, and waits for its barrier, is no duplicate.
+                    entry.flags.dup = publish && (entry.flags.dup || !entry.flags.unsent);
+                    entry.flags.unsent = true;
+                    at = self.entries.next(Chain::Line, at);
+                }
+            }
+            return 0;
+        }
+        let mut in_doubt = 0;
+        // From the end, so that each goes before those sent after it.
+        while self.outbox(dest).flight.tail != NONE {
+            let index = self.outbox(dest).flight.tail;
+            let entry = &self.entries[index];
+            if entry.qos == Qos::ExactlyOnce && !entry.flags.unsent {
+                in_doubt += 1;
+            }
+            self.put_back(dest, index);
+        }
+        while self.outbox(dest).release.head != NONE {
+            let index = self.outbox(dest).release.head;
+            self.settle(dest, index);
+        }
+        self.outbox_mut(dest).unsent = NONE;
+        self.outbox_mut(dest).unsent_release = NONE;
+        in_doubt
+    }
+
+    /// When the oldest message on the wire was sent; `None` with nothing unacknowledged.
+    pub fn oldest_sent(&self, dest: DestId) -> Option<Instant> {
+        let outbox = self.outbox(dest);
+        [outbox.flight.head, outbox.release.head]
+            .into_iter()
+            .filter(|head| *head != NONE && !self.entries[*head].flags.unsent)
+            .map(|head| self.entries[head].sent_at)
+            .min()
+    }
+
+    fn free_packet_id(&mut self, dest: DestId) -> Option<PacketId> {
+        let outbox = self.outbox_mut(dest);
+        let mask = outbox.wire.len() - 1;
+        for _ in 0..outbox.wire.len() {
+            let id = outbox.next_id;
+            outbox.next_id = if id == u16::MAX { 1 } else { id + 1 };
+            if outbox.wire[usize::from(id) & mask] == NONE {
+                return PacketId::new(id);
+            }
+        }
+        None
+    }
+}
+
+/// The stream to serve: by lane, with a share for the lower ones, in turn within a lane.
+fn pick(outbox: &mut Outbox, open: u128) -> u32 {
+    if open & (open - 1) == 0 {
+        return open.trailing_zeros();
+    }
+    outbox.lane_turn = outbox.lane_turn.wrapping_add(1);
+    let order: [usize; 3] = match outbox.lane_turn % 32 {
+        31 => [2, 1, 0],
+        7 | 15 | 23 => [1, 0, 2],
+        _ => [0, 1, 2],
+    };
+    for lane in order {
+        let mine = open & outbox.lanes[lane];
+        if mine != 0 {
+            let after = u128::MAX.checked_shl(outbox.last_stream + 1).unwrap_or(0);
+            let later = mine & after;
+            return if later != 0 { later.trailing_zeros() } else { mine.trailing_zeros() };
+        }
+    }
+    open.trailing_zeros()
+}
