@@ -64,31 +64,26 @@ impl Shape {
     }
 }
 
-/// Does a filter of a shape that fits the topic's levels match it? `$…` was looked at before.
-pub(super) fn fits(filter: &[u8], topic: &[u8]) -> bool {
-    let mut f = 0;
-    let mut t = 0;
-    while f < filter.len() {
-        match filter[f] {
+/// Does a filter match a topic's bytes? What begins with `$` was looked at before.
+pub(super) fn fits(filter: &[u8], mut topic: impl Iterator<Item = u8>) -> bool {
+    let mut next = topic.next();
+    let mut rest = filter;
+    while let Some((byte, behind)) = rest.split_first() {
+        match byte {
             b'#' => return true,
             b'+' => {
-                while t < topic.len() && topic[t] != b'/' {
-                    t += 1;
+                while next.is_some_and(|byte| byte != b'/') {
+                    next = topic.next();
                 }
-                f += 1;
             }
             // `a/#` matches `a`.
-            b'/' if t == topic.len() => return &filter[f..] == b"/#",
-            byte => {
-                if topic.get(t) != Some(&byte) {
-                    return false;
-                }
-                f += 1;
-                t += 1;
-            }
+            b'/' if next.is_none() => return rest == b"/#",
+            _ if next == Some(*byte) => next = topic.next(),
+            _ => return false,
         }
+        rest = behind;
     }
-    t == topic.len()
+    next.is_none()
 }
 
 /// The hash of a filter is the sum of a term a level, so that a level can be exchanged for `+` and

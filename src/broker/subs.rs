@@ -277,7 +277,7 @@ impl Subs {
         if shape.plus == 0 && shape.kind == Kind::Closed {
             return self.text_raw(id) == topic.as_bytes();
         }
-        fits(self.text_raw(id), topic.as_bytes())
+        fits(self.text_raw(id), topic.bytes())
     }
 
     fn find(&self, hash: u64, filter: &str) -> Option<u16> {
