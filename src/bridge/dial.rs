@@ -421,6 +421,18 @@ mod tests {
     }
 
     #[test]
+    fn a_long_life_of_the_secondary_says_nothing_for_the_first_server() {
+        let mut dial = on_secondary(at(0));
+        let flap = |now: Instant| now < at(30);
+        assert_eq!(probe_until(&mut dial, at(1000), flap), None);
+        assert!(dial.lost(at(1000)));
+        dial.begin(at(1000));
+        dial.resolved(at(1000), &[addr(2)]);
+        dial.up(at(1000));
+        assert_eq!(probe_until(&mut dial, at(2000), |_| true), Some(1010 + 60));
+    }
+
+    #[test]
     fn a_long_outage_of_the_first_server_does_not_lengthen_the_hold_down() {
         let mut dial = on_secondary(at(0));
         assert_eq!(probe_until(&mut dial, at(9000), |now| now >= at(7200)), Some(7230));

@@ -200,7 +200,6 @@ fn unsaved_deletions_press_before_they_fill_the_table() {
             store.saved(usize::MAX);
         }
     }
-    // Without `saved` in the loop each deletion stays: see below.
     assert_eq!((pressed, store.len(), store.bytes()), (0, 0, BLOCK_BYTES));
     let topics: Vec<String> = (0..64).map(|n| format!("u{n}")).collect();
     for topic in &topics {
@@ -213,6 +212,12 @@ fn unsaved_deletions_press_before_they_fill_the_table() {
     }
     assert!(store.is_pressed());
     store.saved(usize::MAX);
+    assert!(!store.is_pressed());
+    // A deletion that is taken back presses no more.
+    for _ in 0..50 {
+        assert!(store.clear("u60"));
+        assert_eq!(put(&mut store, "u60", b"x"), Ok(()));
+    }
     assert!(!store.is_pressed());
 }
 
