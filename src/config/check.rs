@@ -28,8 +28,8 @@ const STORE_BYTES_MIN: u64 = 1 << 20;
 const STORE_BYTES_MAX: u64 = 1 << 40;
 const NODE_NAME_BYTES_MAX: usize = 64;
 
-/// A share of the ring that one destination may fill: the largest packet must fit into it.
-const RING_SHARE: usize = 4;
+/// One destination may fill one part in this many of the ring: the largest packet must fit into it.
+pub const RING_SHARE: usize = 4;
 
 /// The longest any duration may be.
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);

@@ -12,7 +12,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use check::load;
+pub use check::{RING_SHARE, load};
 pub use keys::{KEYS, Key};
 pub use parse::{ConfigError, Warning};
 pub use values::PORT_DEFAULT;

@@ -158,14 +158,15 @@ fn known(key: &str) -> Result<&'static Key, String> {
         )),
         Found::Unknown if key.is_empty() => Err("there is no key before the =".to_owned()),
         Found::Unknown => {
-            let nearest = keys::nearest(key.get(..KEY_BYTES_COMPARED).unwrap_or(key));
+            let compared: String = key.chars().take(KEY_CHARS_COMPARED).collect();
+            let nearest = keys::nearest(&compared);
             Err(format!("unknown key; the nearest known one is {nearest}"))
         }
     }
 }
 
 /// Longer unknown keys are compared by their beginning, so that a hostile file costs little.
-const KEY_BYTES_COMPARED: usize = 128;
+const KEY_CHARS_COMPARED: usize = 128;
 
 /// Takes the quotes and escapes off a value.
 fn unquote(value: &str) -> Result<Word<'_>, &'static str> {

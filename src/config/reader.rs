@@ -6,6 +6,7 @@ use super::parse::{ConfigError, Entry, Raw, Warning, Word};
 use super::values::Parsed;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Included, Unbounded};
 
 /// What NAME and N stand for.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,10 @@ pub(super) const TOP: Scope<'static> = Scope { name: "", rule: "" };
 pub(super) struct Reader<'a> {
     file: &'a str,
     raw: &'a Raw<'a>,
+    /// Entries by key.
     places: BTreeMap<&'a str, usize>,
+    /// The first line of every key and section.
+    lines: BTreeMap<&'a str, u32>,
     pub errors: Vec<ConfigError>,
     pub warnings: Vec<Warning>,
 }
@@ -28,7 +32,17 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub fn new(file: &'a str, raw: &'a Raw<'a>, errors: Vec<ConfigError>) -> Self {
         let places = raw.entries.iter().enumerate().map(|(at, e)| (e.key, at)).collect();
-        Self { file, raw, places, errors, warnings: Vec::new() }
+        let mut lines = BTreeMap::new();
+        for entry in &raw.entries {
+            lines.entry(entry.key).or_insert(entry.line);
+            let mut section = entry.key;
+            // A whole kind, such as `bridge`, is no place.
+            while let Some((outer, _)) = section.rsplit_once('.').filter(|o| o.0.contains('.')) {
+                lines.entry(outer).or_insert(entry.line);
+                section = outer;
+            }
+        }
+        Self { file, raw, places, lines, errors, warnings: Vec::new() }
     }
 
     pub fn entry(&self, pattern: &str, scope: Scope<'_>) -> Option<&'a Entry<'a>> {
@@ -95,48 +109,37 @@ impl<'a> Reader<'a> {
     /// The line of `key`; else of the first key that shares its section, and so on outwards;
     /// 0 when nothing does.
     fn line(&self, key: &str) -> u32 {
-        let mut section = key;
-        if let Some(at) = self.places.get(key) {
-            return self.raw.entries.get(*at).map_or(0, |entry| entry.line);
-        }
-        // Every step drops one part of the key.
-        while let Some((outer, _)) = section.rsplit_once('.') {
-            let inside = |entry: &&Entry<'_>| {
-                entry.key.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'))
-            };
-            // A whole kind, such as `bridge`, is no place.
-            if outer.contains('.')
-                && let Some(entry) = self.raw.entries.iter().find(inside)
-            {
-                return entry.line;
+        let mut section = Some(key);
+        while let Some(outer) = section {
+            if let Some(line) = self.lines.get(outer) {
+                return *line;
             }
-            section = outer;
+            section = outer.rsplit_once('.').map(|(outer, _)| outer);
         }
         0
     }
 
     /// The names `NAME` takes in `kind.NAME.…`, in file order.
     pub fn names(&self, kind: &str) -> Vec<&'a str> {
-        self.distinct(|key| {
-            let mut parts = key.split('.');
-            (parts.next() == Some(kind)).then(|| parts.next()).flatten()
-        })
+        self.below(&format!("{kind}."))
     }
 
     /// The names `N` takes in `bridge.NAME.kind.N.…`, in file order.
     pub fn rules(&self, name: &str, kind: &str) -> Vec<&'a str> {
-        self.distinct(|key| {
-            let mut parts = key.split('.');
-            let fits = parts.next() == Some("bridge")
-                && parts.next() == Some(name)
-                && parts.next() == Some(kind);
-            fits.then(|| parts.next()).flatten()
-        })
+        self.below(&format!("bridge.{name}.{kind}."))
     }
 
-    fn distinct(&self, part: impl Fn(&'a str) -> Option<&'a str>) -> Vec<&'a str> {
-        let mut seen = std::collections::BTreeSet::new();
-        let parts = self.raw.entries.iter().filter_map(|entry| part(entry.key));
-        parts.filter(|name| seen.insert(*name)).collect()
+    /// The different parts that follow `prefix`, by the first entry that has them.
+    fn below(&self, prefix: &str) -> Vec<&'a str> {
+        let mut first: BTreeMap<&'a str, usize> = BTreeMap::new();
+        for (key, at) in self.places.range::<str, _>((Included(prefix), Unbounded)) {
+            let Some(rest) = key.strip_prefix(prefix) else { break };
+            let name = rest.split('.').next().unwrap_or(rest);
+            let seen = first.entry(name).or_insert(*at);
+            *seen = (*seen).min(*at);
+        }
+        let mut names: Vec<&'a str> = first.keys().copied().collect();
+        names.sort_by_key(|name| first.get(name));
+        names
     }
 }
