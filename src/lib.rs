@@ -1,2 +1,10 @@
-pub mod vocab;
+pub mod bridge;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod gateway;
+pub mod limits;
+pub mod mqtt;
 pub mod note;
+pub mod queue;
+pub mod vocab;

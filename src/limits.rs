@@ -58,6 +58,9 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// QoS 2 packet identifiers one session may leave unreleased; more and it is closed.
 pub const UNRELEASED_MAX: u32 = 1024;
 
+/// Packet identifiers of publishes; those of our SUBSCRIBEs lie above.
+pub const PUBLISH_ID_MAX: u16 = 60_000;
+
 /// Servers one bridge may name.
 pub const SERVERS_MAX: usize = 8;
 

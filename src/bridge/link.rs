@@ -14,12 +14,24 @@ use core::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Waits until then for its next attempt.
-    Backoff { until: Instant },
-    Resolving { deadline: Instant },
-    Dialing { conn: ConnId, deadline: Instant },
+    Backoff {
+        until: Instant,
+    },
+    Resolving {
+        deadline: Instant,
+    },
+    Dialing {
+        conn: ConnId,
+        deadline: Instant,
+    },
     /// CONNECT is on its way.
-    Greeting { conn: ConnId, deadline: Instant },
-    Up { conn: ConnId },
+    Greeting {
+        conn: ConnId,
+        deadline: Instant,
+    },
+    Up {
+        conn: ConnId,
+    },
     /// The gateway stops.
     Stopped,
 }
@@ -58,7 +70,9 @@ impl Remote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subscribed {
     /// To be sent (again) at this time.
-    Due { at: Instant },
+    Due {
+        at: Instant,
+    },
     Asked,
     Granted,
 }

@@ -120,7 +120,8 @@ impl Rules {
         let own: usize = self.paced.iter().flatten().filter(|paced| paced.rule == rule).count();
         let bound = u64::try_from(own.max(1)).unwrap_or(1);
         let nth = usize::try_from(hash % bound).unwrap_or(0);
-        let mine = (0..).zip(&self.paced).filter(|(_, p)| p.as_ref().is_some_and(|p| p.rule == rule));
+        let mine =
+            (0..).zip(&self.paced).filter(|(_, p)| p.as_ref().is_some_and(|p| p.rule == rule));
         let at = mine.map(|(at, _): (usize, _)| at).nth(nth).unwrap_or(0);
         Lane { stream: stream_at(at), fresh: false }
     }

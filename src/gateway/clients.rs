@@ -8,7 +8,7 @@ use super::{Gateway, State};
 use crate::broker::session::Will;
 use crate::limits::CONNECT_WITHIN;
 use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
-use crate::mqtt::{Connack, Connect, Disconnect, Malformed, Packet, Reason, Version, topic};
+use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version, topic};
 use crate::note::{Note, text};
 use crate::vocab::{ConnId, Instant};
 use core::time::Duration;
@@ -135,7 +135,11 @@ impl Gateway {
     /// A CONNECT that cannot be read is answered where the version says how.
     pub(super) fn refuse_malformed_connect(&mut self, slot: u16, malformed: &Malformed) {
         let reason = malformed.reason();
-        let version = malformed.answer_version();
+        let version = match malformed.fault {
+            Fault::UnsupportedVersion { answer } => Some(answer),
+            // Only MQTT 5 has a code for it; others learn it from the close.
+            _ => None,
+        };
         if let Some(version) = version {
             self.conn_mut(slot).version = version;
             if version == Version::V5 || reason == Reason::UNSUPPORTED_VERSION {
@@ -196,8 +200,8 @@ impl Gateway {
         let window = connect.properties.receive_maximum().unwrap_or(u16::MAX);
         let conn = self.conn_mut(slot);
         conn.keepalive = keepalive * 3 / 2;
-        conn.packet_bytes_max = peer_limit
-            .map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        conn.packet_bytes_max =
+            peer_limit.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         conn.wants_problems = connect.properties.request_problem_information() != Some(false);
         let addr = conn.peer;
         if keepalive > Duration::ZERO {
@@ -246,28 +250,30 @@ impl Gateway {
         buffer: &'a mut [u8; 256],
     ) -> Properties<'a> {
         let mut list: heapless::Vec<Property<'_>, 8> = heapless::Vec::new();
-        // Eight places for at most seven.
-        let mut add = |property| drop(list.push(property));
+        let mut add = |property| {
+            // Eight places for at most seven.
+            let _ = list.push(property);
+        };
         let granted = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
         if connect.properties.session_expiry().unwrap_or(0) != granted {
-            add(Property::SessionExpiryInterval(granted));
+            add(Property::SessionExpiry(granted));
         }
         add(Property::ReceiveMaximum(self.config.limit.inflight));
         let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
         add(Property::MaximumPacketSize(packet_bytes));
-        add(Property::SharedSubscriptionAvailable(false));
+        add(Property::SharedAvailable(false));
         if keepalive != seconds(u32::from(connect.keepalive)) {
-            add(Property::ServerKeepAlive(u16::try_from(keepalive.as_secs()).unwrap_or(u16::MAX)));
+            add(Property::ServerKeepalive(u16::try_from(keepalive.as_secs()).unwrap_or(u16::MAX)));
         }
         if connect.client_id.is_empty() {
-            add(Property::AssignedClientIdentifier(client_id));
+            add(Property::AssignedClientId(client_id));
         }
         properties(&list, buffer)
     }
 
     fn will_of(&self, connect: &Connect<'_>) -> Option<Will> {
         let will = connect.will.as_ref()?;
-        let hop = [PropertyId::WillDelayInterval, PropertyId::MessageExpiryInterval];
+        let hop = [PropertyId::WillDelay, PropertyId::MessageExpiry];
         let mut properties = vec![0; will.properties.as_bytes().len()];
         let bytes = copy_without(will.properties, &hop, &mut properties).unwrap_or(0);
         properties.truncate(bytes);
@@ -360,9 +366,8 @@ impl Gateway {
         self.drop_sending(slot);
         // `client_gone` and `link_lost` asked for a close that has happened already.
         let gone = self.conn(slot).id(slot);
-        self.actions.retain(
-            |action| !matches!(action, super::Action::Close { conn, .. } if *conn == gone),
-        );
+        self.actions
+            .retain(|action| !matches!(action, super::Action::Close { conn, .. } if *conn == gone));
         let conn = self.conn_mut(slot);
         if core::mem::take(&mut conn.parked) > 0 {
             self.parked -= 1;

@@ -14,9 +14,13 @@ pub enum Role {
     /// A local connection whose CONNECT has not come.
     Greeting,
     /// A local client with its session.
-    Client { session: u16 },
+    Client {
+        session: u16,
+    },
     /// The link of a bridge (or the one that may become it).
-    Link { bridge: BridgeId },
+    Link {
+        bridge: BridgeId,
+    },
     /// Says its last words.
     Closing,
 }

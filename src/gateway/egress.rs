@@ -6,8 +6,8 @@ use super::Gateway;
 use super::conn::{Debts, Role, Sending};
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::codec::{PublishHead, encode, encode_publish_head};
-use crate::mqtt::props::{Properties, Property};
-use crate::mqtt::{Ack, Packet, PacketId, Qos, Version};
+use crate::mqtt::props::{Properties, Property, Variable};
+use crate::mqtt::{Ack, Packet, PacketId, Qos, Version, Writer};
 use crate::queue::outbox::DestId;
 use crate::queue::window::Next;
 use crate::queue::{DropReason, Queue};
@@ -141,11 +141,8 @@ impl Gateway {
             let alone = link.is_some_and(|b| self.link(b).alone)
                 && !self.queue.outbox(dest).flight.is_empty()
                 && self.queue.outbox(dest).unsent == crate::queue::pool::NONE;
-            let queued = if zero.is_some() && turn || alone {
-                None
-            } else {
-                self.queue.next(dest, blocked)
-            };
+            let queued =
+                if zero.is_some() && turn || alone { None } else { self.queue.next(dest, blocked) };
             self.conn_mut(slot).zero_turn = !turn;
             let Some(next) = queued.or(zero) else { break };
             let fresh = before + at == 0;
@@ -269,6 +266,9 @@ impl Gateway {
         }
         if total > out.len() && !fresh {
             return Wrote::NoRoom;
+        }
+        if qos < next.qos {
+            self.queue.lower_qos(dest, next.entry, qos);
         }
         let mut sending = sending;
         if qos != Qos::AtMostOnce && next.packet_id.is_none() {
@@ -423,31 +423,34 @@ impl Gateway {
         let topic = match link {
             Some(bridge) => {
                 let rules = &links[usize::from(bridge.0)].rules;
-                let rule = rules.forward.get(usize::from(sending.rule))?;
-                if rule.mapping.is_identity() {
-                    local
-                } else {
-                    let bytes = rule.mapping.map(local, mapped).ok()?;
+                let rule = match rules.forward.get(usize::from(sending.rule)) {
+                    Some(rule) => Some(rule),
+                    None if sending.rule == super::links::NO_RULE => None,
+                    None => return None,
+                };
+                let mapping = rule.map(|rule| &rule.mapping).filter(|m| !m.is_identity());
+                if let Some(mapping) = mapping {
+                    let bytes = mapping.map(local, mapped).ok()?;
                     core::str::from_utf8(&mapped[..bytes]).ok()?
+                } else {
+                    local
                 }
             }
             None => local,
         };
-        let mut own = 0;
+        let mut own = Writer::new(&mut props);
         if version == Version::V5 {
             if let Some(seconds) = sending.expiry_s {
-                own += Property::MessageExpiryInterval(seconds).encode(&mut props[own..]).ok()?;
+                Property::MessageExpiry(seconds).encode(&mut own).ok()?;
             }
             if has_ids {
                 let session = dest.0 - u16::try_from(links.len()).unwrap_or(0);
                 for (filter, sub) in subs.of_session(session) {
                     // What does not fit is left out: at 5 bytes each that is past fifty.
-                    if sub.id != 0
-                        && props.len() - own >= 5
-                        && crate::mqtt::topic::matches(filter, local)
+                    if sub.id != 0 && own.len() <= 250 && crate::mqtt::topic::matches(filter, local)
                     {
-                        own +=
-                            Property::SubscriptionIdentifier(sub.id).encode(&mut props[own..]).ok()?;
+                        let id = Property::SubscriptionIdentifier(Variable(sub.id));
+                        id.encode(&mut own).ok()?;
                     }
                 }
             }
@@ -458,7 +461,7 @@ impl Gateway {
             retain: sending.retain,
             topic,
             packet_id: if sending.qos == Qos::AtMostOnce { None } else { sending.packet_id },
-            properties: [&props[..own], large_props, &[]],
+            properties: [own.into_bytes(), large_props, &[]],
             payload_bytes: payload,
         };
         encode_publish_head(version, &head, out).ok()

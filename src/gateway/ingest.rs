@@ -29,8 +29,14 @@ pub(super) struct Message<'a> {
 /// Who published it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    Client { slot: u16, session: u16 },
-    Link { slot: u16, bridge: BridgeId },
+    Client {
+        slot: u16,
+        session: u16,
+    },
+    Link {
+        slot: u16,
+        bridge: BridgeId,
+    },
     /// A will or the gateway's own word.
     Own,
 }
@@ -78,9 +84,10 @@ impl Gateway {
         let conn = self.conn(slot);
         let limit = usize::from(self.inbound_limit(source));
         if conn.inbound_count() >= limit {
+            let told = conn.version == Version::V5;
             self.queue.eager = true;
             // A peer that was told the limit has broken it; one that was not has to wait.
-            if conn.version == Version::V5 {
+            if told {
                 return Err(Reason::RECEIVE_MAXIMUM_EXCEEDED);
             }
             return Ok(false);
@@ -166,8 +173,7 @@ impl Gateway {
         }
         self.count_in(source);
         if self.plan.targets.is_empty() {
-            let reason =
-                if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };
+            let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };
             return Outcome::Routed { reason, record: None };
         }
         let record = self.insert(now, source, message);
@@ -397,9 +403,10 @@ impl Gateway {
         let paced = forward.rate.is_some();
         if let Some(max) = forward.max_messages {
             let queue = &self.queue;
-            let stream = self.links[usize::from(bridge.0)]
-                .rules
-                .stream(rule, name, now, &mut |stream| queue.is_stream_busy(dest, stream));
+            let stream =
+                self.links[usize::from(bridge.0)]
+                    .rules
+                    .stream(rule, name, now, &mut |stream| queue.is_stream_busy(dest, stream));
             if stream.fresh {
                 self.lend_stream(bridge, stream.stream, rule);
             }

@@ -14,12 +14,12 @@ use crate::limits::{REFUSED_RETRY, STABLE_AFTER};
 use crate::mqtt::props::{Properties, Property};
 use crate::mqtt::{
     Ack, Connack, Connect, Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions,
-    Version, Will,
+    Version, Will, encode,
 };
 use crate::note::{Note, Text, text};
 use crate::queue::outbox::DestId;
-use crate::queue::{DropReason, Push};
 use crate::queue::pool::Head;
+use crate::queue::{DropReason, Push};
 use crate::vocab::{BridgeId, ConnId, Instant};
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -229,7 +229,7 @@ impl Gateway {
         let expiry = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
         let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
         let list = [
-            Property::SessionExpiryInterval(expiry),
+            Property::SessionExpiry(expiry),
             Property::ReceiveMaximum(super::inbound_window(&self.config)),
             Property::MaximumPacketSize(packet_bytes),
         ];
@@ -280,7 +280,8 @@ impl Gateway {
     ) -> Result<Step, Fatal> {
         let id = self.conn(slot).id(slot);
         let candidate = self.link(bridge).is_candidate(id);
-        let greeting = matches!(self.link(bridge).state, State::Greeting { conn, .. } if conn == id);
+        let greeting =
+            matches!(self.link(bridge).state, State::Greeting { conn, .. } if conn == id);
         if !candidate && !greeting {
             return Err(Reason::PROTOCOL_ERROR.into());
         }
@@ -488,7 +489,11 @@ impl Gateway {
         let was_alone = link.alone && alone;
         let deaths = match link.suspect {
             Some((known, deaths)) if known == seq => {
-                if link.alone && !was_alone { deaths } else { deaths + 1 }
+                if link.alone && !was_alone {
+                    deaths
+                } else {
+                    deaths + 1
+                }
             }
             _ => 1,
         };
@@ -521,8 +526,8 @@ impl Gateway {
             Reason::UNSPECIFIED | Reason::IMPLEMENTATION_SPECIFIC | Reason::QUOTA_EXCEEDED => {
                 if self.queue.put_back(dest, index) {
                     let link = self.link_mut(bridge);
-                    link.held_for = (link.held_for * 2)
-                        .clamp(Duration::from_secs(1), Duration::from_secs(60));
+                    link.held_for =
+                        (link.held_for * 2).clamp(Duration::from_secs(1), Duration::from_secs(60));
                     link.held_until = now.plus(link.held_for);
                     let until = link.held_until;
                     self.due_by(until);
@@ -647,19 +652,11 @@ impl Gateway {
             return false;
         }
         let filters = [(subscribe.remote_topic.as_str(), options)];
-        let mut buffer = [0; 1024];
-        let mut large;
-        let room: &mut [u8] = if subscribe.remote_topic.len() + 8 <= buffer.len() {
-            &mut buffer
-        } else {
-            large = vec![0; subscribe.remote_topic.len() + 8];
-            &mut large
-        };
-        let Some(filters) = crate::mqtt::Filters::encode(version, &filters, room) else {
-            return true;
-        };
+        let filters = crate::mqtt::Filters::from_list(&filters);
         let packet = Subscribe { packet_id, properties: Properties::EMPTY, filters };
-        self.reply(slot, &Packet::Subscribe(packet)) == Step::Done
+        let fits = conn.control(|out| encode(version, &Packet::Subscribe(packet), out).ok());
+        self.ready.set(slot);
+        fits
     }
 
     pub(super) fn link_suback(&mut self, now: Instant, bridge: BridgeId, suback: &Suback<'_>) {

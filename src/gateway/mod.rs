@@ -29,6 +29,7 @@ use crate::broker::subs::Subs;
 use crate::config::{Config, Overflow};
 use crate::limits::{REFUSAL_CONNECTIONS, STOP_WITHIN};
 use crate::note::{Note, text};
+use crate::queue::marks::Marks;
 use crate::queue::outbox::{DestId, Params};
 use crate::queue::{BoxSetup, Queue, Setup};
 use crate::vocab::{BridgeId, ConnId, Instant, Rng};
@@ -37,37 +38,6 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::VecDeque;
 pub use verbs::{Action, Event, Taken};
-
-/// A set of small numbers; yields them in turn.
-struct Marks {
-    words: Box<[u64]>,
-    count: u32,
-}
-
-impl Marks {
-    fn new(count: usize) -> Self {
-        Self { words: vec![0; count.div_ceil(64)].into_boxed_slice(), count: 0 }
-    }
-
-    fn set(&mut self, at: u16) {
-        let word = &mut self.words[usize::from(at) / 64];
-        if *word >> (at % 64) & 1 == 0 {
-            *word |= 1 << (at % 64);
-            self.count += 1;
-        }
-    }
-
-    fn pop(&mut self) -> Option<u16> {
-        if self.count == 0 {
-            return None;
-        }
-        let at = self.words.iter().position(|word| *word != 0)?;
-        let bit = usize::try_from(self.words[at].trailing_zeros()).unwrap_or(0);
-        self.words[at] &= self.words[at] - 1;
-        self.count -= 1;
-        u16::try_from(at * 64 + bit).ok()
-    }
-}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
@@ -117,6 +87,8 @@ pub struct Gateway {
     meta_dirty: bool,
     retained_since: Option<Instant>,
     drops_at: Instant,
+    /// Sessions that ended and whose rows have to go.
+    forgotten: Vec<String>,
 }
 
 impl Gateway {
@@ -169,6 +141,7 @@ impl Gateway {
             meta_dirty: true,
             retained_since: None,
             drops_at: Instant::NEVER,
+            forgotten: Vec::new(),
             config,
         };
         gateway.open_bridges();
@@ -266,8 +239,9 @@ impl Gateway {
         if self.queue.has_store() && !self.queue.is_failing() && self.queue.wants_refill() {
             return self.now;
         }
-        let retained =
-            self.retained_since.map_or(Instant::NEVER, |t| t.plus(self.config.store.retained_after));
+        let retained = self
+            .retained_since
+            .map_or(Instant::NEVER, |t| t.plus(self.config.store.retained_after));
         self.due.min(self.drops_at).min(self.queue.flush_at(self.now)).min(retained)
     }
 
@@ -375,6 +349,9 @@ impl Gateway {
 
     /// The connection of a destination, if it has one that stands.
     fn conn_of(&self, dest: DestId) -> Option<u16> {
+        if dest == self.queue.aside() {
+            return None;
+        }
         match self.links.get(usize::from(dest.0)) {
             Some(link) => match link.state {
                 State::Up { conn } => Some(conn.slot),
@@ -425,18 +402,28 @@ impl Gateway {
                     window: bridge.max_inflight,
                 },
             );
-            for (rule, forward) in bridge.forward.iter().enumerate() {
-                let _ = (rule, forward);
-            }
             let client_id = bridge.client_id.clone().unwrap_or_default();
             self.links.push(Link::new(bridge, client_id, true));
         }
-        let _ = Duration::ZERO;
+        self.open_quarantine();
         self.name_links();
     }
 
-    fn session_params(&self, session: u16, client_id: &str, window: u16) -> Params {
-        let _ = session;
+    /// Where messages go that a remote will never take.
+    fn open_quarantine(&mut self) {
+        let params = Params {
+            name: text("quarantine"),
+            key: "q:".to_string(),
+            persistent: true,
+            messages_max: if self.queue.has_store() { u64::MAX } else { 16 },
+            bytes_max: u64::MAX,
+            slots_max: self.queue.slot_count() / 16,
+            ..self.session_params(0, "", 1)
+        };
+        self.queue.open(self.queue.aside(), params);
+    }
+
+    fn session_params(&self, _session: u16, client_id: &str, window: u16) -> Params {
         Params {
             name: text(client_id),
             key: format!("s:{client_id}"),
@@ -485,8 +472,10 @@ fn setup(config: &Config, slot_count: u32, run: u64) -> Setup {
         conflating_rules: bridge.forward.iter().filter(|rule| rule.conflate).count(),
     });
     let session = BoxSetup { streams: 1, window: config.limit.inflight, conflating_rules: 0 };
+    let aside = BoxSetup { streams: 1, window: 1, conflating_rules: 0 };
     let boxes = bridges
         .chain(core::iter::repeat_n(session, usize::from(config.limit.sessions)))
+        .chain([aside])
         .collect();
     let stored = config.store.path.is_some() && slot_count > 0;
     let links = u16::try_from(config.bridges.len() * 2).unwrap_or(0);

@@ -50,9 +50,8 @@ impl Gateway {
             Ok(rows) => rows,
             Err(error) => return self.flush_failed(now, store, "write", error),
         };
-        let staged = self.with_streams(now, |queue, streams| {
-            queue.stage(now, store, rows.wrote, streams)
-        });
+        let staged =
+            self.with_streams(now, |queue, streams| queue.stage(now, store, rows.wrote, streams));
         match staged {
             Ok(true) => {
                 if let Err(error) = store.commit() {
@@ -104,8 +103,7 @@ impl Gateway {
         now: Instant,
         run: impl FnOnce(&mut Queue, &mut Streams<'_>) -> T,
     ) -> T {
-        let mut streams =
-            Streams { links: &mut self.links, now, lent: heapless::Vec::new() };
+        let mut streams = Streams { links: &mut self.links, now, lent: heapless::Vec::new() };
         let result = run(&mut self.queue, &mut streams);
         let lent = streams.lent;
         for (bridge, stream, rule) in lent {
@@ -207,8 +205,7 @@ impl Gateway {
             } else {
                 let left = message.expires_at.since(self.now).as_secs();
                 let left = u32::try_from(left).unwrap_or(u32::MAX - 1);
-                let expiry =
-                    if message.expires_at == Instant::NEVER { u32::MAX } else { left };
+                let expiry = if message.expires_at == Instant::NEVER { u32::MAX } else { left };
                 let mut value = Vec::with_capacity(16 + body.len());
                 value.push(message.qos.as_u8());
                 value.extend_from_slice(&expiry.to_le_bytes());
@@ -275,11 +272,7 @@ impl Gateway {
 
     /// Reads the store once, before the first turn: sessions, retained messages, the directory of
     /// the backlog. A row that fails its CRC is passed over and counted.
-    pub fn restore(
-        &mut self,
-        now: Instant,
-        store: &mut impl SpillStore,
-    ) -> Result<(), StoreError> {
+    pub fn restore(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<(), StoreError> {
         self.now = now;
         let mut node_id = None;
         store.scan(Table::Meta, &mut |key, value| {
@@ -298,9 +291,8 @@ impl Gateway {
         })?;
         let mut damaged = 0;
         for (key, row) in sessions {
-            let restored = core::str::from_utf8(&key)
-                .ok()
-                .and_then(|id| self.restore_session(now, id, &row));
+            let restored =
+                core::str::from_utf8(&key).ok().and_then(|id| self.restore_session(now, id, &row));
             damaged += u64::from(restored.is_none());
         }
         let mut retained = Vec::new();

@@ -8,9 +8,7 @@ use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::limits::CLOSE_WITHIN;
 use crate::mqtt::props::{PropertyId, copy_without};
-use crate::mqtt::{
-    Frame, Packet, Publish, Qos, Reason, Version, decode, frame,
-};
+use crate::mqtt::{Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
 use crate::note::{Note, text};
 use crate::queue::window::Acked;
 use crate::vocab::{ConnId, Instant};
@@ -82,13 +80,8 @@ impl Gateway {
                     return nothing;
                 }
             };
-            let step = self.packet(
-                now,
-                slot,
-                &buffer[read..read + total],
-                publishes_wait,
-                aliased_wait,
-            );
+            let step =
+                self.packet(now, slot, &buffer[read..read + total], publishes_wait, aliased_wait);
             match step {
                 Ok(Step::Done) => {}
                 Ok(Step::Park) => {
@@ -269,11 +262,8 @@ impl Gateway {
         scratch: &mut [u8],
         topics: &mut [u8],
     ) -> Result<bool, Reason> {
-        let hop = [
-            PropertyId::MessageExpiryInterval,
-            PropertyId::TopicAlias,
-            PropertyId::SubscriptionIdentifier,
-        ];
+        let hop =
+            [PropertyId::MessageExpiry, PropertyId::TopicAlias, PropertyId::SubscriptionIdentifier];
         let properties = if publish.properties.is_empty() {
             0
         } else {
@@ -316,11 +306,8 @@ impl Gateway {
     fn swallow(&mut self, slot: u16, publish: &Publish<'_>, reason: &'static str) {
         if let Some(packet_id) = publish.packet_id {
             let conn = self.conn_mut(slot);
-            let debts = if publish.qos == Qos::ExactlyOnce {
-                &mut conn.pubrecs
-            } else {
-                &mut conn.pubacks
-            };
+            let debts =
+                if publish.qos == Qos::ExactlyOnce { &mut conn.pubrecs } else { &mut conn.pubacks };
             if !debts.is_full() {
                 debts.push(super::conn::Debt {
                     packet_id,
@@ -421,11 +408,8 @@ impl Gateway {
         conn.forget_debts();
         let was_parked = core::mem::take(&mut conn.parked) > 0;
         conn.subscribing = None;
-        let action = Action::Close {
-            conn: conn.id(slot),
-            after_flush,
-            deadline: now.plus(CLOSE_WITHIN),
-        };
+        let action =
+            Action::Close { conn: conn.id(slot), after_flush, deadline: now.plus(CLOSE_WITHIN) };
         if was_parked {
             self.parked -= 1;
         }

@@ -7,15 +7,8 @@ use crate::mqtt::{Ack, Disconnect, Packet, PacketId, Reason, encode};
 
 /// Encodes properties into `buffer`.
 pub(super) fn properties<'a>(list: &[Property<'_>], buffer: &'a mut [u8]) -> Properties<'a> {
-    let mut at = 0;
-    for property in list {
-        // Callers give a buffer for what they write; what does not fit is left out.
-        match property.encode(&mut buffer[at..]) {
-            Ok(bytes) => at += bytes,
-            Err(_) => break,
-        }
-    }
-    Properties::trusted(&buffer[..at])
+    // Callers give a buffer for what they write.
+    Properties::write(list, buffer).unwrap_or(Properties::EMPTY)
 }
 
 impl Gateway {

@@ -11,9 +11,7 @@ use crate::broker::retained::Retained;
 use crate::broker::subs::{Added, Subscription};
 use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH};
 use crate::mqtt::props::Properties;
-use crate::mqtt::{
-    Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version,
-};
+use crate::mqtt::{Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version};
 use crate::queue::Push;
 use crate::queue::pool::Head;
 use crate::vocab::Instant;
@@ -65,11 +63,8 @@ impl Gateway {
         }
         self.sessions[session].has_ids |= id != 0;
         self.sessions[session].dirty = true;
-        let suback = Suback {
-            packet_id: subscribe.packet_id,
-            properties: Properties::EMPTY,
-            codes: &codes,
-        };
+        let suback =
+            Suback { packet_id: subscribe.packet_id, properties: Properties::EMPTY, codes: &codes };
         // The caller has asked for room.
         let _ = self.reply(slot, &Packet::Suback(suback));
     }

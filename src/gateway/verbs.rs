@@ -25,18 +25,36 @@ pub enum Event<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Look up a server of a bridge (index into its `servers`).
-    Resolve { bridge: BridgeId, server: u16 },
-    CancelResolve { bridge: BridgeId },
+    Resolve {
+        bridge: BridgeId,
+        server: u16,
+    },
+    CancelResolve {
+        bridge: BridgeId,
+    },
     /// Begin a non-blocking connect.
-    Dial { conn: ConnId, bridge: BridgeId, addr: SocketAddr },
+    Dial {
+        conn: ConnId,
+        bridge: BridgeId,
+        addr: SocketAddr,
+    },
     /// Close. With `after_flush` what is still to be transmitted goes out first, then writing is
     /// shut down and input discarded until the peer closes or `deadline` passes: an RST would eat
     /// the packet that says why.
-    Close { conn: ConnId, after_flush: bool, deadline: Instant },
+    Close {
+        conn: ConnId,
+        after_flush: bool,
+        deadline: Instant,
+    },
     /// Try TCP to a server of a bridge without touching its link.
-    Probe { bridge: BridgeId, server: u16 },
+    Probe {
+        bridge: BridgeId,
+        server: u16,
+    },
     /// The clean stop is complete.
-    Exit { lost: u64 },
+    Exit {
+        lost: u64,
+    },
 }
 
 /// What became of presented bytes.

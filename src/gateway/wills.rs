@@ -24,8 +24,7 @@ impl Gateway {
         };
         let outcome = self.route(now, Source::Own, &message);
         let alive = self.sessions[session].used
-            && (self.sessions[session].conn.is_some()
-                || self.sessions[session].expires_at > now);
+            && (self.sessions[session].conn.is_some() || self.sessions[session].expires_at > now);
         if outcome == Outcome::Parked && alive {
             self.sessions[session].will = Some(will);
             self.sessions[session].will_at = now.plus(WILL_RETRY);

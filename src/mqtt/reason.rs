@@ -17,7 +17,7 @@ macro_rules! reasons {
         impl Reason {
             $(pub const $name: Self = Self($code);)*
 
-            fn word(self) -> Option<&'static str> {
+            fn known(self) -> Option<&'static str> {
                 match self.0 {
                     $($code => Some($word),)*
                     _ => None,
@@ -76,11 +76,16 @@ impl Reason {
     pub const fn is_error(self) -> bool {
         self.0 >= 0x80
     }
+
+    /// The word `Display` prints, for the log; `unknown_reason` for a code MQTT does not know.
+    pub fn word(self) -> &'static str {
+        self.known().unwrap_or("unknown_reason")
+    }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.word() {
+        match self.known() {
             Some(word) => f.write_str(word),
             None => write!(f, "0x{:02x}", self.0),
         }

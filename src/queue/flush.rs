@@ -9,8 +9,8 @@ use super::entry::{Chain, Place, State};
 use super::log::{Log, Slot};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, widen};
-use super::refill::Classify;
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
+use super::refill::Classify;
 use super::store::{SlotId, SpillStore, StoreError, Table};
 use crate::config::Overflow;
 use crate::limits::{
@@ -122,7 +122,9 @@ impl Queue {
         if !outbox.used || outbox.custody.is_empty() {
             return false;
         }
-        if outbox.evict || outbox.reorder {
+        let asked = self.commit_all && outbox.custody_held > 0;
+        let stopping = self.stopping && outbox.params.persistent;
+        if outbox.evict || outbox.reorder || asked || stopping {
             return true;
         }
         if outbox.params.journal
@@ -172,7 +174,8 @@ impl Queue {
 
     /// The pool runs short: the destination that holds most of it is spilled.
     fn press(&mut self) {
-        let short = self.pool.free_blocks() < self.pool.block_count() / 8
+        let short = core::mem::take(&mut self.pressed)
+            || self.pool.free_blocks() < self.pool.block_count() / 8
             || self.pool.free_records() < self.pool.record_count() / 8
             || self.entries.free_count() < self.entries.count() / 8;
         for outbox in &mut self.boxes {
@@ -494,7 +497,8 @@ impl Queue {
         let done_full = self.boxes.iter().any(|outbox| outbox.done.len > u32::from(outbox.window));
         let lazy_due = (self.log.dirty_count > 0
             || self.boxes.iter().any(|outbox| outbox.used && outbox.row_dirty))
-            && (self.settled_dirty >= LAZY_SETTLED_MAX
+            && (self.stopping
+                || self.settled_dirty >= LAZY_SETTLED_MAX
                 || now >= self.settled_since.plus(LAZY_SETTLED_AFTER));
         if !(self.txn.wrote || urgent || done_full || lazy_due) {
             return Ok(());
@@ -561,11 +565,13 @@ impl Queue {
             self.note(Note::StoreRecovered { rescued: 0, lost: 0 });
         }
         self.eager = false;
+        self.commit_all = false;
         if !self.txn.wrote {
             self.evict_committed(now);
             return;
         }
         self.commits += 1;
+        self.changes += 1;
         let mut appended = core::mem::take(&mut self.txn.appended);
         for (index, count) in appended.drain(..) {
             let dest = DestId(index);
@@ -688,6 +694,7 @@ impl Queue {
             let mut at = list.tail;
             while at != NONE && self.entries[at].flags.unsent {
                 self.entries[at].flags.barrier = false;
+                self.sendable.set(dest.0);
                 at = self.entries.previous(Chain::Line, at);
             }
         }
@@ -746,7 +753,8 @@ impl Queue {
             StoreError::Io => "io_error",
             StoreError::Corrupt => "corrupt",
         };
-        let after = (self.retry_after * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
+        let after =
+            (self.retry_after * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
         self.retry_after = after;
         self.retry_at = now.plus(after);
         self.failing = true;

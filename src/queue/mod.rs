@@ -8,8 +8,10 @@
 //! takes a destination's whole uncommitted prefix, so its log is always in sequence.
 
 pub mod entry;
+pub mod facts;
 pub mod flush;
 pub mod log;
+pub mod marks;
 pub mod outbox;
 pub mod pool;
 pub mod record;
@@ -18,7 +20,7 @@ pub mod refill;
 pub mod restore;
 mod settle;
 pub mod store;
-mod window;
+pub mod window;
 
 use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX};
 use crate::mqtt::Qos;
@@ -27,11 +29,13 @@ use crate::vocab::Instant;
 use core::time::Duration;
 use entry::{Chain, Flags, Slab, State};
 use log::Log;
+use marks::Marks;
 use outbox::{Conflated, DestId, Outbox, Params, Up};
-use pool::{NONE, Pool, RecordId, blocks_for, widen};
+use pool::{NONE, Pool, RecordId, blocks_for};
 use recv::RecvIds;
 
 pub use crate::limits::SLOT_BYTES;
+pub use facts::slots_for;
 
 /// Why a destination does not take a message now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +134,9 @@ pub struct Queue {
     /// Commits that succeeded; a debt that needs a barrier names the number it waits for.
     commits: u64,
     /// Connections whose debts may have become payable, a bit each.
-    woken: Box<[u64]>,
+    woken: Marks,
+    /// Destinations with something new to send.
+    sendable: Marks,
     session_slots: u32,
     next_number: u32,
     settled_dirty: u32,
@@ -141,6 +147,12 @@ pub struct Queue {
     failing: bool,
     /// A publisher has used up what it may have in flight: do not wait for more.
     pub eager: bool,
+    /// Somebody waits for a record that cannot be named.
+    commit_all: bool,
+    pressed: bool,
+    stopping: bool,
+    changes: u64,
+    drops: heapless::Vec<(DestId, DropReason, u64), 64>,
     pub counters: Counters,
     txn: flush::Txn,
     slot_buffer: Box<[u8]>,
@@ -158,6 +170,7 @@ impl Queue {
             .iter()
             .map(|b| Outbox::new(b.streams, b.window, b.conflating_rules * CONFLATED_TOPICS_MAX))
             .collect();
+        let boxes_count = boxes.len();
         Self {
             pool: Pool::new(setup.messages, setup.bytes),
             entries: Slab::new(entry_count(setup.messages, windows)),
@@ -166,7 +179,8 @@ impl Queue {
             log: Log::new(setup.slot_count),
             recv: RecvIds::new(setup.receive_ids),
             commits: 0,
-            woken: vec![0; usize::from(setup.connections).div_ceil(64)].into_boxed_slice(),
+            woken: Marks::new(usize::from(setup.connections)),
+            sendable: Marks::new(boxes_count),
             session_slots: 0,
             next_number: 1,
             settled_dirty: 0,
@@ -175,6 +189,11 @@ impl Queue {
             retry_after: Duration::ZERO,
             failing: false,
             eager: false,
+            commit_all: false,
+            pressed: false,
+            stopping: false,
+            changes: 0,
+            drops: heapless::Vec::new(),
             counters: Counters::default(),
             slot_buffer: vec![0; crate::limits::SLOT_BYTES].into_boxed_slice(),
             slot_in_buffer: NONE,
@@ -249,6 +268,8 @@ impl Queue {
         outbox.row_urgent = false;
         outbox.row_dirty = false;
         outbox.row_stored = false;
+        outbox.received = 0;
+        outbox.unknown_messages = 0;
         outbox.up = Up::Down;
         outbox.next_id = 1;
         outbox.next_seq = 1;
@@ -435,16 +456,11 @@ impl Queue {
 
     /// A connection whose debts may have become payable.
     pub fn poll_woken(&mut self) -> Option<u16> {
-        let at = self.woken.iter().position(|word| *word != 0)?;
-        let bit = self.woken[at].trailing_zeros();
-        self.woken[at] &= self.woken[at] - 1;
-        u16::try_from(at * 64 + widen(bit)).ok()
+        self.woken.pop()
     }
 
     pub(crate) fn wake(&mut self, source: u16) {
-        if let Some(word) = self.woken.get_mut(usize::from(source) / 64) {
-            *word |= 1 << (source % 64);
-        }
+        self.woken.set(source);
     }
 
     pub fn poll_note(&mut self) -> Option<Note> {
@@ -457,7 +473,7 @@ impl Queue {
         }
     }
 
-    pub(crate) fn name(&self, dest: DestId) -> Text {
+    pub fn name(&self, dest: DestId) -> Text {
         self.outbox(dest).params.name.clone()
     }
 

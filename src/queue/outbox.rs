@@ -117,6 +117,10 @@ pub struct Outbox {
     pub chain: SlotChain,
     /// Slots that have not been read since the restart.
     pub unknown_slots: u32,
+    /// Messages in slots that have not been read.
+    pub unknown_messages: u64,
+    /// Identifiers of its peer's QoS 2 messages that are not released.
+    pub received: u32,
     /// Committed and not settled.
     pub stored: u64,
     /// Unsettled in all (without QoS 0).
@@ -199,6 +203,8 @@ impl Outbox {
             load_wanted: false,
             chain: SlotChain::EMPTY,
             unknown_slots: 0,
+            unknown_messages: 0,
+            received: 0,
             stored: 0,
             pending: 0,
             pending_bytes: 0,

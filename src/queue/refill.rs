@@ -86,8 +86,7 @@ impl Queue {
         while active != 0 {
             let stream = active.trailing_zeros();
             active &= active - 1;
-            let enough =
-                if outbox.paced >> stream & 1 == 1 { 1 } else { u32::from(outbox.window) };
+            let enough = if outbox.paced >> stream & 1 == 1 { 1 } else { u32::from(outbox.window) };
             if outbox.streams[widen(stream)].list.len >= enough {
                 short &= !(1 << stream);
             }
@@ -231,6 +230,7 @@ impl Queue {
                 entry.conflate = at;
             }
         }
+        self.sendable.set(dest.0);
         self.log.slots[widen(place.slot)].taken_bits.set(place.ordinal);
         let list = &mut outbox.streams[usize::from(stream)].list;
         self.entries.push_back(list, Chain::Line, index);
@@ -343,7 +343,11 @@ impl Queue {
         classify.classify(dest, head.rule, core::str::from_utf8(topic).unwrap_or(""))
     }
 
-    pub(super) fn read_slot(&mut self, slot: u32, store: &mut impl SpillStore) -> Result<(), StoreError> {
+    pub(super) fn read_slot(
+        &mut self,
+        slot: u32,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
         if self.slot_in_buffer != slot {
             self.slot_in_buffer = NONE;
             store.read_slot(SlotId(slot), 0, &mut self.slot_buffer)?;
@@ -438,7 +442,9 @@ impl Queue {
             let mut walk = Walk::new(self.log.slots[widen(place.slot)].count);
             let found = loop {
                 match walk.step(&self.slot_buffer) {
-                    Some((ordinal, at, head)) if ordinal == place.ordinal => break Some((at, head)),
+                    Some((ordinal, at, head)) if ordinal == place.ordinal => {
+                        break Some((at, head));
+                    }
                     Some(_) => {}
                     None => break None,
                 }
@@ -456,6 +462,7 @@ impl Queue {
                     let outbox = self.outbox_mut(dest);
                     outbox.blocks += blocks;
                     outbox.records += 1;
+                    self.sendable.set(dest.0);
                 }
                 Loaded::Corrupt => {
                     self.settle(dest, index);

@@ -142,11 +142,7 @@ impl Queue {
     }
 
     /// Chains a destination's slots and counts what is in them.
-    fn restore_box(
-        &mut self,
-        dest: DestId,
-        store: &mut impl SpillStore,
-    ) -> Result<(), StoreError> {
+    fn restore_box(&mut self, dest: DestId, store: &mut impl SpillStore) -> Result<(), StoreError> {
         if !self.outbox(dest).used {
             return Ok(());
         }
@@ -213,11 +209,7 @@ impl Queue {
 
     /// How many records the open end of a log has: they are there up to the first that fails its
     /// CRC (what a former life of the slot left fails it too). Returns the last sequence.
-    fn measure_open(
-        &mut self,
-        index: u32,
-        store: &mut impl SpillStore,
-    ) -> Result<u64, StoreError> {
+    fn measure_open(&mut self, index: u32, store: &mut impl SpillStore) -> Result<u64, StoreError> {
         self.read_slot(index, store)?;
         let slot = self.log.slots[widen(index)];
         let bound = u16::try_from(SLOT_RECORDS_MAX).unwrap_or(u16::MAX);
@@ -261,11 +253,7 @@ impl Queue {
         Ok(last_seq)
     }
 
-    fn last_seq_in(
-        &mut self,
-        index: u32,
-        store: &mut impl SpillStore,
-    ) -> Result<u64, StoreError> {
+    fn last_seq_in(&mut self, index: u32, store: &mut impl SpillStore) -> Result<u64, StoreError> {
         self.read_slot(index, store)?;
         let slot = &self.log.slots[widen(index)];
         let mut last_seq = slot.first_seq + u64::from(slot.count);
@@ -346,8 +334,7 @@ impl Queue {
         while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
             if head.seq == seq && !self.log.slots[widen(slot)].settled_bits.get(ordinal) {
                 let body = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
-                let (stream, rule) =
-                    self.classified(dest, at, &head, classify).unwrap_or((0, 0));
+                let (stream, rule) = self.classified(dest, at, &head, classify).unwrap_or((0, 0));
                 return Ok(Some((Place { slot, ordinal }, body, stream, rule)));
             }
         }

@@ -6,13 +6,13 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::{DropReason, Queue};
 use crate::mqtt::Qos;
-use crate::note::Note;
 use crate::vocab::Instant;
 
 impl Queue {
     /// The destination has settled this entry: out of every list, bit set, references released.
     /// A journalled QoS 2 entry whose identifier was on the wire stays as `Done` until the commit.
     pub(crate) fn settle(&mut self, dest: DestId, index: u32) {
+        self.changes += 1;
         let state = self.entries[index].state;
         self.unlink(dest, index);
         self.unhold(index);
@@ -44,14 +44,6 @@ impl Queue {
     pub fn drop_entry(&mut self, dest: DestId, index: u32, reason: DropReason) {
         self.settle(dest, index);
         self.count_drop(dest, reason, 1);
-    }
-
-    pub fn count_drop(&mut self, dest: DestId, reason: DropReason, count: u64) {
-        if count > 0 {
-            self.counters.drops += count;
-            let destination = self.name(dest);
-            self.note(Note::Drop { reason: reason.word(), destination, count });
-        }
     }
 
     /// Drops everything a destination has, in RAM and on disk.
@@ -147,6 +139,7 @@ impl Queue {
                 let list = &mut outbox.streams[usize::from(stream)].list;
                 self.entries.push_back(list, Chain::Line, at);
                 outbox.active |= 1 << stream;
+                self.sendable.set(dest.0);
             }
             at = self.entries.next(Chain::Custody, at);
         }

@@ -53,11 +53,7 @@ pub trait SpillStore {
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError>;
 
     /// Calls `row(key, value)` for every row of `table`, in key order.
-    fn scan(
-        &mut self,
-        table: Table,
-        row: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<(), StoreError>;
+    fn scan(&mut self, table: Table, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError>;
 
     /// Makes everything since the last commit durable (as far as `store.sync` says).
     /// Without an open transaction it does nothing.

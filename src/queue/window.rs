@@ -5,6 +5,7 @@ use super::Queue;
 use super::entry::{Chain, State};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
+use crate::limits::PUBLISH_ID_MAX;
 use crate::mqtt::{PacketId, Qos};
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -240,6 +241,7 @@ impl Queue {
         let id = core::mem::replace(&mut self.entries[index].packet_id, 0);
         outbox.wire[usize::from(id) & mask] = NONE;
         self.clear_flags(index);
+        let outbox = &mut self.boxes[usize::from(dest.0)];
         let entry = &mut self.entries[index];
         let stream = entry.stream;
         if entry.qos == Qos::ExactlyOnce && outbox.params.journal {
@@ -312,6 +314,9 @@ impl Queue {
         outbox.up = Up::Up;
         outbox.window = window.min(outbox.params.window);
         outbox.progress = now;
+        self.changes += 1;
+        self.sendable.set(dest.0);
+        let outbox = self.outbox_mut(dest);
         if session_present {
             outbox.unsent = outbox.flight.head;
             outbox.unsent_release = outbox.release.head;
@@ -361,7 +366,7 @@ impl Queue {
         let mask = outbox.wire.len() - 1;
         for _ in 0..outbox.wire.len() {
             let id = outbox.next_id;
-            outbox.next_id = if id == u16::MAX { 1 } else { id + 1 };
+            outbox.next_id = if id >= PUBLISH_ID_MAX { 1 } else { id + 1 };
             if outbox.wire[usize::from(id) & mask] == NONE {
                 return PacketId::new(id);
             }

@@ -1,0 +1,7 @@
+//! Bridges to remote brokers: the state of a link, which server is next, rules and paces.
+
+pub mod addresses;
+pub mod dial;
+pub mod link;
+pub mod pace;
+pub mod rules;

@@ -1,0 +1,261 @@
+//! Small questions and orders of the gateway to the queue.
+
+use super::entry::State;
+use super::outbox::{DestId, Outbox};
+use super::pool::{NONE, RecordId};
+use super::{DropReason, Push, Queue};
+use crate::limits::SLOT_BYTES;
+use crate::mqtt::Qos;
+use crate::note::Note;
+use crate::vocab::Instant;
+use core::time::Duration;
+
+/// Sums over all destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Committed and not settled.
+    pub stored: u64,
+    pub inflight: u32,
+}
+
+/// Slots that so many bytes of log take.
+pub fn slots_for(bytes: u64) -> u32 {
+    let slot = u64::try_from(SLOT_BYTES).unwrap_or(u64::MAX);
+    u32::try_from(bytes / slot).unwrap_or(u32::MAX).max(1)
+}
+
+impl Queue {
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for outbox in self.boxes.iter().filter(|outbox| outbox.used) {
+            totals.stored += outbox.stored;
+            totals.inflight += u32::from(outbox.inflight);
+        }
+        totals
+    }
+
+    pub fn slot_count(&self) -> u32 {
+        u32::try_from(self.log.slots.len()).unwrap_or(u32::MAX)
+    }
+
+    pub fn wall_s(&self) -> u32 {
+        self.wall_s
+    }
+
+    /// Grows with everything that may let a refused message in.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// A destination that has something to send which it had not before.
+    pub fn poll_sendable(&mut self) -> Option<DestId> {
+        self.sendable.pop().map(DestId)
+    }
+
+    pub fn is_journalled(&self, dest: DestId) -> bool {
+        self.outbox(dest).params.journal
+    }
+
+    /// Was the destination's row in the store (or is it now)?
+    pub fn is_remembered(&self, dest: DestId) -> bool {
+        self.outbox(dest).row_stored
+    }
+
+    /// From here on the store knows that this destination has a session at its peer.
+    pub fn remember(&mut self, dest: DestId) {
+        if !self.outbox(dest).row_stored && self.setup.stored {
+            self.row_urgent(dest);
+        }
+    }
+
+    /// Packet identifiers this destination's peer has not released.
+    pub fn received(&self, owner: DestId) -> u32 {
+        self.outbox(owner).received
+    }
+
+    /// Notes a received QoS 2 identifier; `false` without room.
+    pub fn receive_id(&mut self, owner: DestId, id: u16) -> bool {
+        match self.recv.insert(owner.0, id) {
+            Ok(fresh) => {
+                self.outbox_mut(owner).received += u32::from(fresh);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The peer released an identifier; `false` when it was not known.
+    pub fn release_id(&mut self, owner: DestId, id: u16) -> bool {
+        let known = self.recv.remove(owner.0, id);
+        let outbox = self.outbox_mut(owner);
+        outbox.received = outbox.received.saturating_sub(u32::from(known));
+        known
+    }
+
+    /// Everything somebody waits for is committed in the next flush.
+    pub fn commit_all(&mut self) {
+        self.commit_all = true;
+    }
+
+    /// A message found no room in the pool: the next flush makes some.
+    pub fn press_now(&mut self) {
+        self.pressed = true;
+    }
+
+    /// From here on everything is committed as soon as can be.
+    pub fn begin_stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Is everything durable that has to survive?
+    pub fn is_flushed(&self) -> bool {
+        !self.setup.stored
+            || (self.log.dirty_count == 0
+                && self.boxes.iter().all(|outbox| {
+                    !outbox.used
+                        || !outbox.params.persistent
+                        || ((outbox.custody.is_empty() || outbox.stuck) && !outbox.row_dirty)
+                }))
+    }
+
+    /// Accepted messages that a stop now would lose.
+    pub fn unsaved(&self) -> u64 {
+        if self.setup.safe {
+            return 0;
+        }
+        let unsaved = |outbox: &Outbox| match self.setup.stored {
+            true => u64::from(outbox.custody.len),
+            false => outbox.pending,
+        };
+        self.boxes.iter().filter(|b| b.used && b.params.persistent).map(unsaved).sum()
+    }
+
+    pub fn is_stream_busy(&self, dest: DestId, stream: u8) -> bool {
+        self.outbox(dest).unknown_slots > 0
+            || self.stream_count(dest, stream) > 0
+            || self.has_staged(dest, stream)
+    }
+
+    /// Is a message of the stream staged behind the disk backlog?
+    fn has_staged(&self, dest: DestId, stream: u8) -> bool {
+        self.outbox(dest).has_gap(stream)
+    }
+
+    /// Paced streams outside `streams` have no token now.
+    pub fn grant(&mut self, dest: DestId, streams: u128) {
+        self.outbox_mut(dest).granted = streams;
+    }
+
+    /// Marks a destination as blocking or not; returns since when it was.
+    pub fn set_blocked(&mut self, dest: DestId, since: Option<Instant>) -> Option<Instant> {
+        let outbox = self.outbox_mut(dest);
+        let before = outbox.blocked_since;
+        outbox.blocked_since = match since {
+            Some(_) => before.or(since),
+            None => None,
+        };
+        before
+    }
+
+    pub fn set_round_trip(&mut self, dest: DestId, smoothed: Duration) {
+        self.outbox_mut(dest).srtt = smoothed;
+    }
+
+    /// The peer takes a message only at a lower QoS.
+    pub fn lower_qos(&mut self, dest: DestId, index: u32, qos: Qos) {
+        let entry = &mut self.entries[index];
+        let before = core::mem::replace(&mut entry.qos, qos);
+        let custody = entry.flags.custody;
+        if before == Qos::ExactlyOnce && custody && qos != before {
+            self.outbox_mut(dest).custody_qos2 -= 1;
+        }
+    }
+
+    /// Does this entry still stand for the packet with these bytes?
+    pub fn is_sending(&self, index: u32, record: RecordId) -> bool {
+        let entry = &self.entries[index];
+        entry.state != State::Free && entry.record == Some(record)
+    }
+
+    /// QoS 0 messages of a destination whose link is gone are given up.
+    pub fn drop_zero(&mut self, dest: DestId, reason: DropReason) -> u64 {
+        let mut count = 0;
+        while !self.outbox(dest).zero.is_empty() {
+            let head = self.outbox(dest).zero.head;
+            self.settle(dest, head);
+            count += 1;
+        }
+        self.count_drop(dest, reason, count);
+        count
+    }
+
+    /// The oldest message on the wire: entry, sequence, and whether it is there alone.
+    pub fn oldest_on_wire(&self, dest: DestId) -> Option<(u32, u64, bool)> {
+        let outbox = self.outbox(dest);
+        let head = outbox.flight.head;
+        if head == NONE || self.entries[head].flags.unsent {
+            return None;
+        }
+        let next = self.entries.next(super::entry::Chain::Line, head);
+        let alone = next == NONE || self.entries[next].flags.unsent;
+        Some((head, self.entries[head].seq, alone))
+    }
+
+    /// Destination of what is set aside.
+    pub fn aside(&self) -> DestId {
+        DestId(u16::try_from(self.boxes.len() - 1).unwrap_or(u16::MAX))
+    }
+
+    /// Takes a message out of its queue and keeps it in the quarantine.
+    pub fn set_aside(&mut self, dest: DestId, index: u32) {
+        let aside = self.aside();
+        let entry = self.entries[index];
+        if let Some(record) = entry.record
+            && self.outbox(aside).used
+            && self.entries.free_count() > 0
+        {
+            if self.admit(aside, Qos::AtLeastOnce, 0).is_err() {
+                self.drop_oldest(aside, DropReason::QueueFull);
+            }
+            let push = Push {
+                qos: entry.qos.max(Qos::AtLeastOnce),
+                retain: entry.flags.retain,
+                stream: 0,
+                rule: 0,
+                hold: true,
+                conflate: None,
+            };
+            self.push(aside, record, push);
+        }
+        self.settle(dest, index);
+    }
+
+    /// Are there drops that no note told of yet?
+    pub fn has_drops(&self) -> bool {
+        !self.drops.is_empty()
+    }
+
+    /// Tells of the drops since the last report; `false` when there were none.
+    pub fn report_drops(&mut self) -> bool {
+        let drops = core::mem::take(&mut self.drops);
+        for (dest, reason, count) in &drops {
+            let destination = self.name(*dest);
+            self.note(Note::Drop { reason: reason.word(), destination, count: *count });
+        }
+        !drops.is_empty()
+    }
+
+    pub fn count_drop(&mut self, dest: DestId, reason: DropReason, count: u64) {
+        if count == 0 {
+            return;
+        }
+        self.counters.drops += count;
+        let known = self.drops.iter_mut().find(|drop| drop.0 == dest && drop.1 == reason);
+        if let Some(known) = known {
+            known.2 += count;
+        } else if self.drops.push((dest, reason, count)).is_err() {
+            let destination = self.name(dest);
+            self.note(Note::Drop { reason: reason.word(), destination, count });
+        }
+    }
+}
