@@ -81,9 +81,9 @@ pub(super) fn guard_stop(seconds: u32) {
         unsafe { libc::_exit(1) }
     }
     let handler: extern "C" fn(libc::c_int) = give_up;
-    // SAFETY: the handler calls nothing but _exit; a function pointer is what signal(2) wants.
+    // SAFETY: the handler calls nothing but _exit; its address is what signal(2) wants.
     unsafe {
-        libc::signal(libc::SIGALRM, std::mem::transmute::<_, libc::sighandler_t>(handler));
+        libc::signal(libc::SIGALRM, (handler as *const ()).addr());
         libc::alarm(seconds);
     }
 }

@@ -1,0 +1,31 @@
+//! What the event loop needs of the gateway, verb by verb, so that the loop can be tested with a
+//! few lines in the gateway's place. No logic.
+
+use crate::gateway::verbs::{Action, Event, Taken};
+use crate::note::Note;
+use crate::queue::store::SpillStore;
+use crate::vocab::{ConnId, Instant};
+use std::net::SocketAddr;
+
+pub trait Core {
+    fn set_wall(&mut self, wall_s: u64);
+    /// A local client connected to a listener (by its place in the configuration). `None` = no
+    /// slot, not even for a refusal.
+    fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId>;
+    fn handle(&mut self, now: Instant, event: Event<'_>);
+    /// `buffer` is everything unread so far, old rest first.
+    fn receive(&mut self, now: Instant, conn: ConnId, buffer: &mut [u8]) -> Taken;
+    fn expire(&mut self, now: Instant);
+    fn flush<S: SpillStore>(&mut self, now: Instant, store: &mut S);
+    fn flush_ram(&mut self, now: Instant);
+    /// 0 = nothing (more) to send now.
+    fn transmit(&mut self, now: Instant, conn: ConnId, out: &mut [u8]) -> usize;
+    fn poll_ready(&mut self) -> Option<ConnId>;
+    fn poll_resume(&mut self) -> Option<ConnId>;
+    fn poll_action(&mut self) -> Option<Action>;
+    fn poll_note(&mut self) -> Option<Note>;
+    fn poll_at(&self) -> Instant;
+    fn stats(&self, now: Instant) -> Note;
+    /// `None` past the last bridge.
+    fn stats_bridge(&self, now: Instant, bridge: u16) -> Option<Note>;
+}
