@@ -26,11 +26,16 @@ const LARGE_BYTES_MIN: usize = 2 * OWN_BYTES;
 /// Connections the configuration allows at once, the refused ones included. An old bridge
 /// connection may still be closing when the next is dialled.
 pub(super) fn connection_count(config: &Config) -> usize {
-    usize::from(config.limit.clients) + usize::from(REFUSAL_CONNECTIONS) + bridge_count(config)
+    usize::from(config.limit.clients) + usize::from(REFUSAL_CONNECTIONS) + 2 * config.bridges.len()
 }
 
+/// Bridges with large write buffers at once; one that is dialled while others are closing still
+/// may have to make do with a small one.
 fn bridge_count(config: &Config) -> usize {
-    2 * config.bridges.len().max(usize::from(config.limit.bridges))
+    match config.bridges.len() {
+        0 => 0,
+        count => count + 1,
+    }
 }
 
 fn large_bytes(config: &Config) -> usize {

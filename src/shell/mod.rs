@@ -11,7 +11,6 @@ mod core;
 mod figures;
 mod links;
 mod listeners;
-pub mod lock;
 pub mod logging;
 mod probes;
 mod resolver;
@@ -35,6 +34,7 @@ use crate::queue::store::{SpillStore, StoreError};
 use crate::vocab::{BridgeId, ConnId, Instant};
 use ::core::fmt;
 use ::core::time::Duration;
+use buffers::connection_count;
 use clock::Clock;
 use figures::Figures;
 use links::Links;
@@ -56,6 +56,9 @@ const ACTIONS_A_ROUND: usize = 64;
 
 /// Notes written a turn; the core keeps fewer.
 const NOTES_A_TURN: usize = 1024;
+
+/// Descriptors for everything that is no connection: listeners, the store, name look-ups, probes.
+const DESCRIPTORS_BESIDE: usize = 128;
 
 /// Quiet that makes the store's house-keeping worth its time.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
@@ -143,6 +146,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             .and_then(|signals| signals.register(registry, Token(SIGNALS)).map(|()| signals))
             .map_err(|error| StartError::Io("signals", error))?;
         let bridges = config.bridges.len();
+        socket::raise_descriptor_limit(connection_count(config) + DESCRIPTORS_BESIDE);
         let listeners = SIGNALS + 1;
         let resolver = listeners + config.listeners.len() * ADDRS_A_LISTENER;
         let probes = resolver + Resolver::tokens(2 * bridges);
