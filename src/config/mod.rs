@@ -1,6 +1,22 @@
 //! The configuration as the gateway uses it. Text becomes `Raw` in `parse`, `Raw` becomes
 //! [`Config`] in `check`; both report every error of the file in one run. Reads no files.
 
+mod bridges;
+mod check;
+pub mod keys;
+mod parse;
+mod reader;
+mod rules;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::{RING_SHARE, load};
+pub use keys::{KEYS, Key};
+pub use parse::{ConfigError, Warning};
+pub use values::PORT_DEFAULT;
+
 use crate::mqtt::topic::Mapping;
 use crate::mqtt::{Qos, Version};
 use core::time::Duration;

@@ -1,0 +1,354 @@
+//! `--check`: what a good configuration means on this machine. Prints what is durable, the store's
+//! place, the memory and flash plan and how long an outage fits. Looks at the file system, changes
+//! nothing. Figures of the plan that depend on message sizes are called "about".
+
+use super::EXIT_FAILURE;
+use super::disk::{Disk, Medium, Place, look};
+use crate::config::{Ack, Bridge, Config, RING_SHARE, Sync, Warning};
+use crate::limits::{BLOCK_BYTES, SLOT_BYTES, SLOT_RECORDS_MAX};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// What the gateway will allocate, by part, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    pub parts: &'a [(&'static str, u64)],
+}
+
+/// The message the outage is reckoned with.
+const PAYLOAD_BYTES: u64 = 128;
+const TOPIC_BYTES: u64 = 32;
+/// What the store puts before a record.
+const RECORD_HEAD_BYTES: u64 = 40;
+
+/// `store.max_bytes` when the configuration does not say.
+const STORE_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// What of the store holds messages: the rest is for WAL, indexes and quarantine.
+const STORE_FILL: (u64, u64) = (7, 8);
+
+/// Messages a second an outage is reckoned for.
+const RATES: [u64; 3] = [1, 10, 100];
+
+/// Prints the report of `--check`; the exit status is 0, or 1 when the gateway would not start.
+pub fn check(config: &Config, warnings: &[Warning], plan: &Plan<'_>, out: &mut dyn Write) -> u8 {
+    let disk = config.store.path.as_ref().map(|path| look(Path::new(path)));
+    match report(config, warnings, plan, disk.as_ref(), out) {
+        Ok(true) => 0,
+        // A report nobody could read is no success either.
+        Ok(false) | Err(_) => EXIT_FAILURE,
+    }
+}
+
+fn report(
+    config: &Config,
+    warnings: &[Warning],
+    plan: &Plan<'_>,
+    disk: Option<&Disk>,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    for warning in warnings {
+        writeln!(out, "{warning}")?;
+    }
+    durability(config, disk, out)?;
+    memory(plan, out)?;
+    let usable = match disk {
+        Some(disk) => flash(config, disk, out)?,
+        None => true,
+    };
+    outage(config, disk, out)?;
+    writeln!(out, "{}", if usable { "ok" } else { "the gateway would not start" })?;
+    Ok(usable)
+}
+
+fn durability(config: &Config, disk: Option<&Disk>, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "durability")?;
+    let (ack, when) = match config.ack {
+        Ack::Safe => ("safe", "once every destination has settled it or the store has it"),
+        Ack::Ring => ("ring", "as soon as it is in RAM"),
+    };
+    writeln!(out, "  ack = {ack}: a QoS 1/2 message is acknowledged {when}")?;
+    let Some((disk, path)) = disk.zip(config.store.path.as_deref()) else {
+        writeln!(out, "  store.path = none: what is accepted and not yet forwarded is lost when")?;
+        return writeln!(out, "    the gateway ends or the power fails");
+    };
+    writeln!(out, "  store.path = {path} on {}", disk.file_system)?;
+    let (sync, survives) = match (config.store.sync, disk.medium) {
+        (Sync::Off, _) => ("off", "neither kill -9 nor power loss for certain"),
+        (Sync::Normal, _) => ("normal", "kill -9, not power loss"),
+        (Sync::Full, Medium::Ram) => ("full", "kill -9, but no restart of this machine"),
+        (Sync::Full, _) => ("full", "kill -9 and power loss"),
+    };
+    let what = match config.ack {
+        Ack::Safe => "every acknowledged message survives",
+        Ack::Ring => "RAM is lost in a crash, what was committed survives",
+    };
+    writeln!(out, "  store.sync = {sync}: {what} {survives}")?;
+    match disk.medium {
+        Medium::Ram => writeln!(
+            out,
+            "  warning: {} is {}, which is RAM: the store is gone when this machine restarts",
+            disk.directory.display(),
+            disk.file_system
+        ),
+        Medium::Overlay => writeln!(
+            out,
+            "  warning: {} is an overlay: its upper layer must be flash (in a container it is \
+             not kept)",
+            disk.directory.display()
+        ),
+        Medium::Network => writeln!(
+            out,
+            "  warning: {} is on the network: SQLite's WAL needs a local file system",
+            disk.directory.display()
+        ),
+        Medium::Image | Medium::Disk | Medium::Unknown => Ok(()),
+    }
+}
+
+fn memory(plan: &Plan<'_>, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "memory plan")?;
+    let mut total: u64 = 0;
+    for (part, bytes) in plan.parts {
+        writeln!(out, "  {part:<24} {:>10}", kib(*bytes))?;
+        total = total.saturating_add(*bytes);
+    }
+    writeln!(out, "  {:<24} {:>10}", "together", kib(total))
+}
+
+/// Says whether the store can be made or opened.
+fn flash(config: &Config, disk: &Disk, out: &mut dyn Write) -> io::Result<bool> {
+    writeln!(out, "flash plan")?;
+    let max = store_bytes(config, disk);
+    let from = if config.store.max_bytes.is_some() { "" } else { " (the default)" };
+    writeln!(out, "  store.max_bytes = {}{from}", kib(max))?;
+    writeln!(out, "  {:<24} {:>10}", "in use by the store", kib(disk.store_bytes))?;
+    if let Some(free) = disk.free_bytes {
+        writeln!(out, "  {:<24} {:>10}", "free beside it", kib(free))?;
+        if max > free.saturating_add(disk.store_bytes) {
+            writeln!(out, "  warning: the store may not grow to store.max_bytes")?;
+        }
+    }
+    let directory = disk.directory.display();
+    match &disk.place {
+        Place::Usable => {
+            writeln!(out, "  {directory} exists and is writable")?;
+            return Ok(true);
+        }
+        Place::Missing => {
+            writeln!(out, "  error: {directory} does not exist: mkdir -p {directory}")?;
+        }
+        Place::NoDirectory => writeln!(out, "  error: {directory} is no directory")?,
+        Place::NoFile => writeln!(out, "  error: store.path is no regular file")?,
+        Place::ReadOnly(why) => {
+            writeln!(out, "  error: {directory} is not writable for the store: {why}")?;
+        }
+    }
+    Ok(false)
+}
+
+fn outage(config: &Config, disk: Option<&Disk>, out: &mut dyn Write) -> io::Result<()> {
+    if config.bridges.is_empty() {
+        return writeln!(out, "no bridge: nothing waits for a remote");
+    }
+    writeln!(
+        out,
+        "an outage of a remote that fits, about, at {} messages/s of {PAYLOAD_BYTES} B",
+        RATES.map(|rate| rate.to_string()).join(", ")
+    )?;
+    for bridge in &config.bridges {
+        let ring = ring_messages(config);
+        row(out, &bridge.name, "ring alone", ring.min(quota(bridge)))?;
+        if let Some(disk) = disk {
+            let store = store_messages(config, bridge, disk);
+            row(out, &bridge.name, "ring and store", (ring + store).min(quota(bridge)))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(out: &mut dyn Write, bridge: &str, what: &str, messages: u64) -> io::Result<()> {
+    write!(out, "  {bridge:<12} {what:<14} {messages:>9} messages:")?;
+    for rate in RATES {
+        write!(out, " {:>8}", span(messages / rate))?;
+    }
+    writeln!(out)
+}
+
+/// Messages of one bridge that RAM holds: a destination gets a share of the ring at most.
+fn ring_messages(config: &Config) -> u64 {
+    let blocks = (PAYLOAD_BYTES + TOPIC_BYTES).div_ceil(wide(BLOCK_BYTES));
+    let by_bytes = wide(config.ring_bytes) / (blocks * wide(BLOCK_BYTES));
+    by_bytes.min(u64::from(config.ring_messages)) / wide(RING_SHARE)
+}
+
+/// Messages of one bridge that the store holds, when all bridges have the same to keep.
+fn store_messages(config: &Config, bridge: &Bridge, disk: &Disk) -> u64 {
+    let of_bridges = 100 - u64::from(config.store.sessions_share.min(99));
+    let (fill, of) = STORE_FILL;
+    let count = wide(config.bridges.len()).max(1);
+    let share = store_bytes(config, disk) / of * fill / 100 * of_bridges / count;
+    let bytes = bridge.max_bytes.map_or(share, |max| max.min(share));
+    let record = RECORD_HEAD_BYTES + PAYLOAD_BYTES + TOPIC_BYTES;
+    let a_slot = (wide(SLOT_BYTES) / record).min(wide(SLOT_RECORDS_MAX));
+    bytes / wide(SLOT_BYTES) * a_slot
+}
+
+fn quota(bridge: &Bridge) -> u64 {
+    bridge.max_messages.unwrap_or(u64::MAX)
+}
+
+/// The configured bound, else the default: 64 MiB, at most half of what is free at first start.
+fn store_bytes(config: &Config, disk: &Disk) -> u64 {
+    let room = disk.free_bytes.map(|free| free.saturating_add(disk.store_bytes) / 2);
+    let default = STORE_BYTES_DEFAULT.min(room.unwrap_or(u64::MAX));
+    config.store.max_bytes.unwrap_or(default)
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+fn kib(bytes: u64) -> String {
+    if bytes >= 100 << 20 {
+        format!("{} MiB", bytes >> 20)
+    } else {
+        format!("{} KiB", bytes.div_ceil(1024))
+    }
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    const BRIDGE: &str = "bridge.hub.server = mqtt://h\nbridge.hub.forward.a.local_topic = #\n";
+
+    fn config(text: &str) -> (Config, Vec<Warning>) {
+        load("f", text, &mut |_| Err("no file".to_owned()), "node").expect("loads")
+    }
+
+    fn good_disk(medium: Medium, file_system: &'static str) -> Disk {
+        Disk {
+            directory: "/data".into(),
+            place: Place::Usable,
+            medium,
+            file_system,
+            free_bytes: Some(1 << 30),
+            store_bytes: 0,
+        }
+    }
+
+    fn said(text: &str, disk: Option<&Disk>) -> (bool, String) {
+        let (config, warnings) = config(text);
+        let plan = Plan { parts: &[("ring", 3 << 20), ("connections", 1025)] };
+        let mut out = Vec::new();
+        let usable = report(&config, &warnings, &plan, disk, &mut out).expect("a Vec takes all");
+        (usable, String::from_utf8(out).expect("UTF-8"))
+    }
+
+    #[test]
+    fn a_good_place_is_ok_and_the_plan_adds_up() {
+        let disk = good_disk(Medium::Disk, "ubifs");
+        let (usable, text) = said(&format!("{BRIDGE}store.path = /data/spill.db"), Some(&disk));
+        assert!(usable && text.ends_with("ok\n"), "{text}");
+        assert!(text.contains("store.path = /data/spill.db on ubifs"), "{text}");
+        assert!(text.contains("message survives kill -9 and power loss"), "{text}");
+        assert!(text.contains("  ring                       3072 KiB\n"), "{text}");
+        assert!(text.contains("  together                   3074 KiB\n"), "{text}");
+        assert!(text.contains("store.max_bytes = 65536 KiB (the default)"), "{text}");
+        assert!(!text.contains("warning"), "{text}");
+    }
+
+    #[test]
+    fn ram_and_overlays_are_warned_about() {
+        let (usable, text) = said(BRIDGE, Some(&good_disk(Medium::Ram, "tmpfs")));
+        assert!(usable && text.contains("is tmpfs, which is RAM"), "{text}");
+        assert!(!text.contains("power loss"), "{text}");
+        let (_, text) = said(BRIDGE, Some(&good_disk(Medium::Overlay, "overlayfs")));
+        assert!(text.contains("is an overlay"), "{text}");
+    }
+
+    #[test]
+    fn an_unusable_place_fails_the_check() {
+        for (place, part) in [
+            (Place::Missing, "mkdir -p /data"),
+            (Place::NoDirectory, "no directory"),
+            (Place::NoFile, "no regular file"),
+            (Place::ReadOnly("Read-only file system".into()), "Read-only file system"),
+        ] {
+            let disk = Disk { place, ..good_disk(Medium::Disk, "ext2/3/4") };
+            let (usable, text) = said(BRIDGE, Some(&disk));
+            assert!(!usable && text.contains(part) && !text.contains("\nok\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_store_the_ring_is_all_there_is() {
+        let (usable, text) = said(&format!("{BRIDGE}store.path = none"), None);
+        assert!(usable && text.contains("ack = ring"), "{text}");
+        assert!(text.contains("ring alone") && !text.contains("ring and store"), "{text}");
+        assert!(text.starts_with("f:3: store.path: warning:"), "{text}");
+    }
+
+    #[test]
+    fn an_outage_is_reckoned_from_ring_and_store() {
+        let (config, _) = config(&format!("{BRIDGE}store.max_bytes = 64MiB"));
+        // One block a message, a quarter of 1024 records for one destination.
+        assert_eq!(ring_messages(&config), 256);
+        let disk = good_disk(Medium::Disk, "ext2/3/4");
+        // 64 MiB x 7/8 x 75 % in slots of 32256 bytes with 161 records of 200 bytes.
+        let slots: u64 = (64 << 20) / 8 * 7 / 100 * 75 / 32_256;
+        assert_eq!(store_messages(&config, &config.bridges[0], &disk), slots * 161);
+        let mut config = config;
+        config.bridges[0].max_bytes = Some(2 * 32_256);
+        assert_eq!(store_messages(&config, &config.bridges[0], &disk), 322);
+        config.bridges[0].max_messages = Some(100);
+        let mut out = Vec::new();
+        outage(&config, Some(&disk), &mut out).expect("a Vec takes all");
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert_eq!(text.matches("  100 messages:    100 s     10 s      1 s").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn the_default_bound_leaves_half_of_a_small_disk() {
+        let (config, _) = config(BRIDGE);
+        let small = Disk { free_bytes: Some(8 << 20), ..good_disk(Medium::Disk, "jffs2") };
+        assert_eq!(store_bytes(&config, &small), 4 << 20);
+        let (large, _) = super::tests::config("store.max_bytes = 16MiB");
+        assert_eq!(store_bytes(&large, &small), 16 << 20);
+        let (_, text) = said("store.max_bytes = 16MiB", Some(&small));
+        assert!(text.contains("may not grow"), "{text}");
+    }
+
+    #[test]
+    fn the_exit_status_follows_the_real_place() {
+        let scratch = crate::cli::disk::tests::Scratch::new("check");
+        let plan = Plan { parts: &[] };
+        let run = |path: &str| {
+            let text = format!("store.path = {}/{path}", scratch.0.display());
+            let (config, warnings) = config(&text);
+            check(&config, &warnings, &plan, &mut Vec::new())
+        };
+        assert_eq!(run("spill.db"), 0);
+        assert_eq!(run("missing/spill.db"), EXIT_FAILURE);
+        let (config, warnings) = config("store.path = none");
+        assert_eq!(check(&config, &warnings, &plan, &mut Vec::new()), 0);
+        assert_eq!(check(&config, &warnings, &plan, &mut &mut [0_u8; 3][..]), EXIT_FAILURE);
+    }
+
+    #[test]
+    fn spans_are_short() {
+        let spans = [119, 120, 7199, 7200, 172_800].map(span);
+        assert_eq!(spans, ["119 s", "2 min", "119 min", "2 h", "2 d"]);
+    }
+}

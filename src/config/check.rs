@@ -1,0 +1,321 @@
+//! [`Raw`](super::parse::Raw) → [`Config`]: what a value may be, what fits together, all errors
+//! of the file in one run. The file as text comes from the caller, the one file it may name
+//! (`password_file`) through the caller's closure: nothing is read here.
+
+use super::reader::{Reader, TOP};
+use super::values::{
+    boolean, duration, listen_url, number, one_of, or_off, percent, same_server, seconds, size,
+    size_text, text,
+};
+use super::{
+    Ack, Config, ConfigError, Limits, Listener, Overflow, Server, Store, Sync, Warning, bridges,
+    parse,
+};
+use core::time::Duration;
+
+/// Everything the configuration may make the gateway allocate together.
+const MEMORY_BYTES_MAX: u64 = 1 << 30;
+
+/// What a connection owns: its buffers each way and what is known about it.
+const CONNECTION_BYTES: u64 = 6 * 1024;
+
+/// What a session or subscription takes beside its texts, roughly.
+const ROW_BYTES: u64 = 128;
+
+const PACKET_BYTES_MAX: usize = 16 << 20;
+const RING_BYTES_MAX: usize = 512 << 20;
+const STORE_BYTES_MIN: u64 = 1 << 20;
+const STORE_BYTES_MAX: u64 = 1 << 40;
+const NODE_NAME_BYTES_MAX: usize = 64;
+
+/// One destination may fill one part in this many of the ring: the largest packet must fit into it.
+pub const RING_SHARE: usize = 4;
+
+/// The longest any duration may be.
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+pub(super) const OVERFLOW: &[(&str, Overflow)] = &[
+    ("block", Overflow::Block),
+    ("drop_oldest", Overflow::DropOldest),
+    ("drop_newest", Overflow::DropNewest),
+];
+
+/// Reads a whole configuration. `read_file` gets the path of a file the configuration names and
+/// returns what is in it, or why it cannot be read. `default_node_name` is the host name.
+///
+/// The errors are all there are, by line.
+pub fn load(
+    file: &str,
+    text: &str,
+    read_file: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
+    default_node_name: &str,
+) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let raw = parse::parse(file, text, &mut errors);
+    let mut reader = Reader::new(file, &raw, errors);
+    let config = config(&mut reader, read_file, default_node_name);
+    let Reader { mut errors, mut warnings, .. } = reader;
+    if errors.is_empty() {
+        warnings.sort_by_key(|warning| warning.line);
+        Ok((config, warnings))
+    } else {
+        errors.sort_by_key(|error| error.line);
+        Err(errors)
+    }
+}
+
+fn config(
+    reader: &mut Reader<'_>,
+    read_file: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
+    default_node_name: &str,
+) -> Config {
+    const LEVELS: &[(&str, log::LevelFilter)] = &[
+        ("error", log::LevelFilter::Error),
+        ("warn", log::LevelFilter::Warn),
+        ("info", log::LevelFilter::Info),
+        ("debug", log::LevelFilter::Debug),
+        ("trace", log::LevelFilter::Trace),
+        ("off", log::LevelFilter::Off),
+    ];
+    let limit = limits(reader);
+    let store = store(reader);
+    let config = Config {
+        node_name: reader
+            .maybe("node.name", TOP, node_name)
+            .unwrap_or_else(|| node_name_from(default_node_name)),
+        log_level: reader.take("log.level", TOP, one_of(LEVELS)),
+        stats_interval: reader.take(
+            "log.stats_interval",
+            TOP,
+            or_off(duration(Duration::from_secs(1), HOUR)),
+        ),
+        ring_messages: reader.take("ring.messages", TOP, number(16, 1 << 20)),
+        ring_bytes: reader.take("ring.bytes", TOP, size(64 << 10, RING_BYTES_MAX)),
+        ack: ack(reader, &store),
+        session_max_messages: reader.take("session.max_messages", TOP, number(1, 100_000)),
+        session_max_bytes: reader.take("session.max_bytes", TOP, size(4 << 10, STORE_BYTES_MAX)),
+        session_expiry: reader.take("session.expiry", TOP, seconds(0, YEAR.as_secs())),
+        listeners: listeners(reader, &limit),
+        bridges: bridges::bridges(reader, &limit, store.overflow, read_file),
+        limit,
+        store,
+    };
+    fits_together(reader, &config);
+    config
+}
+
+fn limits(reader: &mut Reader<'_>) -> Limits {
+    Limits {
+        clients: reader.take("limit.clients", TOP, number(1, 10_000)),
+        sessions: reader.take("limit.sessions", TOP, number(1, 20_000)),
+        subscriptions: reader.take("limit.subscriptions", TOP, number(1, u16::MAX)),
+        bridges: reader.take("limit.bridges", TOP, number(0, 64)),
+        rules: reader.take("limit.rules", TOP, number(0, 1024)),
+        packet_bytes: reader.take("limit.packet_size", TOP, size(1 << 10, PACKET_BYTES_MAX)),
+        large_buffers: reader.take("limit.large_buffers", TOP, number(1, 256)),
+        topic_bytes: reader.take("limit.topic_bytes", TOP, size(32, 0xFFFF)),
+        // Ids of 23 bytes must be taken [MQTT-3.1.3-5].
+        client_id_bytes: reader.take("limit.client_id_bytes", TOP, size(23, 1024)),
+        keepalive_max: reader.take("limit.keepalive_max", TOP, or_off(seconds(1, 0xFFFF))),
+        inflight: reader.take("limit.inflight", TOP, number(1, bridges::INFLIGHT_MAX)),
+        retained: reader.take("limit.retained", TOP, number(0, 1 << 20)),
+        retained_bytes: reader.take("limit.retained_bytes", TOP, size(0, RING_BYTES_MAX)),
+        will_bytes: reader.take("limit.will_bytes", TOP, size(0, PACKET_BYTES_MAX)),
+    }
+}
+
+fn store(reader: &mut Reader<'_>) -> Store {
+    const SYNC: &[(&str, Sync)] =
+        &[("full", Sync::Full), ("normal", Sync::Normal), ("off", Sync::Off)];
+    let path = reader.take("store.path", TOP, |word| {
+        if word.is_off() || (!word.quoted && word.text == "none") {
+            return Ok(None);
+        }
+        let path = text(1, 1024)(word)?;
+        if path.ends_with('/') {
+            return Err("must name a file, not a directory".to_owned());
+        }
+        Ok(Some(path))
+    });
+    let sync = reader.take("store.sync", TOP, one_of(SYNC));
+    if path.is_none() {
+        reader.warn("store.path", TOP, "no store: what is accepted is lost when the gateway ends");
+    } else if sync == Sync::Off {
+        let what = "off: acknowledged messages may be lost when the power or the gateway fails";
+        reader.warn("store.sync", TOP, what);
+    }
+    Store {
+        path,
+        sync,
+        max_bytes: reader.maybe("store.max_bytes", TOP, size(STORE_BYTES_MIN, STORE_BYTES_MAX)),
+        flush_after: reader.take("store.flush_after", TOP, duration(Duration::ZERO, MINUTE)),
+        retained_after: reader.take("store.retained_after", TOP, duration(Duration::ZERO, HOUR)),
+        overflow: reader.take("store.overflow", TOP, one_of(OVERFLOW)),
+        sessions_share: reader.take("store.sessions_share", TOP, percent),
+    }
+}
+
+fn ack(reader: &mut Reader<'_>, store: &Store) -> Ack {
+    let ack = reader.take("ack", TOP, one_of(&[("safe", Ack::Safe), ("ring", Ack::Ring)]));
+    if store.path.is_some() {
+        return ack;
+    }
+    if ack == Ack::Safe && reader.is_written("ack", TOP) {
+        reader.warn("ack", TOP, "without a store ack is ring");
+    }
+    Ack::Ring
+}
+
+fn listeners(reader: &mut Reader<'_>, limit: &Limits) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for name in reader.names("listener") {
+        let scope = super::reader::Scope { name, rule: "" };
+        reader.maybe("listener.NAME.anonymous", scope, |word| match boolean(word)? {
+            true => Ok(()),
+            false => Err("false is not in this build: it has no users to ask for".to_owned()),
+        });
+        let max_clients =
+            reader.maybe("listener.NAME.max_clients", scope, number(1, limit.clients));
+        if !reader.is_written("listener.NAME.url", scope) {
+            reader.error("listener.NAME.url", scope, "is missing");
+            continue;
+        }
+        let Some(Server { host, port }) = reader.maybe("listener.NAME.url", scope, listen_url)
+        else {
+            continue;
+        };
+        let address = Server { host: host.clone(), port };
+        let same = |l: &&Listener| {
+            port != 0 && same_server(&Server { host: l.host.clone(), port: l.port }, &address)
+        };
+        if let Some(other) = listeners.iter().find(same) {
+            let what = format!("listener {} has this address already", other.name);
+            reader.error("listener.NAME.url", scope, what);
+        }
+        if !is_loopback(&host) {
+            let what = "anonymous clients are let in from beyond this host";
+            reader.warn("listener.NAME.url", scope, what);
+        }
+        listeners.push(Listener { name: name.to_owned(), host, port, max_clients });
+    }
+    if listeners.is_empty() {
+        listeners.push(Listener {
+            name: "default".to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port: super::PORT_DEFAULT,
+            max_clients: None,
+        });
+    }
+    listeners
+}
+
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<core::net::IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+fn is_node_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
+}
+
+fn node_name(word: &parse::Word<'_>) -> Result<String, String> {
+    let name = text(1, NODE_NAME_BYTES_MAX)(word)?;
+    // It becomes a topic level and a part of client ids.
+    if name.bytes().all(is_node_byte) {
+        Ok(name)
+    } else {
+        Err("must be of a-z A-Z 0-9 . _ - only".to_owned())
+    }
+}
+
+/// A host name made to fit; `spillway` when nothing of it does.
+fn node_name_from(host: &str) -> String {
+    let fits = |b: &u8| is_node_byte(*b);
+    let name: String =
+        host.bytes().filter(fits).take(NODE_NAME_BYTES_MAX).map(char::from).collect();
+    if name.is_empty() { "spillway".to_owned() } else { name }
+}
+
+/// What no single value shows.
+fn fits_together(reader: &mut Reader<'_>, config: &Config) {
+    let limit = &config.limit;
+    if limit.packet_bytes > config.ring_bytes / RING_SHARE {
+        let what = format!(
+            "a packet (limit.packet_size {}) must fit into a quarter of ring.bytes ({})",
+            shown(limit.packet_bytes),
+            shown(config.ring_bytes)
+        );
+        reader.error(reader.written(&["ring.bytes", "limit.packet_size"], TOP), TOP, what);
+    }
+    if limit.topic_bytes >= limit.packet_bytes {
+        let key = reader.written(&["limit.topic_bytes", "limit.packet_size"], TOP);
+        reader.error(key, TOP, "limit.topic_bytes must be less than limit.packet_size");
+    }
+    if limit.sessions < limit.clients {
+        let what = format!(
+            "limit.sessions ({}) is less than limit.clients ({}): every client needs one",
+            limit.sessions, limit.clients
+        );
+        reader.warn(reader.written(&["limit.sessions", "limit.clients"], TOP), TOP, what);
+    }
+    if let Some(max) = config.store.max_bytes
+        && max / 8 < bytes(limit.packet_bytes)
+    {
+        reader.error("store.max_bytes", TOP, "must be at least eight times limit.packet_size");
+    }
+    if config.session_max_bytes < bytes(limit.packet_bytes) {
+        let what = "session.max_bytes is less than limit.packet_size: the largest messages for \
+                    an absent client are dropped";
+        reader.warn(reader.written(&["session.max_bytes", "limit.packet_size"], TOP), TOP, what);
+    }
+    let total = memory_bytes(config);
+    if total > MEMORY_BYTES_MAX {
+        let what = format!(
+            "this and the other limits would take {} MiB of memory; at most {} are allowed",
+            total >> 20,
+            MEMORY_BYTES_MAX >> 20
+        );
+        reader.error(reader.written(MEMORY_KEYS, TOP), TOP, what);
+    }
+}
+
+/// What a too large sum is reported at: the first of these that is written.
+const MEMORY_KEYS: &[&str] = &[
+    "ring.bytes",
+    "limit.retained_bytes",
+    "limit.packet_size",
+    "limit.large_buffers",
+    "limit.topic_bytes",
+    "limit.retained",
+    "limit.subscriptions",
+];
+
+/// A rough sum, to refuse what no router has: the exact plan is the gateway's.
+fn memory_bytes(config: &Config) -> u64 {
+    let limit = &config.limit;
+    let topic = bytes(limit.topic_bytes) + ROW_BYTES;
+    let parts = [
+        bytes(config.ring_bytes),
+        u64::from(config.ring_messages) * ROW_BYTES,
+        bytes(limit.packet_bytes) * u64::from(limit.large_buffers),
+        u64::from(limit.clients) * CONNECTION_BYTES,
+        u64::from(limit.sessions) * (bytes(limit.client_id_bytes) + ROW_BYTES),
+        u64::from(limit.subscriptions) * topic,
+        u64::from(limit.retained) * topic,
+        bytes(limit.retained_bytes),
+        bytes(limit.will_bytes),
+    ];
+    parts.iter().fold(0, |sum: u64, part| sum.saturating_add(*part))
+}
+
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+fn shown(count: usize) -> String {
+    size_text(bytes(count))
+}

@@ -1,0 +1,174 @@
+//! The rules of a bridge: what it forwards, what it subscribes to, and how topics change.
+
+use super::bridges::QOS;
+use super::check::{OVERFLOW, YEAR};
+use super::parse::Word;
+use super::reader::{Reader, Scope};
+use super::values::{Parsed, boolean, duration, number, one_of, or_off, rate, text};
+use super::{Forward, Limits, Overflow, Priority, RetainRule, SubscribeRule};
+use crate::mqtt::topic::{self, Mapping};
+use core::time::Duration;
+
+/// Messages per topic that a rule with a rate keeps when nothing is said.
+const PACED_MESSAGES_DEFAULT: u32 = 1000;
+
+const RETAIN: &[(&str, RetainRule)] =
+    &[("keep", RetainRule::Keep), ("true", RetainRule::Always), ("false", RetainRule::Never)];
+
+pub(super) fn forwards(reader: &mut Reader<'_>, at: Scope<'_>, limit: &Limits) -> Vec<Forward> {
+    const PRIORITY: &[(&str, Priority)] =
+        &[("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)];
+    let mut rules: Vec<Forward> = Vec::new();
+    for rule in reader.rules(at.name, "forward") {
+        let at = Scope { rule, ..at };
+        let (local_topic, mapping) = topics(
+            reader,
+            at,
+            limit,
+            &[
+                "bridge.NAME.forward.N.local_topic",
+                "bridge.NAME.forward.N.remote_topic",
+                "bridge.NAME.forward.N.prefix",
+                "bridge.NAME.forward.N.suffix",
+            ],
+        );
+        if let Some(first) = rules.iter().find(|r| r.local_topic == local_topic) {
+            let what = format!("forward {} takes the same first: this one never does", first.name);
+            reader.warn("bridge.NAME.forward.N.local_topic", at, what);
+        }
+        let pace = reader.take("bridge.NAME.forward.N.rate", at, rate);
+        let messages = reader.maybe(
+            "bridge.NAME.forward.N.max_messages",
+            at,
+            or_off(number(1, 1_000_000_000)),
+        );
+        let overflow = reader.maybe("bridge.NAME.forward.N.overflow", at, one_of(OVERFLOW));
+        rules.push(Forward {
+            name: rule.to_owned(),
+            local_topic,
+            mapping,
+            qos: reader.maybe("bridge.NAME.forward.N.qos", at, one_of(QOS)),
+            retain: reader.take("bridge.NAME.forward.N.retain", at, one_of(RETAIN)),
+            rate: pace,
+            max_messages: messages.unwrap_or(pace.map(|_| PACED_MESSAGES_DEFAULT)),
+            overflow: overflow.or(pace.map(|_| Overflow::DropOldest)),
+            max_age: reader.take(
+                "bridge.NAME.forward.N.max_age",
+                at,
+                or_off(duration(Duration::from_millis(1), YEAR)),
+            ),
+            priority: reader.take("bridge.NAME.forward.N.priority", at, one_of(PRIORITY)),
+            conflate: reader.take("bridge.NAME.forward.N.conflate", at, boolean),
+        });
+    }
+    rules
+}
+
+pub(super) fn subscribes(
+    reader: &mut Reader<'_>,
+    at: Scope<'_>,
+    limit: &Limits,
+) -> Vec<SubscribeRule> {
+    let mut rules: Vec<SubscribeRule> = Vec::new();
+    for rule in reader.rules(at.name, "subscribe") {
+        let at = Scope { rule, ..at };
+        let (remote_topic, mapping) = topics(
+            reader,
+            at,
+            limit,
+            &[
+                "bridge.NAME.subscribe.N.remote_topic",
+                "bridge.NAME.subscribe.N.local_topic",
+                "bridge.NAME.subscribe.N.prefix",
+                "bridge.NAME.subscribe.N.suffix",
+            ],
+        );
+        let same = |r: &&SubscribeRule| !remote_topic.is_empty() && r.remote_topic == remote_topic;
+        if let Some(first) = rules.iter().find(same) {
+            let what = format!("subscribe {} has the same filter already", first.name);
+            reader.error("bridge.NAME.subscribe.N.remote_topic", at, what);
+        }
+        rules.push(SubscribeRule {
+            name: rule.to_owned(),
+            remote_topic,
+            mapping,
+            qos: reader.take("bridge.NAME.subscribe.N.qos", at, one_of(QOS)),
+            retain: reader.take("bridge.NAME.subscribe.N.retain", at, one_of(RETAIN)),
+        });
+    }
+    rules
+}
+
+/// A rule's source filter and its mapping, from its four keys: source, target, prefix, suffix.
+fn topics(
+    reader: &mut Reader<'_>,
+    at: Scope<'_>,
+    limit: &Limits,
+    keys: &[&'static str; 4],
+) -> (String, Mapping) {
+    let [source_key, target_key, prefix_key, suffix_key] = *keys;
+    let max = limit.topic_bytes;
+    if !reader.is_written(source_key, at) {
+        reader.error(source_key, at, "is missing");
+    }
+    let source = reader.maybe(source_key, at, filter(max));
+    let target = reader.maybe(target_key, at, |word| {
+        let target = text(0, max)(word)?;
+        if target.is_empty() || topic::is_filter(&target) {
+            Ok(target)
+        } else {
+            Err("is no topic: + and # stand for whole levels, # for the last".to_owned())
+        }
+    });
+    let prefix = reader.maybe(prefix_key, at, around(max)).unwrap_or_default();
+    let suffix = reader.maybe(suffix_key, at, around(max)).unwrap_or_default();
+    let target = target.filter(|target| !target.is_empty());
+    let source = source.unwrap_or_default();
+    if source.is_empty() {
+        return (source, Mapping::identity());
+    }
+    match Mapping::new(&source, target.as_deref(), &prefix, &suffix) {
+        Ok(mapping) => (source, mapping),
+        Err(why) => {
+            let key = if target.is_some() { target_key } else { source_key };
+            reader.error(key, at, format!("cannot be made from the source filter: {why}"));
+            (source, Mapping::identity())
+        }
+    }
+}
+
+fn filter(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
+    move |word| {
+        let filter = text(1, max)(word)?;
+        if filter.starts_with("$share/") {
+            return Err("a shared subscription is not in this build".to_owned());
+        }
+        if topic::is_filter(&filter) {
+            Ok(filter)
+        } else {
+            Err("is no topic filter: + and # stand for whole levels, # for the last".to_owned())
+        }
+    }
+}
+
+pub(super) fn topic_name(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
+    move |word| {
+        let name = text(1, max)(word)?;
+        if topic::is_name(&name) {
+            Ok(name)
+        } else {
+            Err("is no topic: + and # belong into filters".to_owned())
+        }
+    }
+}
+
+fn around(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
+    move |word| {
+        let part = text(0, max)(word)?;
+        if part.is_empty() || topic::is_name(&part) {
+            Ok(part)
+        } else {
+            Err("holds a wildcard".to_owned())
+        }
+    }
+}

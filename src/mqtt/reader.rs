@@ -1,0 +1,272 @@
+//! A cursor over received bytes. Every read is bounded by the packet and either yields a valid
+//! value or the fault. Read MQTT 5 section 1.5 first.
+
+use super::{Fault, PacketId};
+
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    #[inline]
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// What was not read yet.
+    #[inline]
+    pub(super) const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    #[inline]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The packet must end here.
+    #[inline]
+    pub(super) fn finish(&self) -> Result<(), Fault> {
+        if self.rest.is_empty() { Ok(()) } else { Err(Fault::TrailingBytes) }
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Fault::Truncated)?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    #[inline]
+    pub(super) fn u8(&mut self) -> Result<u8, Fault> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    #[inline]
+    pub(super) fn u16(&mut self) -> Result<u16, Fault> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    #[inline]
+    pub(super) fn u32(&mut self) -> Result<u32, Fault> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    #[inline]
+    pub(super) fn packet_id(&mut self) -> Result<PacketId, Fault> {
+        PacketId::new(self.u16()?).ok_or(Fault::PacketIdZero)
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], Fault> {
+        let (head, rest) = self.rest.split_at_checked(bytes).ok_or(Fault::Truncated)?;
+        self.rest = rest;
+        Ok(head)
+    }
+
+    /// A variable byte integer in its shortest form [MQTT-1.5.5-1]: inside a packet only MQTT 5
+    /// has them.
+    #[inline]
+    pub(super) fn variable(&mut self) -> Result<u32, Fault> {
+        match variable(self.rest) {
+            Variable::Value { value, bytes } => {
+                if bytes != variable_bytes(value) {
+                    return Err(Fault::LengthNotMinimal);
+                }
+                self.take(bytes)?;
+                Ok(value)
+            }
+            Variable::Unfinished => Err(Fault::Truncated),
+            Variable::TooLong => Err(Fault::VariableIntegerTooLong),
+        }
+    }
+
+    /// A slice behind a variable byte integer that says its length.
+    #[inline]
+    pub(super) fn sized(&mut self) -> Result<&'a [u8], Fault> {
+        let bytes = self.variable()?;
+        self.take(usize::try_from(bytes).map_err(|_| Fault::Truncated)?)
+    }
+
+    /// Binary data (1.5.6).
+    #[inline]
+    pub(super) fn binary(&mut self) -> Result<&'a [u8], Fault> {
+        let bytes = self.u16()?;
+        self.take(usize::from(bytes))
+    }
+
+    /// A UTF-8 string (1.5.4) without U+0000.
+    #[inline]
+    pub(super) fn string(&mut self) -> Result<&'a str, Fault> {
+        let bytes = self.binary()?;
+        let text = core::str::from_utf8(bytes).map_err(|_| Fault::Utf8Invalid)?;
+        if bytes.contains(&0) { Err(Fault::NulInString) } else { Ok(text) }
+    }
+
+    /// A topic name, possibly empty: a string without wildcards.
+    #[inline]
+    pub(super) fn topic(&mut self) -> Result<&'a str, Fault> {
+        let bytes = self.binary()?;
+        topic(bytes)
+    }
+}
+
+/// The bytes as a topic name, possibly empty.
+#[inline]
+fn topic(bytes: &[u8]) -> Result<&str, Fault> {
+    let text = core::str::from_utf8(bytes).map_err(|_| Fault::Utf8Invalid)?;
+    if is_plain_ascii(bytes) {
+        return Ok(text);
+    }
+    if bytes.contains(&0) {
+        return Err(Fault::NulInString);
+    }
+    if bytes.iter().any(|b| matches!(b, b'+' | b'#')) {
+        return Err(Fault::TopicWildcard);
+    }
+    Ok(text)
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Whether every byte of the word is ASCII and none is NUL, `+` or `#`.
+#[inline]
+const fn is_plain_word(word: u64) -> bool {
+    // `#` is 0x23 and `+` is 0x2B: without bit 3 they are the same byte.
+    let wildcard = (word & (ONES * 0xF7)) ^ (ONES * 0x23);
+    // The classic "has a zero byte": exact about whether there is one.
+    let zero = word.wrapping_sub(ONES) & !word;
+    let wild = wildcard.wrapping_sub(ONES) & !wildcard;
+    (word | zero | wild) & HIGH == 0
+}
+
+/// Whether every byte is ASCII and none is NUL, `+` or `#`: the whole check of nearly every topic.
+#[inline]
+pub(super) fn is_plain_ascii(bytes: &[u8]) -> bool {
+    if let Some(tail) = bytes.last_chunk::<8>() {
+        let mut rest = bytes;
+        while let Some((word, after)) = rest.split_first_chunk::<8>() {
+            if !is_plain_word(u64::from_le_bytes(*word)) {
+                return false;
+            }
+            rest = after;
+        }
+        // The last word overlaps what was read already.
+        return is_plain_word(u64::from_le_bytes(*tail));
+    }
+    bytes.iter().all(|b| b.is_ascii() && !matches!(b, 0 | b'+' | b'#'))
+}
+
+/// A variable byte integer at the beginning of some bytes.
+pub(super) enum Variable {
+    Value {
+        value: u32,
+        bytes: usize,
+    },
+    Unfinished,
+    /// A fourth byte that says there is a fifth.
+    TooLong,
+}
+
+/// Reads one, minimal or not (1.5.5).
+#[inline]
+pub(super) fn variable(bytes: &[u8]) -> Variable {
+    let mut value = 0;
+    let mut shift = 0;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= u32::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Variable::Value { value, bytes: index + 1 };
+        }
+        shift += 7;
+    }
+    if bytes.len() >= 4 { Variable::TooLong } else { Variable::Unfinished }
+}
+
+/// Bytes of the shortest form; 4 for everything that is too large.
+#[inline]
+pub(super) const fn variable_bytes(value: u32) -> usize {
+    match value {
+        0..=0x7F => 1,
+        0x80..=0x3FFF => 2,
+        0x4000..=0x1F_FFFF => 3,
+        _ => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_ascii_agrees_with_the_byte_by_byte_definition() {
+        let plain = |b: u8| b.is_ascii() && !matches!(b, 0 | b'+' | b'#');
+        for len in 0..40 {
+            let mut bytes = vec![b'a'; len];
+            assert!(is_plain_ascii(&bytes));
+            for at in 0..len {
+                for value in 0..=255 {
+                    bytes[at] = value;
+                    assert_eq!(is_plain_ascii(&bytes), plain(value), "{value:#x} at {at} of {len}");
+                }
+                bytes[at] = b'a';
+            }
+        }
+    }
+
+    #[test]
+    fn plain_word_sees_neighbours_of_the_forbidden_bytes() {
+        // The subtraction borrows across bytes: pairs are where such a trick would go wrong.
+        for a in 0..=255_u8 {
+            for b in 0..=255_u8 {
+                let word = [b'x', a, b, b'x', b, a, b'x', b'x'];
+                let plain = |b: &u8| b.is_ascii() && !matches!(b, 0 | b'+' | b'#');
+                assert_eq!(is_plain_ascii(&word), word.iter().all(plain), "{a:#x} {b:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn variable_integers_at_their_borders() {
+        let read = |bytes: &[u8]| Reader::new(bytes).variable();
+        assert_eq!(read(&[0]), Ok(0));
+        assert_eq!(read(&[0x7F]), Ok(127));
+        assert_eq!(read(&[0x80, 0x01]), Ok(128));
+        assert_eq!(read(&[0xFF, 0x7F]), Ok(16_383));
+        assert_eq!(read(&[0x80, 0x80, 0x01]), Ok(16_384));
+        assert_eq!(read(&[0xFF, 0xFF, 0x7F]), Ok(2_097_151));
+        assert_eq!(read(&[0x80, 0x80, 0x80, 0x01]), Ok(2_097_152));
+        assert_eq!(read(&[0xFF, 0xFF, 0xFF, 0x7F]), Ok(268_435_455));
+        assert_eq!(read(&[0x80, 0x00]), Err(Fault::LengthNotMinimal));
+        assert_eq!(read(&[0xFF, 0x80, 0x00]), Err(Fault::LengthNotMinimal));
+        assert_eq!(read(&[0xFF, 0xFF, 0xFF]), Err(Fault::Truncated));
+        assert_eq!(read(&[0xFF, 0xFF, 0xFF, 0xFF]), Err(Fault::VariableIntegerTooLong));
+        assert_eq!(read(&[0x80, 0x80, 0x80, 0x80, 0x01]), Err(Fault::VariableIntegerTooLong));
+    }
+
+    #[test]
+    fn strings_refuse_what_is_not_text() {
+        let read = |bytes: &'static [u8]| Reader::new(bytes).string();
+        assert_eq!(read(b"\x00\x03a/b"), Ok("a/b"));
+        assert_eq!(read(b"\x00\x00"), Ok(""));
+        assert_eq!(read(b"\x00\x03\xE2\x82\xAC"), Ok("€"));
+        assert_eq!(read(b"\x00\x03a\x00b"), Err(Fault::NulInString));
+        assert_eq!(read(b"\x00\x02\xC0\x80"), Err(Fault::Utf8Invalid));
+        assert_eq!(read(b"\x00\x03\xED\xA0\x80"), Err(Fault::Utf8Invalid));
+        assert_eq!(read(b"\x00\x04abc"), Err(Fault::Truncated));
+        assert_eq!(read(b"\x00"), Err(Fault::Truncated));
+    }
+
+    #[test]
+    fn topics_refuse_wildcards_too() {
+        let read = |bytes: &'static [u8]| Reader::new(bytes).topic();
+        assert_eq!(read(b"\x00\x03a/b"), Ok("a/b"));
+        assert_eq!(read(b"\x00\x04\xE2\x82\xACb"), Ok("€b"));
+        assert_eq!(read(b"\x00\x03a/#"), Err(Fault::TopicWildcard));
+        assert_eq!(read(b"\x00\x0a+234567890"), Err(Fault::TopicWildcard));
+        assert_eq!(read(b"\x00\x04\xE2\x82\xAC+"), Err(Fault::TopicWildcard));
+        assert_eq!(read(b"\x00\x04\xE2\x82\xAC\x00"), Err(Fault::NulInString));
+        assert_eq!(read(b"\x00\x02a\xFF"), Err(Fault::Utf8Invalid));
+    }
+}
