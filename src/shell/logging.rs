@@ -95,6 +95,16 @@ impl Logging {
         }
     }
 
+    /// Bytes the log takes, for the memory plan.
+    pub fn memory_bytes() -> usize {
+        BUFFER_BYTES + Throttle::memory_bytes()
+    }
+
+    /// What is left to write when the loop and the store are gone.
+    pub fn tail(&self) -> Tail {
+        Tail(Arc::clone(&self.shared))
+    }
+
     /// Writes a fact down, or counts it with those like it.
     pub fn note(&mut self, now: Instant, note: &Note) {
         let heading = Heading { level: level(note.level()), part: note.part() };
@@ -134,10 +144,21 @@ impl Logging {
     }
 
     /// The end: everything that stderr takes without keeping us long.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         let shared = &self.shared;
         self.throttle.drain(|heading, line| shared.print(heading, line.as_str()));
-        let mut output = shared.output();
+        self.tail().finish();
+    }
+}
+
+/// The way out for lines written after the loop has ended.
+#[derive(Debug)]
+pub struct Tail(Arc<Shared>);
+
+impl Tail {
+    /// Everything that stderr takes without keeping us long.
+    pub fn finish(&self) {
+        let mut output = self.0.output();
         // Bounded: each round writes something or ends it.
         while output.write_chunk(FINISH_POLL_MS) {}
     }

@@ -16,6 +16,7 @@ mod probes;
 mod resolver;
 mod signals;
 mod socket;
+pub mod sqlite;
 mod throttle;
 mod transport;
 

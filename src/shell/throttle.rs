@@ -71,6 +71,10 @@ impl Throttle {
         Self { entries: Vec::with_capacity(ENTRIES_MAX) }
     }
 
+    pub(super) fn memory_bytes() -> usize {
+        ENTRIES_MAX * size_of::<Entry>()
+    }
+
     /// `true` = print `line` now. `print` gets sums that have to make room for it.
     pub(super) fn admit(
         &mut self,
