@@ -1,1 +1,238 @@
-fn main() {}
+//! Start-up and the end: arguments, configuration, the store, the loop, the exit status. The only
+//! place that reads the environment and ends the process. Decides nothing about messages.
+
+use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE};
+use spillway::config::{self, Ack, Config, Sync, Warning};
+use spillway::gateway::Gateway;
+use spillway::limits::SLOT_BYTES;
+use spillway::note::{Note, Value, text};
+use spillway::queue::store::{SpillStore, StoreError};
+use spillway::shell::clock::{self, Clock};
+use spillway::shell::logging::Logging;
+use spillway::shell::sqlite::{HEAP_BYTES, SqliteStore};
+use spillway::shell::{self, EventLoop, Paths};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// What `store.max_bytes` is when the configuration does not say.
+const STORE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+
+/// Bytes read of a file the configuration names.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+fn main() -> ExitCode {
+    let status = match Arguments::parse(std::env::args_os().skip(1)) {
+        Err(usage) => {
+            eprintln!("spillway: {usage}");
+            EXIT_USAGE
+        }
+        Ok(Arguments::Help) => print(cli::HELP),
+        Ok(Arguments::Version) => print(&format!("{}\n", cli::VERSION)),
+        Ok(Arguments::Check { config }) => match load(&config) {
+            Ok((config, warnings)) => check(&config, &warnings),
+            Err(status) => status,
+        },
+        Ok(Arguments::Run { config: file }) => match load(&file) {
+            Ok((config, warnings)) => run(&file, config, &warnings),
+            Err(status) => status,
+        },
+    };
+    ExitCode::from(status)
+}
+
+fn print(text: &str) -> u8 {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => 0,
+        Err(_) => EXIT_FAILURE,
+    }
+}
+
+/// Reads the configuration; every error in it is printed.
+fn load(path: &Path) -> Result<(Config, Vec<Warning>), u8> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        eprintln!("spillway: cannot read {name}: {error}");
+        EXIT_USAGE
+    })?;
+    config::load(&name, &text, &mut read_file, &host_name()).map_err(|errors| {
+        for error in errors {
+            eprintln!("{error}");
+        }
+        EXIT_USAGE
+    })
+}
+
+fn read_file(path: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(|error| error.to_string())
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "spillway".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+fn check(config: &Config, warnings: &[Warning]) -> u8 {
+    let slot_bytes = u64::try_from(SLOT_BYTES).unwrap_or(u64::MAX);
+    let slots = match config.store.path {
+        Some(_) => config.store.max_bytes.unwrap_or(STORE_BYTES_DEFAULT) / slot_bytes,
+        None => 0,
+    };
+    let parts = memory_parts(config, u32::try_from(slots).unwrap_or(u32::MAX));
+    cli::check(config, warnings, &cli::Plan { parts: &parts }, &mut io::stdout())
+}
+
+/// Everything that is allocated at start, by part, in bytes.
+fn memory_parts(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
+    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let mut parts = Gateway::plan(config, slot_count);
+    parts.push(("socket buffers", bytes(shell::memory_bytes(config))));
+    parts.push(("log", bytes(Logging::memory_bytes())));
+    if config.store.path.is_some() {
+        parts.push(("sqlite", HEAP_BYTES));
+    }
+    parts
+}
+
+fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
+    let filter = std::env::var("RUST_LOG").ok();
+    let mut logging = match Logging::to_stderr(config.log_level, filter.as_deref()) {
+        Ok(logging) => logging,
+        Err(error) => {
+            eprintln!("spillway: cannot use stderr: {error}");
+            return EXIT_FAILURE;
+        }
+    };
+    logging.install();
+    let clock = Clock::start();
+    let note = Note::Starting {
+        version: env!("CARGO_PKG_VERSION"),
+        node: text(&config.node_name),
+        config: text(&file.display().to_string()),
+    };
+    logging.note(clock.now(), &note);
+    for warning in warnings {
+        let warning = warning.to_string();
+        log::warn!(target: "spillway::config", "event=config_warning text={}", Value(&warning));
+    }
+    let tail = logging.tail();
+    let status = match start(&config, clock, logging) {
+        Ok(mut event_loop) => event_loop.run(),
+        Err(reason) => {
+            log::error!(target: "spillway::main", "event=start_failed reason={}", Value(&reason));
+            EXIT_FAILURE
+        }
+    };
+    // The store is closed by now; these are the last words.
+    tail.finish();
+    status
+}
+
+type Loop = EventLoop<Gateway, SqliteStore>;
+
+/// Opens the store and the listeners and allocates everything else.
+fn start(config: &Config, clock: Clock, mut logging: Logging) -> Result<Loop, String> {
+    let mut store = match &config.store.path {
+        Some(path) => Some(open_store(config, path, clock, &mut logging)?),
+        None => None,
+    };
+    let slots = store.as_ref().map_or(0, SpillStore::slot_count_max);
+    logging.note(clock.now(), &memory_plan(config, slots));
+    logging.note(clock.now(), &durability(config));
+    let seed = seed().map_err(|error| format!("cannot read /dev/urandom: {error}"))?;
+    let mut gateway = Gateway::new(config.clone(), seed, slots, clock.now());
+    gateway.set_wall(clock::wall());
+    if let Some(store) = &mut store {
+        gateway.restore(clock.now(), store).map_err(|error| {
+            let why = match error {
+                StoreError::Full => "it is full",
+                StoreError::Io => "an I/O error",
+                StoreError::Corrupt => "it is damaged",
+            };
+            format!("cannot read the store: {why}")
+        })?;
+    }
+    EventLoop::new(config, gateway, store, clock, logging, paths(), seed)
+        .map_err(|error| error.to_string())
+}
+
+fn open_store(
+    config: &Config,
+    path: &str,
+    clock: Clock,
+    logging: &mut Logging,
+) -> Result<SqliteStore, String> {
+    let Config { store, .. } = config;
+    let opened = SqliteStore::open(Path::new(path), store.max_bytes, store.sync, Some(HEAP_BYTES))
+        .map_err(|error| format!("cannot use the store {path}: {error}"))?;
+    if let Some(aside) = &opened.quarantined {
+        let note = Note::StoreQuarantined { file: text(&aside.file), reason: text(&aside.reason) };
+        logging.note(clock.now(), &note);
+    }
+    Ok(opened)
+}
+
+fn memory_plan(config: &Config, slot_count: u32) -> Note {
+    let kib = |wanted: &[&str]| {
+        let parts = memory_parts(config, slot_count).into_iter();
+        parts.filter(|(name, _)| wanted.contains(name)).map(|(_, bytes)| bytes).sum::<u64>() / 1024
+    };
+    let total: u64 = memory_parts(config, slot_count).iter().map(|(_, bytes)| bytes).sum();
+    let (total_kib, ring_kib) = (total / 1024, kib(&["ring", "queues"]));
+    let connections_kib = kib(&["connections", "socket buffers"]);
+    let sessions_kib = kib(&["sessions and subscriptions", "retained"]);
+    let store_kib = kib(&["store directory", "sqlite"]);
+    let named = ring_kib + connections_kib + sessions_kib + store_kib;
+    let other_kib = total_kib.saturating_sub(named);
+    Note::MemoryPlan { total_kib, ring_kib, connections_kib, sessions_kib, store_kib, other_kib }
+}
+
+fn durability(config: &Config) -> Note {
+    let ack = match config.ack {
+        Ack::Safe => "safe",
+        Ack::Ring => "ring",
+    };
+    let sync = match config.store.sync {
+        Sync::Full => "full",
+        Sync::Normal => "normal",
+        Sync::Off => "off",
+    };
+    let Some(path) = &config.store.path else {
+        return Note::Durability { ack, store: text("none"), sync: "off", survives: "nothing" };
+    };
+    let survives = match (config.ack, config.store.sync) {
+        (_, Sync::Off) => "nothing",
+        (Ack::Ring, Sync::Full | Sync::Normal) => "what_was_committed",
+        (Ack::Safe, Sync::Normal) => "kill",
+        (Ack::Safe, Sync::Full) => "power_loss",
+    };
+    Note::Durability { ack, store: text(path), sync, survives }
+}
+
+/// Entropy for client ids, jitter and question ids: another on every start.
+fn seed() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Where names are looked up. Tests with real parts point these at a name server of their own.
+fn paths() -> Paths {
+    let mut paths = Paths::default();
+    if let Some(file) = std::env::var_os("SPILLWAY_RESOLV_CONF") {
+        paths.resolv_conf = file.into();
+    }
+    if let Some(file) = std::env::var_os("SPILLWAY_HOSTS") {
+        paths.hosts = file.into();
+    }
+    if let Some(port) = std::env::var("SPILLWAY_DNS_PORT").ok().and_then(|port| port.parse().ok()) {
+        paths.port = port;
+    }
+    paths
+}

@@ -1,0 +1,188 @@
+//! Memory of the connections: small buffers everyone has, large ones that are lent. All of it is
+//! allocated at start.
+//!
+//! Large buffers are lent in the order of asking. One more than configured is kept for bridges
+//! alone: blocked clients may hold all others, and only what a bridge reads unblocks them.
+
+use crate::config::Config;
+use crate::limits::REFUSAL_CONNECTIONS;
+use std::collections::VecDeque;
+
+/// What a connection can keep unread without a large buffer.
+pub(super) const OWN_BYTES: usize = 2048;
+
+/// Encoded bytes that wait for a client's socket.
+pub(super) const CLIENT_OUT_BYTES: usize = 4096;
+
+/// The same of a bridge.
+pub(super) const BRIDGE_OUT_BYTES: usize = 32 * 1024;
+
+/// Bytes one read takes at most.
+pub(super) const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// A large buffer is never smaller: what is read at once has to fit as well.
+const LARGE_BYTES_MIN: usize = 2 * OWN_BYTES;
+
+/// Connections the configuration allows at once, the refused ones included. An old bridge
+/// connection may still be closing when the next is dialled.
+pub(super) fn connection_count(config: &Config) -> usize {
+    usize::from(config.limit.clients) + usize::from(REFUSAL_CONNECTIONS) + 2 * config.bridges.len()
+}
+
+/// Bridges with large write buffers at once; one that is dialled while others are closing still
+/// may have to make do with a small one.
+fn bridge_count(config: &Config) -> usize {
+    match config.bridges.len() {
+        0 => 0,
+        count => count + 1,
+    }
+}
+
+fn large_bytes(config: &Config) -> usize {
+    config.limit.packet_bytes.max(LARGE_BYTES_MIN)
+}
+
+/// Bytes all connections take together, for the memory plan.
+pub fn memory_bytes(config: &Config) -> usize {
+    let bridges = bridge_count(config);
+    let clients = connection_count(config) - bridges;
+    let large = usize::from(config.limit.large_buffers.max(1)) + 1;
+    clients * (OWN_BYTES + CLIENT_OUT_BYTES)
+        + bridges * (OWN_BYTES + BRIDGE_OUT_BYTES)
+        + large * large_bytes(config)
+        + SCRATCH_BYTES
+}
+
+/// What every connection owns.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) rest: Box<[u8]>,
+    pub(super) out: Box<[u8]>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pairs {
+    clients: Vec<Pair>,
+    bridges: Vec<Pair>,
+}
+
+impl Pairs {
+    pub(super) fn new(config: &Config) -> Self {
+        let pairs = |count: usize, out: usize| {
+            (0..count).map(|_| Pair { rest: zeroed(OWN_BYTES), out: zeroed(out) }).collect()
+        };
+        let bridges = bridge_count(config);
+        Self {
+            clients: pairs(connection_count(config) - bridges, CLIENT_OUT_BYTES),
+            bridges: pairs(bridges, BRIDGE_OUT_BYTES),
+        }
+    }
+
+    /// A bridge makes do with a client's buffers when all of its kind are closing still.
+    pub(super) fn take(&mut self, bridge: bool) -> Option<Pair> {
+        let own = if bridge { self.bridges.pop() } else { None };
+        own.or_else(|| self.clients.pop())
+    }
+
+    pub(super) fn give(&mut self, pair: Pair) {
+        if pair.out.len() == BRIDGE_OUT_BYTES {
+            self.bridges.push(pair);
+        } else {
+            self.clients.push(pair);
+        }
+    }
+}
+
+fn zeroed(bytes: usize) -> Box<[u8]> {
+    vec![0; bytes].into_boxed_slice()
+}
+
+/// A large buffer on loan.
+#[derive(Debug)]
+pub(super) struct Large {
+    pub(super) bytes: Box<[u8]>,
+    /// The one for bridges.
+    reserve: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Loans {
+    free: Vec<Large>,
+    general_count: usize,
+    reserve: Option<Large>,
+    /// Slots that wait, the longest first, and whether each is a bridge.
+    waiting: VecDeque<(u16, bool)>,
+    large_bytes: usize,
+}
+
+impl Loans {
+    pub(super) fn new(config: &Config) -> Self {
+        let large_bytes = large_bytes(config);
+        let general_count = usize::from(config.limit.large_buffers.max(1));
+        let large = |reserve| Large { bytes: zeroed(large_bytes), reserve };
+        Self {
+            free: (0..general_count).map(|_| large(false)).collect(),
+            general_count,
+            reserve: Some(large(true)),
+            waiting: VecDeque::with_capacity(connection_count(config)),
+            large_bytes,
+        }
+    }
+
+    pub(super) fn large_bytes(&self) -> usize {
+        self.large_bytes
+    }
+
+    /// May a connection read more than it can keep itself, in the hope that little of it has to
+    /// be kept? The last buffer is left to those that have a large packet for certain.
+    pub(super) fn may_gamble(&self, bridge: bool) -> bool {
+        self.waiting.is_empty() && self.free.len() > usize::from(self.general_count > 1)
+            || bridge && self.reserve.is_some()
+    }
+
+    /// A buffer for somebody who may not overtake those that wait.
+    pub(super) fn borrow(&mut self, bridge: bool) -> Option<Large> {
+        if self.waiting.is_empty()
+            && let Some(large) = self.free.pop()
+        {
+            return Some(large);
+        }
+        if bridge { self.reserve.take() } else { None }
+    }
+
+    pub(super) fn give_back(&mut self, large: Large) {
+        if large.reserve {
+            self.reserve = Some(large);
+        } else {
+            self.free.push(large);
+        }
+    }
+
+    pub(super) fn wait(&mut self, slot: u16, bridge: bool) {
+        if !self.waiting.iter().any(|(waiting, _)| *waiting == slot) {
+            self.waiting.push_back((slot, bridge));
+        }
+    }
+
+    pub(super) fn forget(&mut self, slot: u16) {
+        self.waiting.retain(|(waiting, _)| *waiting != slot);
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Hands a free buffer to who has waited longest.
+    pub(super) fn next_served(&mut self) -> Option<(u16, Large)> {
+        if let Some(&(slot, _)) = self.waiting.front()
+            && let Some(large) = self.free.pop()
+        {
+            self.waiting.pop_front();
+            return Some((slot, large));
+        }
+        let at = self.waiting.iter().position(|(_, bridge)| *bridge)?;
+        let large = self.reserve.take()?;
+        let (slot, _) = self.waiting.remove(at)?;
+        Some((slot, large))
+    }
+}

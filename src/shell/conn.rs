@@ -1,0 +1,200 @@
+//! One connection: its socket, what was read and not yet taken, what is encoded and not yet
+//! written, and what is known of its readiness.
+//!
+//! Decides what may be done now; doing it is the table's business (`links`). Never talks to the
+//! core.
+
+use super::buffers::{Large, OWN_BYTES, Pair};
+use super::transport::Transport;
+use crate::vocab::{ConnId, Instant};
+
+/// An MQTT fixed header with the longest length [MQTT 2.1.4].
+const FIXED_HEADER_BYTES_MAX: usize = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Dialled, not yet established.
+    Connecting,
+    Open,
+    /// Closing: what the core still gives goes out first, input is discarded.
+    Flushing,
+    /// Closing: all is said, the peer's end is awaited, input is discarded.
+    Draining,
+}
+
+/// A large buffer and since when it is held for the packet in it.
+#[derive(Debug)]
+pub(super) struct Loan {
+    pub(super) large: Large,
+    pub(super) since: Instant,
+    /// When its packet last grew.
+    pub(super) grown: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) id: ConnId,
+    pub(super) transport: Transport,
+    pub(super) bridge: bool,
+    pub(super) state: State,
+    /// Of the close or of a peer's end that waits to be told; NEVER when there is none.
+    pub(super) deadline: Instant,
+    pub(super) pair: Pair,
+    pub(super) loan: Option<Loan>,
+    /// Bytes kept unread, at the start of the loan's buffer or of the own one.
+    /// Invariant: without a loan `rest <= OWN_BYTES`.
+    pub(super) rest: usize,
+    /// The unfinished packet at the end of the rest, as far as its size is known.
+    pub(super) packet_bytes: Option<usize>,
+    /// Bytes to be written: `pair.out[out_start..out_end]`.
+    pub(super) out_start: usize,
+    pub(super) out_end: usize,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The peer's end was announced: read on until it comes.
+    pub(super) ending: bool,
+    /// The peer's end was read or told to the core.
+    pub(super) finished: bool,
+    /// The core takes no input.
+    pub(super) paused: bool,
+    /// In line for a large buffer.
+    pub(super) waiting: bool,
+    /// No room for input until the core takes some.
+    pub(super) full: bool,
+    /// The core may have bytes.
+    pub(super) wants: bool,
+    /// Writing failed: whatever the peer said before is read, then it is over for this reason.
+    pub(super) broken: Option<&'static str>,
+}
+
+/// Where the next read goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// No room until the core takes something.
+    Full,
+    /// A large buffer is needed first.
+    Needed,
+    /// Into the connection's own memory, this many bytes.
+    Own(usize),
+    /// Through the shared scratch: a large buffer is at hand should much be kept.
+    Scratch,
+}
+
+impl Conn {
+    pub(super) fn new(id: ConnId, transport: Transport, bridge: bool, pair: Pair) -> Self {
+        Self {
+            id,
+            transport,
+            bridge,
+            state: State::Connecting,
+            deadline: Instant::NEVER,
+            pair,
+            loan: None,
+            rest: 0,
+            packet_bytes: None,
+            out_start: 0,
+            out_end: 0,
+            readable: false,
+            writable: false,
+            ending: false,
+            finished: false,
+            paused: false,
+            waiting: false,
+            full: false,
+            wants: false,
+            broken: None,
+        }
+    }
+
+    /// Is there something to be read, and may it be?
+    pub(super) fn may_read(&self) -> bool {
+        self.readable
+            && !self.finished
+            && match self.state {
+                State::Connecting => false,
+                State::Open => !self.paused && !self.waiting && !self.full,
+                State::Flushing | State::Draining => true,
+            }
+    }
+
+    pub(super) fn may_write(&self) -> bool {
+        let open = match self.state {
+            State::Open => true,
+            // Also when nothing is left: saying the end is a write.
+            State::Flushing => return self.writable && self.broken.is_none(),
+            State::Connecting | State::Draining => false,
+        };
+        open && self.writable && self.broken.is_none() && (self.wants || self.out_bytes() > 0)
+    }
+
+    /// The peer is at its end, and what it said before cannot be read for now.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.state == State::Open && !self.finished && (self.paused || self.waiting || self.full)
+    }
+
+    pub(super) fn out_bytes(&self) -> usize {
+        self.out_end - self.out_start
+    }
+
+    /// Where a read would go; `gamble` says whether the scratch may be used.
+    pub(super) fn room(&self, gamble: bool) -> Room {
+        if let Some(loan) = &self.loan {
+            return match loan.large.bytes.len() - self.rest {
+                0 => Room::Full,
+                room => Room::Own(room),
+            };
+        }
+        if gamble {
+            return Room::Scratch;
+        }
+        match OWN_BYTES - self.rest {
+            0 if self.outgrows() => Room::Needed,
+            0 => Room::Full,
+            room => Room::Own(room),
+        }
+    }
+
+    /// Whole packets are kept that the core could not take yet.
+    pub(super) fn is_parked(&self) -> bool {
+        match self.packet_bytes {
+            Some(bytes) => self.rest >= bytes,
+            // Less than a fixed header is kept while its length is not known.
+            None => self.rest > FIXED_HEADER_BYTES_MAX - 1,
+        }
+    }
+
+    /// Its packet is larger than its own buffer.
+    pub(super) fn outgrows(&self) -> bool {
+        self.packet_bytes.is_some_and(|bytes| bytes > OWN_BYTES)
+    }
+
+    /// Everything that is kept, and the room behind it.
+    pub(super) fn input(&mut self) -> &mut [u8] {
+        match &mut self.loan {
+            Some(loan) => &mut loan.large.bytes,
+            None => &mut self.pair.rest,
+        }
+    }
+
+    /// Moves what is kept into a large buffer.
+    pub(super) fn lend(&mut self, mut large: Large, now: Instant) {
+        large.bytes[..self.rest].copy_from_slice(&self.pair.rest[..self.rest]);
+        self.lend_filled(large, now);
+    }
+
+    /// The same when what is kept is in the large buffer already.
+    pub(super) fn lend_filled(&mut self, large: Large, now: Instant) {
+        self.waiting = false;
+        self.loan = Some(Loan { large, since: now, grown: now });
+    }
+
+    /// Moves what is kept back, when it fits.
+    pub(super) fn unlend(&mut self) -> Option<Large> {
+        if self.rest > OWN_BYTES {
+            return None;
+        }
+        let loan = self.loan.take()?;
+        self.pair.rest[..self.rest].copy_from_slice(&loan.large.bytes[..self.rest]);
+        Some(loan.large)
+    }
+}

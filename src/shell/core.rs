@@ -1,0 +1,94 @@
+//! What the event loop needs of the gateway, verb by verb, so that the loop can be tested with a
+//! few lines in the gateway's place. No logic.
+
+use crate::gateway::Gateway;
+use crate::gateway::verbs::{Action, Event, Taken};
+use crate::note::Note;
+use crate::queue::store::SpillStore;
+use crate::vocab::{ConnId, Instant};
+use std::net::SocketAddr;
+
+pub trait Core {
+    fn set_wall(&mut self, wall_s: u64);
+    /// A local client connected to a listener (by its place in the configuration). `None` = no
+    /// slot, not even for a refusal.
+    fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId>;
+    fn handle(&mut self, now: Instant, event: Event<'_>);
+    /// `buffer` is everything unread so far, old rest first.
+    fn receive(&mut self, now: Instant, conn: ConnId, buffer: &mut [u8]) -> Taken;
+    fn expire(&mut self, now: Instant);
+    fn flush<S: SpillStore>(&mut self, now: Instant, store: &mut S);
+    fn flush_ram(&mut self, now: Instant);
+    /// 0 = nothing (more) to send now.
+    fn transmit(&mut self, now: Instant, conn: ConnId, out: &mut [u8]) -> usize;
+    fn poll_ready(&mut self) -> Option<ConnId>;
+    fn poll_resume(&mut self) -> Option<ConnId>;
+    fn poll_action(&mut self) -> Option<Action>;
+    fn poll_note(&mut self) -> Option<Note>;
+    fn poll_at(&self) -> Instant;
+    fn stats(&self, now: Instant) -> Note;
+    /// `None` past the last bridge.
+    fn stats_bridge(&self, now: Instant, bridge: u16) -> Option<Note>;
+}
+
+impl Core for Gateway {
+    fn set_wall(&mut self, wall_s: u64) {
+        Gateway::set_wall(self, wall_s);
+    }
+
+    fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId> {
+        Gateway::accept(self, now, listener, peer)
+    }
+
+    fn handle(&mut self, now: Instant, event: Event<'_>) {
+        Gateway::handle(self, now, event);
+    }
+
+    fn receive(&mut self, now: Instant, conn: ConnId, buffer: &mut [u8]) -> Taken {
+        Gateway::receive(self, now, conn, buffer)
+    }
+
+    fn expire(&mut self, now: Instant) {
+        Gateway::expire(self, now);
+    }
+
+    fn flush<S: SpillStore>(&mut self, now: Instant, store: &mut S) {
+        Gateway::flush(self, now, store);
+    }
+
+    fn flush_ram(&mut self, now: Instant) {
+        Gateway::flush_ram(self, now);
+    }
+
+    fn transmit(&mut self, now: Instant, conn: ConnId, out: &mut [u8]) -> usize {
+        Gateway::transmit(self, now, conn, out)
+    }
+
+    fn poll_ready(&mut self) -> Option<ConnId> {
+        Gateway::poll_ready(self)
+    }
+
+    fn poll_resume(&mut self) -> Option<ConnId> {
+        Gateway::poll_resume(self)
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        Gateway::poll_action(self)
+    }
+
+    fn poll_note(&mut self) -> Option<Note> {
+        Gateway::poll_note(self)
+    }
+
+    fn poll_at(&self) -> Instant {
+        Gateway::poll_at(self)
+    }
+
+    fn stats(&self, now: Instant) -> Note {
+        Gateway::stats(self, now)
+    }
+
+    fn stats_bridge(&self, now: Instant, bridge: u16) -> Option<Note> {
+        Gateway::stats_bridge(self, now, bridge)
+    }
+}

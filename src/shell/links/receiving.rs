@@ -1,0 +1,205 @@
+//! Reading: from the sockets to the core, and what the core leaves back into memory.
+
+use super::Links;
+use crate::gateway::verbs::Taken;
+use crate::shell::buffers::OWN_BYTES;
+use crate::shell::conn::{Conn, Room, State};
+use crate::shell::core::Core;
+use crate::shell::socket;
+use crate::vocab::{ConnId, Instant};
+use std::io;
+
+/// Bytes read from one connection a turn.
+const READ_BYTES_A_TURN: usize = 64 * 1024;
+
+impl Links {
+    /// One round over everybody who has something to be read.
+    pub(in crate::shell) fn read_all(&mut self, now: Instant, core: &mut impl Core) {
+        for _ in 0..self.readers.slots.len() {
+            let Some(slot) = self.readers.next() else { return };
+            self.read(now, slot, core);
+            self.line_up(slot);
+        }
+    }
+
+    fn read(&mut self, now: Instant, slot: u16, core: &mut impl Core) {
+        let mut budget = READ_BYTES_A_TURN;
+        while budget > 0 {
+            let Some(conn) = self.conn(slot) else { return };
+            if !conn.may_read() {
+                break;
+            }
+            let outcome = match conn.state {
+                State::Open => self.read_once(now, slot, core),
+                State::Connecting | State::Flushing | State::Draining => self.discard(slot),
+            };
+            match outcome {
+                Ok(0) => return self.peer_finished(now, slot, core),
+                Ok(count) => budget = budget.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    return self.close_now(now, slot, socket::reason(&error), core);
+                }
+            }
+        }
+        if let Some(Conn { broken: Some(reason), readable: false, .. }) = self.conn(slot) {
+            let reason = *reason;
+            return self.close_now(now, slot, reason, core);
+        }
+        self.watch_deaf(now, slot);
+    }
+
+    /// One read and its presentation. `WouldBlock` = nothing more for now.
+    fn read_once(&mut self, now: Instant, slot: u16, core: &mut impl Core) -> io::Result<usize> {
+        let idle = || Err(io::Error::from(io::ErrorKind::WouldBlock));
+        let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+            return idle();
+        };
+        let gamble = !conn.is_parked() && self.loans.may_gamble(conn.bridge);
+        let rest = conn.rest;
+        let (read, room, scratch) = match conn.room(gamble) {
+            Room::Full => {
+                conn.full = true;
+                return idle();
+            }
+            Room::Needed => {
+                match self.loans.borrow(conn.bridge) {
+                    Some(large) => conn.lend(large, now),
+                    None => {
+                        conn.waiting = true;
+                        self.loans.wait(slot, conn.bridge);
+                        return idle();
+                    }
+                }
+                let room = conn.input().len() - rest;
+                (read_into(conn, None, room)?, room, false)
+            }
+            Room::Own(room) => (read_into(conn, None, room)?, room, false),
+            Room::Scratch => {
+                let room = self.scratch.len() - rest;
+                (read_into(conn, Some(&mut self.scratch), room)?, room, true)
+            }
+        };
+        if read == 0 {
+            return Ok(0);
+        }
+        // A short read has emptied the socket; the next bytes are a new event. An announced end
+        // has had its event and has to be read.
+        if read < room && !conn.ending {
+            conn.readable = false;
+        }
+        if let Some(loan) = &mut conn.loan {
+            loan.grown = now;
+        }
+        self.present(now, slot, rest + read, scratch, core);
+        Ok(read)
+    }
+
+    /// Shows the core `bytes` bytes, in the scratch or in the connection's memory, and stows
+    /// away what it leaves.
+    fn present(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bytes: usize,
+        scratch: bool,
+        core: &mut impl Core,
+    ) {
+        let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+            return;
+        };
+        let id = conn.id;
+        let buffer = if scratch { &mut self.scratch[..] } else { conn.input() };
+        let Taken { kept, open, packet_bytes } = core.receive(now, id, &mut buffer[..bytes]);
+        assert!(kept <= bytes, "the core keeps no more than it was shown");
+        conn.rest = kept;
+        conn.packet_bytes = packet_bytes;
+        conn.paused = !open;
+        conn.full = false;
+        if scratch {
+            if kept > OWN_BYTES {
+                // `may_gamble` said that there is one, and nothing was lent since.
+                let Some(mut large) = self.loans.borrow(conn.bridge) else {
+                    unreachable!("a read through the scratch is covered by a large buffer");
+                };
+                large.bytes[..kept].copy_from_slice(&self.scratch[..kept]);
+                conn.lend_filled(large, now);
+            } else {
+                conn.pair.rest[..kept].copy_from_slice(&self.scratch[..kept]);
+            }
+        } else if let Some(loan) = &mut conn.loan {
+            if kept < bytes {
+                // A packet is through: the next one has its own time.
+                loan.since = now;
+            }
+            if let Some(large) = conn.unlend() {
+                self.loans.give_back(large);
+                self.serve_waiting(now);
+            }
+        }
+    }
+
+    /// Hands out what was given back.
+    pub(super) fn serve_waiting(&mut self, now: Instant) {
+        while let Some((slot, large)) = self.loans.next_served() {
+            match self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) {
+                Some(conn) => conn.lend(large, now),
+                None => self.loans.give_back(large),
+            }
+            self.line_up(slot);
+        }
+    }
+
+    fn discard(&mut self, slot: u16) -> io::Result<usize> {
+        let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+            return Ok(0);
+        };
+        let room = self.scratch.len();
+        conn.rest = 0;
+        let read = read_into(conn, Some(&mut self.scratch), room)?;
+        if read < room && read > 0 && !conn.ending {
+            conn.readable = false;
+        }
+        Ok(read)
+    }
+
+    /// Shows the core again what it could not take before.
+    pub(in crate::shell) fn resume(&mut self, now: Instant, id: ConnId, core: &mut impl Core) {
+        let Some(conn) = self.known(id) else { return };
+        if conn.state != State::Open {
+            return;
+        }
+        let bytes = conn.rest;
+        conn.paused = false;
+        conn.full = false;
+        if bytes > 0 {
+            self.present(now, id.slot, bytes, false, core);
+        }
+        self.watch_deaf(now, id.slot);
+        self.line_up(id.slot);
+    }
+}
+
+/// Reads behind what is kept: into the scratch (with what is kept copied in front), or into the
+/// connection's own memory.
+fn read_into(conn: &mut Conn, scratch: Option<&mut [u8]>, room: usize) -> io::Result<usize> {
+    let rest = conn.rest;
+    let (kept, transport) = match &mut conn.loan {
+        Some(loan) => (&mut loan.large.bytes, &mut conn.transport),
+        None => (&mut conn.pair.rest, &mut conn.transport),
+    };
+    let answer = match scratch {
+        Some(scratch) => {
+            scratch[..rest].copy_from_slice(&kept[..rest]);
+            transport.read(&mut scratch[rest..rest + room])
+        }
+        None => transport.read(&mut kept[rest..rest + room]),
+    };
+    if let Err(error) = &answer
+        && error.kind() == io::ErrorKind::WouldBlock
+    {
+        conn.readable = false;
+    }
+    answer
+}

@@ -1,0 +1,74 @@
+//! Writing: from the core to the sockets.
+
+use super::Links;
+use crate::shell::conn::Conn;
+use crate::shell::core::Core;
+use crate::shell::socket;
+use crate::vocab::Instant;
+use std::io;
+
+/// Bytes written to one connection a turn.
+const WRITE_BYTES_A_TURN: usize = 128 * 1024;
+
+impl Links {
+    /// One round over everybody who has something to be written.
+    pub(in crate::shell) fn write_all(&mut self, now: Instant, core: &mut impl Core) {
+        for _ in 0..self.writers.slots.len() {
+            let Some(slot) = self.writers.next() else { return };
+            let Some(conn) = self.conn(slot) else { continue };
+            if !conn.may_write() {
+                continue;
+            }
+            match write(conn, now, core) {
+                Ok(()) => self.finish_flush(now, slot, core),
+                Err(error) => self.write_failed(now, slot, socket::reason(&error), core),
+            }
+            self.line_up(slot);
+        }
+    }
+}
+
+/// Takes bytes from the core and writes them, until one of the two has enough.
+fn write(conn: &mut Conn, now: Instant, core: &mut impl Core) -> io::Result<()> {
+    let mut budget = WRITE_BYTES_A_TURN;
+    while budget > 0 {
+        fill(conn, now, core);
+        if conn.out_bytes() == 0 {
+            return Ok(());
+        }
+        match conn.transport.write(&conn.pair.out[conn.out_start..conn.out_end]) {
+            Ok(count) => {
+                conn.out_start += count;
+                budget = budget.saturating_sub(count);
+                if conn.out_bytes() > 0 {
+                    // A short write has filled the socket: room is a new event.
+                    conn.writable = false;
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                conn.writable = false;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Asks the core for bytes as long as there is decent room for them.
+fn fill(conn: &mut Conn, now: Instant, core: &mut impl Core) {
+    if conn.out_start > 0 {
+        conn.pair.out.copy_within(conn.out_start..conn.out_end, 0);
+        conn.out_end -= conn.out_start;
+        conn.out_start = 0;
+    }
+    while conn.wants && conn.pair.out.len() - conn.out_end >= conn.pair.out.len() / 2 {
+        let room = &mut conn.pair.out[conn.out_end..];
+        let bytes = core.transmit(now, conn.id, room);
+        assert!(bytes <= room.len(), "the core fills no more than it was given");
+        conn.out_end += bytes;
+        conn.wants = bytes > 0;
+    }
+}

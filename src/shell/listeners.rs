@@ -1,0 +1,181 @@
+//! The doors: accepts local clients, a bounded number a turn, and survives being out of
+//! descriptors without spinning.
+
+use super::core::Core;
+use super::links::Links;
+use super::logging::Logging;
+use super::resolver::{self, Paths};
+use super::socket;
+use super::transport::Transport;
+use crate::config::Config;
+use crate::gateway::verbs::Event;
+use crate::note::{Note, text};
+use crate::vocab::Instant;
+use core::fmt;
+use core::time::Duration;
+use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+
+/// Sockets accepted from one listener a turn.
+const ACCEPTS_A_TURN: usize = 32;
+
+/// How long the door stays shut when there is nothing to accept with.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Addresses one listener's name may have.
+pub(super) const ADDRS_A_LISTENER: usize = resolver::ADDRS_MAX;
+
+#[derive(Debug)]
+struct Door {
+    socket: TcpListener,
+    /// Place in the configuration.
+    listener: u16,
+    ready: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Listeners {
+    doors: Vec<Door>,
+    /// Given up for a moment to tell a client that there is no descriptor for it.
+    spare: Option<File>,
+    open_at: Instant,
+}
+
+/// Why a listener could not be opened.
+#[derive(Debug)]
+pub struct BindError {
+    listener: String,
+    place: String,
+    error: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listener {}: cannot listen on {}: {}", self.listener, self.place, self.error)
+    }
+}
+
+impl Listeners {
+    /// Opens every listener of the configuration, at every address its name has here. One that
+    /// gets no address at all is an error.
+    pub(super) fn bind(
+        config: &Config,
+        paths: &Paths,
+        registry: &Registry,
+        token: usize,
+    ) -> Result<Self, BindError> {
+        let mut doors = Vec::new();
+        for (at, listener) in config.listeners.iter().enumerate() {
+            let fail =
+                |place: String, error| BindError { listener: listener.name.clone(), place, error };
+            let place = format!("{} port {}", listener.host, listener.port);
+            let addrs = resolver::local(paths, &listener.host, listener.port);
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "no such local name");
+            let before = doors.len();
+            for addr in addrs {
+                let token = Token(token + doors.len());
+                match open(addr, registry, token) {
+                    Ok(socket) => {
+                        // The configuration has fewer listeners than a u16 counts.
+                        let listener = u16::try_from(at).unwrap_or(u16::MAX);
+                        doors.push(Door { socket, listener, ready: true });
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            if doors.len() == before {
+                return Err(fail(place, last));
+            }
+        }
+        Ok(Self { doors, spare: spare(), open_at: Instant::ZERO })
+    }
+
+    /// Where the doors really are, for the log and for port 0.
+    pub(super) fn addrs(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
+        self.doors.iter().filter_map(|door| Some((door.listener, door.socket.local_addr().ok()?)))
+    }
+
+    /// Something knocked.
+    pub(super) fn event(&mut self, at: usize) {
+        if let Some(door) = self.doors.get_mut(at) {
+            door.ready = true;
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.doors.clear();
+    }
+
+    /// When to try again without an event; NEVER when there is no reason to.
+    pub(super) fn poll_at(&self) -> Instant {
+        let knocked = self.doors.iter().any(|door| door.ready);
+        if knocked { self.open_at } else { Instant::NEVER }
+    }
+
+    pub(super) fn accept_all(
+        &mut self,
+        now: Instant,
+        registry: &Registry,
+        links: &mut Links,
+        core: &mut impl Core,
+        logging: &mut Logging,
+    ) {
+        if now < self.open_at {
+            return;
+        }
+        for door in self.doors.iter_mut().filter(|door| door.ready) {
+            for _ in 0..ACCEPTS_A_TURN {
+                match door.socket.accept() {
+                    Ok((stream, peer)) => {
+                        let Some(id) = core.accept(now, door.listener, peer) else {
+                            refused(now, logging, peer, "connections_full");
+                            continue;
+                        };
+                        let transport = Ok(Transport::accepted(stream));
+                        match links.insert(registry, id, transport, false) {
+                            Ok(()) => links.open(id),
+                            Err(reason) => core.handle(now, Event::Closed { conn: id, reason }),
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        door.ready = false;
+                        break;
+                    }
+                    Err(error) if socket::is_shortage(&error) => {
+                        self.open_at = now.plus(SHORTAGE_PAUSE);
+                        // With the spare descriptor the client gets an end instead of silence.
+                        if self.spare.take().is_some()
+                            && let Ok((stream, peer)) = door.socket.accept()
+                        {
+                            drop(stream);
+                            refused(now, logging, peer, socket::reason(&error));
+                        }
+                        self.spare = spare();
+                        break;
+                    }
+                    // A client that was gone before it was accepted; anything else is tried
+                    // again with the next one, a bounded number of times a turn.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+}
+
+fn refused(now: Instant, logging: &mut Logging, addr: SocketAddr, reason: &'static str) {
+    let note = Note::ClientRefused { client: text(""), addr, reason: text(reason) };
+    logging.note(now, &note);
+}
+
+fn open(addr: SocketAddr, registry: &Registry, token: Token) -> io::Result<TcpListener> {
+    let mut socket = TcpListener::bind(addr)?;
+    registry.register(&mut socket, token, Interest::READABLE)?;
+    Ok(socket)
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}

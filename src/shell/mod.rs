@@ -1,0 +1,475 @@
+//! The thin shell around the core: sockets, names, signals, the clock and the log, in one loop.
+//!
+//! A turn: poll until the earliest deadline, one clock reading for the core, accept, read and
+//! present, deadlines, one flush, write, work the core asks for, notes. Commits come before the
+//! bytes they allow. Decides nothing about MQTT, never blocks but in the store.
+
+mod buffers;
+pub mod clock;
+mod conn;
+mod core;
+mod figures;
+mod links;
+mod listeners;
+pub mod logging;
+mod probes;
+mod resolver;
+mod signals;
+mod socket;
+pub mod sqlite;
+mod throttle;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::buffers::memory_bytes;
+pub use self::core::Core;
+pub use self::listeners::BindError;
+pub use self::resolver::Paths;
+
+use crate::config::{Config, Server};
+use crate::gateway::verbs::{Action, Event};
+use crate::note::{Note, text};
+use crate::queue::store::{SpillStore, StoreError};
+use crate::vocab::{BridgeId, ConnId, Instant};
+use ::core::fmt;
+use ::core::time::Duration;
+use buffers::connection_count;
+use clock::Clock;
+use figures::Figures;
+use links::Links;
+use listeners::{ADDRS_A_LISTENER, Listeners};
+use logging::Logging;
+use mio::{Events, Poll, Token};
+use probes::Probes;
+use resolver::{Answer, Resolver};
+use signals::{Signal, Signals};
+use std::io;
+use transport::Transport;
+
+/// Readiness events taken from the system at once; the rest comes with the next turn.
+const EVENTS_A_TURN: usize = 256;
+
+/// Rounds of actions and their immediate answers a turn; the rest waits for the next.
+const ACTION_ROUNDS_A_TURN: usize = 8;
+const ACTIONS_A_ROUND: usize = 64;
+
+/// Notes written a turn; the core keeps fewer.
+const NOTES_A_TURN: usize = 1024;
+
+/// Descriptors for everything that is no connection: listeners, the store, name look-ups, probes.
+const DESCRIPTORS_BESIDE: usize = 128;
+
+/// Quiet that makes the store's house-keeping worth its time.
+const IDLE_AFTER: Duration = Duration::from_millis(200);
+
+/// A stop that takes longer ends the process the hard way.
+const STOP_SECONDS_MAX: u32 = 5;
+
+/// Why the loop could not be made.
+#[derive(Debug)]
+pub enum StartError {
+    Bind(BindError),
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(f),
+            Self::Io(what, error) => write!(f, "cannot set up {what}: {error}"),
+        }
+    }
+}
+
+/// What the shell needs to know of a bridge.
+#[derive(Debug)]
+struct Target {
+    servers: Vec<Server>,
+    interface: Option<String>,
+    connect_timeout: Duration,
+}
+
+/// Where each kind of poll token begins; connections come last.
+#[derive(Clone, Copy, Debug)]
+struct Tokens {
+    listeners: usize,
+    resolver: usize,
+    probes: usize,
+    links: usize,
+}
+
+const SIGNALS: usize = 0;
+
+#[derive(Debug)]
+pub struct EventLoop<C, S> {
+    core: C,
+    store: Option<S>,
+    clock: Clock,
+    poll: Poll,
+    events: Events,
+    tokens: Tokens,
+    targets: Box<[Target]>,
+    signals: Signals,
+    listeners: Listeners,
+    links: Links,
+    resolver: Resolver,
+    probes: Probes,
+    logging: Logging,
+    figures: Figures,
+    stats_interval: Option<Duration>,
+    stats_at: Instant,
+    /// When quiet has lasted long enough for house-keeping; NEVER once it is done.
+    idle_at: Instant,
+    /// The last turn left work that needs no event.
+    busy: bool,
+    stopping: bool,
+    /// Messages lost, once the core has stopped.
+    exit: Option<u64>,
+}
+
+impl<C: Core, S: SpillStore> EventLoop<C, S> {
+    /// Opens the listeners and allocates everything. `clock` is the one the core was restored
+    /// with, `paths` say where names are looked up, `seed` is entropy.
+    pub fn new(
+        config: &Config,
+        core: C,
+        store: Option<S>,
+        clock: Clock,
+        mut logging: Logging,
+        paths: Paths,
+        seed: u64,
+    ) -> Result<Self, StartError> {
+        let poll = Poll::new().map_err(|error| StartError::Io("the poll", error))?;
+        let registry = poll.registry();
+        let signals = Signals::open()
+            .and_then(|signals| signals.register(registry, Token(SIGNALS)).map(|()| signals))
+            .map_err(|error| StartError::Io("signals", error))?;
+        let bridges = config.bridges.len();
+        socket::raise_descriptor_limit(connection_count(config) + DESCRIPTORS_BESIDE);
+        let listeners = SIGNALS + 1;
+        let resolver = listeners + config.listeners.len() * ADDRS_A_LISTENER;
+        let probes = resolver + Resolver::tokens(2 * bridges);
+        let tokens = Tokens { listeners, resolver, probes, links: probes + bridges };
+        let listeners = Listeners::bind(config, &paths, registry, tokens.listeners)
+            .map_err(StartError::Bind)?;
+        let now = clock.now();
+        for (listener, addr) in listeners.addrs() {
+            let name = config.listeners.get(usize::from(listener)).map_or("", |l| &l.name);
+            logging.note(now, &Note::Listening { listener: text(name), addr });
+        }
+        let targets = config.bridges.iter().map(|bridge| Target {
+            servers: bridge.servers.clone(),
+            interface: bridge.bind_interface.clone(),
+            connect_timeout: bridge.connect_timeout,
+        });
+        Ok(Self {
+            core,
+            store,
+            clock,
+            events: Events::with_capacity(EVENTS_A_TURN),
+            tokens,
+            targets: targets.collect(),
+            signals,
+            listeners,
+            links: Links::new(config, tokens.links),
+            resolver: Resolver::new(paths, 2 * bridges, tokens.resolver, seed),
+            probes: Probes::new(bridges, tokens.probes),
+            logging,
+            figures: Figures::new(),
+            stats_interval: config.stats_interval,
+            stats_at: config.stats_interval.map_or(Instant::NEVER, |span| now.plus(span)),
+            idle_at: now.plus(IDLE_AFTER),
+            busy: true,
+            stopping: false,
+            exit: None,
+            poll,
+        })
+    }
+
+    /// Turns until the core has stopped; the exit status of the process.
+    pub fn run(&mut self) -> u8 {
+        while self.exit.is_none() {
+            if let Err(error) = self.turn() {
+                log::error!(target: "spillway::loop", "event=poll_failed reason={}",
+                    crate::note::Value(&error.to_string()));
+                self.exit = Some(1);
+            }
+        }
+        self.logging.finish();
+        u8::from(self.exit != Some(0))
+    }
+
+    /// One turn. An error is one of the poll itself, which nothing can mend.
+    pub fn turn(&mut self) -> io::Result<()> {
+        let slept_at = self.clock.now();
+        let wanted = if self.busy { Duration::ZERO } else { self.poll_at().since(slept_at) };
+        let timeout = (wanted < POLL_MAX).then_some(wanted);
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        let now = self.clock.now();
+        let slept = now.since(slept_at);
+        let late = timeout.map_or(Duration::ZERO, |timeout| slept.saturating_sub(timeout));
+        self.figures.begin(now, late);
+        self.core.set_wall(clock::wall());
+        if !self.events.is_empty() {
+            self.idle_at = now.plus(IDLE_AFTER);
+        }
+
+        self.dispatch(now);
+        let Self { poll, listeners, links, core, logging, .. } = self;
+        listeners.accept_all(now, poll.registry(), links, core, logging);
+        links.read_all(now, core);
+        self.lap("receive");
+        self.core.expire(now);
+        self.links.expire(now, &mut self.core);
+        self.probes.expire(now, &mut self.core);
+        self.resolver.expire(now, self.poll.registry());
+        self.lap("expire");
+        self.flush(now);
+        self.lap("flush");
+        self.collect_ready();
+        self.links.write_all(now, &mut self.core);
+        self.lap("transmit");
+        self.busy = self.act(now);
+        self.busy |= self.resume(now);
+        self.collect_ready();
+        self.busy |= self.links.is_busy();
+        self.lap("actions");
+        self.maintain(now);
+        self.lap("maintain");
+        self.write_notes(now);
+        self.lap("log");
+        if let Some(note) = self.figures.end() {
+            self.logging.note(now, &note);
+        }
+        Ok(())
+    }
+
+    fn lap(&mut self, part: &'static str) {
+        self.figures.lap(self.clock.now(), part);
+    }
+
+    /// The earliest of everybody's deadlines.
+    fn poll_at(&self) -> Instant {
+        [
+            self.core.poll_at(),
+            self.links.poll_at(),
+            self.listeners.poll_at(),
+            self.resolver.poll_at(),
+            self.probes.poll_at(),
+            self.logging.poll_at(),
+            self.stats_at,
+            self.idle_at,
+        ]
+        .into_iter()
+        .min()
+        .unwrap_or(Instant::NEVER)
+    }
+
+    /// Remembers readiness, answers what can be answered without bytes.
+    fn dispatch(&mut self, now: Instant) {
+        let tokens = self.tokens;
+        let registry = self.poll.registry();
+        let mut signalled = false;
+        for event in &self.events {
+            let Token(token) = event.token();
+            if token >= tokens.links {
+                self.links.event(now, token - tokens.links, event, &mut self.core);
+            } else if token >= tokens.probes {
+                let at = token - tokens.probes;
+                let interface = self.targets.get(at).and_then(|t| t.interface.as_deref());
+                self.probes.event(now, registry, at, interface, &mut self.core);
+            } else if token >= tokens.resolver {
+                self.resolver.ready(now, registry, token - tokens.resolver);
+            } else if token >= tokens.listeners {
+                self.listeners.event(token - tokens.listeners);
+            } else {
+                signalled = true;
+            }
+        }
+        if signalled {
+            self.take_signals(now);
+        }
+    }
+
+    fn take_signals(&mut self, now: Instant) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                Signal::Stop(_) if self.stopping => {}
+                Signal::Stop(signal) => {
+                    self.stopping = true;
+                    self.listeners.close();
+                    signals::guard_stop(STOP_SECONDS_MAX);
+                    self.core.handle(now, Event::Stop { signal });
+                }
+                Signal::Reload => {
+                    let note = Note::ReloadRefused { reason: text("not in this build") };
+                    self.logging.note(now, &note);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        match &mut self.store {
+            Some(store) => self.core.flush(now, store),
+            None => self.core.flush_ram(now),
+        }
+    }
+
+    fn collect_ready(&mut self) {
+        while let Some(id) = self.core.poll_ready() {
+            self.links.ready(id);
+        }
+    }
+
+    /// Does what the core asks for; `true` = it may have more to say or to send now.
+    fn act(&mut self, now: Instant) -> bool {
+        let mut acted = false;
+        for _ in 0..ACTION_ROUNDS_A_TURN {
+            let mut quiet = true;
+            for _ in 0..ACTIONS_A_ROUND {
+                let Some(action) = self.core.poll_action() else { break };
+                quiet = false;
+                self.act_on(now, action);
+            }
+            while let Some(answer) = self.resolver.poll_answer() {
+                quiet = false;
+                self.deliver(now, &answer);
+            }
+            if quiet {
+                break;
+            }
+            acted = true;
+        }
+        acted
+    }
+
+    fn act_on(&mut self, now: Instant, action: Action) {
+        match action {
+            Action::Resolve { bridge, server } => {
+                if !self.look_up(now, bridge, server, 2 * usize::from(bridge.0)) {
+                    let event = Event::Resolved { bridge, addrs: &[], reason: "no_server" };
+                    self.core.handle(now, event);
+                }
+            }
+            Action::CancelResolve { bridge } => {
+                if usize::from(bridge.0) < self.targets.len() {
+                    self.resolver.cancel(2 * usize::from(bridge.0));
+                }
+            }
+            Action::Dial { conn, bridge, addr } => {
+                let transport = Transport::dial(addr, self.interface(bridge));
+                self.take_in(now, conn, transport);
+            }
+            Action::Close { conn, after_flush, deadline } => {
+                self.links.close(now, conn, after_flush, deadline, &mut self.core);
+            }
+            Action::Probe { bridge, server } => {
+                let at = usize::from(bridge.0);
+                if self.look_up(now, bridge, server, 2 * at + 1) {
+                    let span = self.targets.get(at).map_or(Duration::ZERO, |t| t.connect_timeout);
+                    self.probes.begin(bridge, now.plus(span));
+                } else {
+                    self.core.handle(now, Event::Probed { bridge, ok: false });
+                }
+            }
+            Action::Exit { lost } => self.exit = Some(lost),
+        }
+    }
+
+    fn interface(&self, bridge: BridgeId) -> Option<&str> {
+        self.targets.get(usize::from(bridge.0))?.interface.as_deref()
+    }
+
+    fn take_in(&mut self, now: Instant, conn: ConnId, transport: io::Result<Transport>) {
+        let taken = self.links.insert(self.poll.registry(), conn, transport, true);
+        if let Err(reason) = taken {
+            self.core.handle(now, Event::Closed { conn, reason });
+        }
+    }
+
+    /// Asks for the address of a server; `false` = there is no such server.
+    fn look_up(&mut self, now: Instant, bridge: BridgeId, server: u16, key: usize) -> bool {
+        let Some(target) = self.targets.get(usize::from(bridge.0)) else { return false };
+        let Some(server) = target.servers.get(usize::from(server)) else { return false };
+        let interface = target.interface.as_deref();
+        let registry = self.poll.registry();
+        self.resolver.resolve(now, registry, key, &server.host, server.port, interface);
+        true
+    }
+
+    fn deliver(&mut self, now: Instant, answer: &Answer) {
+        let Ok(bridge) = u16::try_from(answer.key / 2).map(BridgeId) else { return };
+        if answer.key.is_multiple_of(2) {
+            let Answer { addrs, reason, .. } = answer;
+            self.core.handle(now, Event::Resolved { bridge, addrs, reason });
+            return;
+        }
+        let interface =
+            self.targets.get(usize::from(bridge.0)).and_then(|t| t.interface.as_deref());
+        let registry = self.poll.registry();
+        self.probes.resolved(now, registry, bridge, &answer.addrs, interface, &mut self.core);
+    }
+
+    /// Presents again what the core can take now; `true` = it took something.
+    fn resume(&mut self, now: Instant) -> bool {
+        let mut resumed = false;
+        for _ in 0..self.links.count() {
+            let Some(id) = self.core.poll_resume() else { break };
+            resumed = true;
+            self.links.resume(now, id, &mut self.core);
+        }
+        resumed
+    }
+
+    /// Lets the store keep house, thoroughly when nothing else is going on.
+    fn maintain(&mut self, now: Instant) {
+        let idle = now >= self.idle_at && !self.busy;
+        if idle {
+            self.idle_at = Instant::NEVER;
+        }
+        let Some(store) = &mut self.store else { return };
+        if let Err(error) = store.maintain(idle) {
+            let reason = match error {
+                StoreError::Full => "full",
+                StoreError::Io => "io",
+                StoreError::Corrupt => "corrupt",
+            };
+            let note = Note::StoreError { operation: "maintain", reason, retry_in_ms: 0 };
+            self.logging.note(now, &note);
+        }
+    }
+
+    fn write_notes(&mut self, now: Instant) {
+        for _ in 0..NOTES_A_TURN {
+            let Some(note) = self.core.poll_note() else { break };
+            self.logging.note(now, &note);
+        }
+        if now >= self.stats_at {
+            self.write_stats(now);
+        }
+        self.logging.turn(now);
+    }
+
+    fn write_stats(&mut self, now: Instant) {
+        self.stats_at = self.stats_interval.map_or(Instant::NEVER, |span| now.plus(span));
+        let mut note = self.core.stats(now);
+        let store = self.store.as_ref().map(|store| (store.bytes(), store.written_bytes()));
+        self.figures.complete(&mut note, store);
+        self.logging.note(now, &note);
+        for bridge in 0..self.targets.len() {
+            let Ok(bridge) = u16::try_from(bridge) else { break };
+            if let Some(note) = self.core.stats_bridge(now, bridge) {
+                self.logging.note(now, &note);
+            }
+        }
+    }
+}
+
+/// Longer waits have no limit at all.
+const POLL_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,196 @@
+//! Sockets the standard library cannot make: non-blocking from the first moment and bound to an
+//! interface before anything is sent. Also the words for what can go wrong with a socket.
+//!
+//! Never blocks, never looks up a name.
+
+use std::io;
+use std::mem::size_of;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Stream,
+    Datagram,
+}
+
+/// A non-blocking socket of the family of `addr`, bound to `interface` when there is one.
+pub(super) fn open(addr: SocketAddr, kind: Kind, interface: Option<&str>) -> io::Result<OwnedFd> {
+    let family = match addr {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let kind = match kind {
+        Kind::Stream => libc::SOCK_STREAM,
+        Kind::Datagram => libc::SOCK_DGRAM,
+    };
+    let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: plain integers in, a descriptor or -1 out.
+    let fd = unsafe { libc::socket(family, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was just made and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    if let Some(name) = interface {
+        bind_to_device(&socket, name)?;
+    }
+    Ok(socket)
+}
+
+fn bind_to_device(socket: &OwnedFd, name: &str) -> io::Result<()> {
+    let bytes = libc::socklen_t::try_from(name.len())
+        .map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    // SAFETY: the pointer and the length describe `name`, which outlives the call.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            name.as_ptr().cast(),
+            bytes,
+        )
+    };
+    if answer == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // A name the kernel finds too long is a name no interface has.
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    Err(error)
+}
+
+/// Begins to connect; under way is success.
+pub(super) fn connect(socket: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
+    let answer = match addr {
+        SocketAddr::V4(addr) => {
+            let raw = libc::sockaddr_in {
+                sin_family: family(libc::AF_INET),
+                sin_port: addr.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(addr.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            connect_raw(socket, &raw)
+        }
+        SocketAddr::V6(addr) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: family(libc::AF_INET6),
+                sin6_port: addr.port().to_be(),
+                sin6_flowinfo: addr.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: addr.ip().octets() },
+                sin6_scope_id: addr.scope_id(),
+            };
+            connect_raw(socket, &raw)
+        }
+    };
+    match answer {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        answer => answer,
+    }
+}
+
+fn family(family: libc::c_int) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(family).unwrap_or(0)
+}
+
+fn connect_raw<T>(socket: &OwnedFd, addr: &T) -> io::Result<()> {
+    let bytes = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: `addr` is a complete sockaddr of `bytes` bytes and outlives the call.
+    let answer =
+        unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(addr).cast(), bytes) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The index of an interface, for scoped IPv6 addresses.
+pub(super) fn interface_index(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: `name` is a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// Raises the number of descriptors this process may have, as far as the system lets it, so that
+/// `count` fit. What is missing then shows up as refused clients.
+pub(super) fn raise_descriptor_limit(count: usize) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live, writable rlimit for the length of the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return;
+    }
+    let Ok(wanted) = libc::rlim_t::try_from(count) else { return };
+    if limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted.min(limit.rlim_max);
+        // SAFETY: the call reads the live rlimit.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
+/// The word for an error in events and log lines.
+pub(super) fn reason(error: &io::Error) -> &'static str {
+    let Some(code) = error.raw_os_error() else {
+        return match error.kind() {
+            io::ErrorKind::ConnectionRefused => "refused",
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset",
+            io::ErrorKind::TimedOut => "timed_out",
+            _ => "io_error",
+        };
+    };
+    match code {
+        libc::ECONNREFUSED => "refused",
+        libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ENOTCONN => "reset",
+        libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EAFNOSUPPORT => "unreachable",
+        libc::ENETDOWN | libc::EHOSTDOWN => "network_down",
+        libc::ETIMEDOUT => "timed_out",
+        libc::ENODEV | libc::ENXIO => "no_interface",
+        libc::EADDRNOTAVAIL => "no_source_address",
+        libc::EADDRINUSE => "address_in_use",
+        libc::EMFILE | libc::ENFILE => "no_file_descriptors",
+        libc::ENOBUFS | libc::ENOMEM => "no_memory",
+        libc::EACCES | libc::EPERM => "not_permitted",
+        _ => "io_error",
+    }
+}
+
+/// Short of something that others may free: to be tried again, not given up.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_does_not_exist_has_its_own_reason() {
+        let addr: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        for name in ["nosuchif0", "an-interface-name-longer-than-any"] {
+            let error = open(addr, Kind::Stream, Some(name)).unwrap_err();
+            // Without the right to bind at all the kernel may say that instead.
+            assert!(["no_interface", "not_permitted"].contains(&reason(&error)), "{error}");
+        }
+    }
+
+    #[test]
+    fn loopback_has_an_index() {
+        assert!(interface_index("lo").is_some());
+        assert!(interface_index("nosuchif0").is_none());
+        assert!(interface_index("a\0b").is_none());
+    }
+
+    #[test]
+    fn reasons_are_told_apart() {
+        for (code, word) in [
+            (libc::ECONNREFUSED, "refused"),
+            (libc::ECONNRESET, "reset"),
+            (libc::ENETUNREACH, "unreachable"),
+            (libc::ETIMEDOUT, "timed_out"),
+            (libc::EMFILE, "no_file_descriptors"),
+        ] {
+            assert_eq!(reason(&io::Error::from_raw_os_error(code)), word);
+        }
+        assert!(is_shortage(&io::Error::from_raw_os_error(libc::EMFILE)));
+        assert!(!is_shortage(&io::Error::from_raw_os_error(libc::ECONNRESET)));
+    }
+}

@@ -1,0 +1,107 @@
+//! Ends of connections: gentle, hard, by the peer, by a deadline.
+
+use super::*;
+
+#[test]
+fn a_gentle_close_delivers_everything_first() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (mut stream, id) = client(&mut event_loop, addr);
+    // What the peer still says must not turn into a reset that eats what it is told.
+    stream.write_all(&packet(3000, 1)).unwrap();
+    let words = vec![42; 3 * 1024 * 1024];
+    event_loop.core.send(id, &words);
+    let deadline = event_loop.clock.now().plus(Duration::from_secs(30));
+    event_loop.core.actions.push_back(Action::Close { conn: id, after_flush: true, deadline });
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        stream.write_all(b"too late").unwrap();
+        got
+    });
+    turn_until(&mut event_loop, |_| reader.is_finished());
+    let got = reader.join().unwrap();
+    assert!(got.starts_with(&words) && got.len() <= words.len() + 3000, "{}", got.len());
+    turn_until(&mut event_loop, |event_loop| event_loop.core.closed() == 1);
+    assert_eq!(event_loop.core.seen.last(), Some(&Seen::Closed(id, "closed")));
+}
+
+#[test]
+fn a_gentle_close_ends_at_its_deadline() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (stream, id) = client(&mut event_loop, addr);
+    let deadline = event_loop.clock.now().plus(Duration::from_millis(50));
+    event_loop.core.actions.push_back(Action::Close { conn: id, after_flush: true, deadline });
+    turn_until(&mut event_loop, |event_loop| event_loop.core.closed() == 1);
+    assert!(event_loop.clock.now() >= deadline);
+    assert_eq!(event_loop.links.poll_at(), Instant::NEVER);
+    drop(stream);
+}
+
+#[test]
+fn a_hard_close_is_reported_at_once_and_its_slot_is_free() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (_stream, id) = client(&mut event_loop, addr);
+    let deadline = Instant::NEVER;
+    event_loop.core.actions.push_back(Action::Close { conn: id, after_flush: false, deadline });
+    event_loop.turn().unwrap();
+    assert_eq!(event_loop.core.seen, [Seen::Closed(id, "closed")]);
+    let (_stream, next) = client(&mut event_loop, addr);
+    assert_eq!(next.slot, id.slot);
+    // A late word about the old one is not taken for the new one.
+    event_loop.core.actions.push_back(Action::Close { conn: id, after_flush: false, deadline });
+    event_loop.turn().unwrap();
+    assert_eq!(event_loop.core.live, [next]);
+}
+
+#[test]
+fn the_end_of_a_peer_is_told_after_everything_it_said() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (mut stream, id) = client(&mut event_loop, addr);
+    let bytes: Vec<u8> = (0..50).flat_map(|number| packet(5000, number)).collect();
+    let expected = bytes.clone();
+    let writer = std::thread::spawn(move || {
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut got = vec![0; bytes.len()];
+        stream.read_exact(&mut got).unwrap();
+        (stream, got)
+    });
+    turn_until(&mut event_loop, |_| writer.is_finished());
+    let (_stream, got) = writer.join().unwrap();
+    assert!(got == expected);
+    turn_until(&mut event_loop, |event_loop| !event_loop.core.seen.is_empty());
+    assert_eq!(event_loop.core.seen, [Seen::Finished(id)]);
+}
+
+#[test]
+fn a_paused_socket_still_notices_the_end_of_its_peer() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    event_loop.core.parking = Some(false);
+    let (mut stream, id) = client(&mut event_loop, addr);
+    stream.write_all(&packet(100, 1)).unwrap();
+    turn_until(&mut event_loop, |event_loop| event_loop.core.kept_max == 100);
+    drop(stream);
+    turn_until(&mut event_loop, |event_loop| event_loop.links.poll_at() != Instant::NEVER);
+    assert!(event_loop.core.seen.is_empty());
+    let later = event_loop.links.poll_at();
+    event_loop.links.expire(later, &mut event_loop.core);
+    assert_eq!(event_loop.core.seen, [Seen::Finished(id)]);
+    assert_eq!(event_loop.links.poll_at(), Instant::NEVER);
+}
+
+#[test]
+fn a_large_buffer_that_stands_still_is_taken_back_for_who_waits() {
+    let (mut event_loop, addr) = quiet(&config(1));
+    let (mut lazy, lazy_id) = client(&mut event_loop, addr);
+    lazy.write_all(&packet(50_000, 1)[..10_000]).unwrap();
+    turn_until(&mut event_loop, |event_loop| event_loop.core.kept_max == 10_000);
+    // Alone it may take all the time of the world.
+    assert_eq!(event_loop.links.poll_at(), Instant::NEVER);
+    let waiting = echo_client(addr, packet(30_000, 2));
+    turn_until(&mut event_loop, |event_loop| event_loop.links.poll_at() != Instant::NEVER);
+    let later = event_loop.links.poll_at();
+    assert!(later > event_loop.clock.now().plus(Duration::from_secs(5)));
+    event_loop.links.expire(later, &mut event_loop.core);
+    assert_eq!(event_loop.core.seen, [Seen::Closed(lazy_id, "slow_packet")]);
+    join_all(&mut event_loop, vec![waiting]);
+}
