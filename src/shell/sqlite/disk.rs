@@ -1,0 +1,201 @@
+//! What the store asks of the file system beside SQLite: room before it is needed, the free
+//! space, the lock, what was really written. No SQL.
+
+use super::{PAGE_BYTES, count};
+use crate::queue::store::StoreError;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The database file grows by this many bytes at a time and never shrinks.
+pub(super) const EXTENT_BYTES: u64 = 256 * 1024;
+
+/// What stays free for others where room cannot be reserved.
+const HEADROOM_BYTES: u64 = 2 * EXTENT_BYTES;
+
+const BLOCK_BYTES: u64 = 4096;
+
+/// Room taken from the file system for the database and its write-ahead log.
+///
+/// A checkpoint that has to grow the database on a full disk would fail, and with it everything
+/// behind it: so blocks are reserved before the commit that needs them.
+pub(super) struct Extents {
+    database: File,
+    directory: PathBuf,
+    database_bytes: u64,
+    wal: File,
+    wal_bytes: u64,
+    wal_bytes_wanted: u64,
+    reservable: bool,
+}
+
+impl Extents {
+    pub(super) fn open(path: &Path, wal_path: &Path, wal_bytes: u64) -> io::Result<Extents> {
+        let file = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
+        let (database, wal) = (file(path)?, file(wal_path)?);
+        let mut extents = Extents {
+            database_bytes: 0,
+            wal_bytes: 0,
+            wal_bytes_wanted: wal_bytes,
+            reservable: true,
+            directory: directory(path).to_path_buf(),
+            database,
+            wal,
+        };
+        // What is there already is reserved again: in a file that was copied it is not. On a full
+        // disk that fails, and the store may still be drained.
+        let size = extents.database.metadata()?.len().next_multiple_of(EXTENT_BYTES);
+        extents.reservable = reserve(&extents.database, 0, size).unwrap_or(true);
+        extents.refresh();
+        Ok(extents)
+    }
+
+    /// Whether the file system can reserve blocks.
+    pub(super) fn reservable(&self) -> bool {
+        self.reservable
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.database_bytes + self.wal_bytes
+    }
+
+    /// Reads the sizes again: a complete checkpoint cuts the database to whole extents.
+    pub(super) fn refresh(&mut self) {
+        if let Ok(data) = self.database.metadata() {
+            self.database_bytes = data.len();
+        }
+        if let Ok(data) = self.wal.metadata() {
+            self.wal_bytes = data.len();
+        }
+    }
+
+    pub(super) fn wal_reached(&mut self, bytes: u64) {
+        self.wal_bytes = self.wal_bytes.max(bytes);
+    }
+
+    /// Makes sure that a database of `pages` pages and its log have their blocks.
+    pub(super) fn reserve(&mut self, pages: u64) -> Result<(), StoreError> {
+        let need = pages * count(PAGE_BYTES);
+        if need <= self.database_bytes {
+            return Ok(());
+        }
+        self.fill_wal().map_err(fault)?;
+        let target = need.next_multiple_of(EXTENT_BYTES);
+        if self.reservable {
+            reserve(&self.database, self.database_bytes, target - self.database_bytes)
+                .map_err(fault)?;
+        } else if free_bytes(&self.directory).map_err(fault)? < HEADROOM_BYTES {
+            return Err(StoreError::Full);
+        }
+        self.database_bytes = target;
+        Ok(())
+    }
+
+    /// Gives the log all its blocks, once.
+    pub(super) fn fill_wal(&mut self) -> io::Result<()> {
+        if self.wal_bytes >= self.wal_bytes_wanted {
+            return Ok(());
+        }
+        let length = self.wal_bytes_wanted - self.wal_bytes;
+        if !reserve(&self.wal, self.wal_bytes, length)? {
+            let (mut at, zeros) = (self.wal_bytes, [0; 4096]);
+            self.wal.seek(SeekFrom::Start(at))?;
+            while at < self.wal_bytes_wanted {
+                let bytes = usize::try_from(self.wal_bytes_wanted - at).unwrap_or(zeros.len());
+                self.wal.write_all(&zeros[..bytes.min(zeros.len())])?;
+                at += count(bytes.min(zeros.len()));
+            }
+        }
+        self.wal.sync_all()?;
+        self.wal_bytes = self.wal_bytes_wanted;
+        Ok(())
+    }
+}
+
+/// Held while the store is open; the kernel lets go when the process dies.
+pub(super) struct LockFile(#[expect(dead_code, reason = "its life is the lock")] File);
+
+impl LockFile {
+    /// `None`: another process has it.
+    pub(super) fn take(path: &Path) -> io::Result<Option<LockFile>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        // SAFETY: the descriptor is open.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(Some(LockFile(file)));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
+    }
+}
+
+/// The directory a file lies in.
+pub(super) fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Bytes an unprivileged process may still take on the file system of `directory`.
+pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
+    // SAFETY: `statvfs` is plain numbers, for which zeros are valid.
+    let mut answer: libc::statvfs = unsafe { core::mem::zeroed() };
+    // SAFETY: the path ends with a zero, the answer is a local of the right type.
+    if unsafe { libc::statvfs(path.as_ptr(), &mut answer) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The width of these numbers is the platform's.
+    #[allow(clippy::useless_conversion)]
+    let (blocks, size) = (u64::from(answer.f_bavail), u64::from(answer.f_frsize));
+    Ok(blocks.saturating_mul(size))
+}
+
+/// Makes the names in `directory` durable.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Bytes this thread has made the kernel write so far; `None` where the kernel does not count.
+/// The calling thread is the only one that writes to the store.
+pub(super) fn thread_written_bytes() -> Option<u64> {
+    let mut text = [0; 256];
+    let length = File::open("/proc/thread-self/io").ok()?.read(&mut text).ok()?;
+    let text = core::str::from_utf8(&text[..length]).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
+}
+
+/// Bytes of the file system's blocks that `from..to` touches.
+pub(super) fn block_span(from: u64, to: u64) -> u64 {
+    to.next_multiple_of(BLOCK_BYTES) - from / BLOCK_BYTES * BLOCK_BYTES
+}
+
+/// False: the file system cannot reserve.
+fn reserve(file: &File, from: u64, length: u64) -> io::Result<bool> {
+    if length == 0 {
+        return Ok(true);
+    }
+    let too_large = |_| io::Error::from(io::ErrorKind::StorageFull);
+    let from = libc::off_t::try_from(from).map_err(too_large)?;
+    let length = libc::off_t::try_from(length).map_err(too_large)?;
+    // SAFETY: the descriptor is open; mode 0 changes no byte that is there.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, from, length) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(false),
+        Some(_) | None => Err(error),
+    }
+}
+
+fn fault(error: io::Error) -> StoreError {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => StoreError::Full,
+        Some(_) => StoreError::Io,
+        None if error.kind() == io::ErrorKind::StorageFull => StoreError::Full,
+        None => StoreError::Io,
+    }
+}

@@ -1,0 +1,438 @@
+//! Opening the store: the lock, whose file it is, its quota, a damaged file put aside, a new one
+//! made whole before it gets its name. Nothing that is not ours is ever changed.
+
+use super::disk::{self, EXTENT_BYTES, Extents, LockFile};
+use super::{
+    PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, count, fault, scan,
+};
+use crate::config::Sync;
+use crate::queue::store::{StoreError, Table};
+use core::fmt;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, ffi};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// "Spil", in the head of every file of ours.
+const APPLICATION_ID: u32 = 0x5370_696c;
+
+/// Version of the layout.
+const FORMAT_VERSION: u32 = 1;
+
+/// Quota when the configuration gives none.
+const QUOTA_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+
+/// Smallest quota that holds a log, the small tables and a few slots.
+pub const QUOTA_BYTES_MIN: u64 = 1024 * 1024;
+
+/// The write-ahead log at its largest; a checkpoint is due a little before its middle, so that a
+/// transaction of 512 KiB still fits.
+const WAL_BYTES_MAX: u64 = 1024 * 1024;
+const WAL_BYTES_MIN: u64 = 256 * 1024;
+
+/// Page cache.
+const CACHE_KIB: u32 = 256;
+
+/// Statements kept prepared; there are fewer.
+const STATEMENT_COUNT_MAX: usize = 32;
+
+/// Bytes of the file that are kept from the slots for the keyed rows: an eighth, within these.
+const ROWS_BYTES_MIN: u64 = 64 * 1024;
+const ROWS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Row of `meta` with the quota that was chosen at first start.
+const QUOTA_KEY: &[u8] = b"store.quota";
+
+/// Why the store cannot be used at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Another process has it open.
+    InUse,
+    /// A newer release has written it.
+    Newer { version: u32 },
+    /// The file belongs to another program; it was not touched.
+    Foreign { what: &'static str },
+    /// The directory is not there.
+    NoDirectory(String),
+    /// The quota, or what is free, is less than the smallest store.
+    NoRoom { bytes: u64 },
+    /// It may be read, but not written.
+    ReadOnly,
+    /// The file system refuses.
+    Io(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::InUse => f.write_str("in use by another process"),
+            OpenError::Newer { version } => {
+                write!(f, "written by a newer release (format {version}, known {FORMAT_VERSION})")
+            }
+            OpenError::Foreign { what } => write!(f, "not a spill store but {what}; left alone"),
+            OpenError::NoDirectory(path) => write!(f, "the directory {path} does not exist"),
+            OpenError::NoRoom { bytes } => {
+                write!(f, "{bytes} bytes are too few, at least {QUOTA_BYTES_MIN} are needed")
+            }
+            OpenError::ReadOnly => f.write_str("the file or its file system is read-only"),
+            OpenError::Io(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// What to do after a look at the file.
+enum Look {
+    Absent,
+    Ours,
+    Damaged(&'static str),
+}
+
+/// Why an existing file of ours did not open.
+enum Fault {
+    Damaged(String),
+    Refused(OpenError),
+}
+
+impl SqliteStore {
+    /// Opens the store at `path`, or makes it. `max_bytes` is the quota of database and
+    /// write-ahead log together; `None` = the one chosen at first start. `heap_bytes` bounds
+    /// SQLite's heap for the whole process (`HEAP_BYTES`; it can only be lowered); `None` = not.
+    ///
+    /// A file that is damaged is put aside (`quarantined`) and a new one made.
+    pub fn open(
+        path: &Path,
+        max_bytes: Option<u64>,
+        sync: Sync,
+        heap_bytes: Option<u64>,
+    ) -> Result<SqliteStore, OpenError> {
+        let directory = disk::directory(path);
+        if !directory.is_dir() {
+            return Err(OpenError::NoDirectory(directory.display().to_string()));
+        }
+        let lock = LockFile::take(&beside(path, ".lock")).map_err(refused)?;
+        let lock = lock.ok_or(OpenError::InUse)?;
+        let mut quarantined = match look(path)? {
+            Look::Ours => None,
+            Look::Damaged(reason) => Some(put_aside(path, reason)?),
+            Look::Absent if beside(path, "-wal").exists() => {
+                Some(put_aside(path, "a write-ahead log without its database")?)
+            }
+            Look::Absent => None,
+        };
+        // Twice at most: what is made new opens, or the file system refuses.
+        loop {
+            if !path.exists() {
+                create(path, max_bytes)?;
+            }
+            let quota = Quota { path, max_bytes };
+            match connect(&quota, sync, heap_bytes) {
+                Ok(parts) => return parts.store(lock, quarantined),
+                Err(Fault::Damaged(reason)) if quarantined.is_none() => {
+                    quarantined = Some(put_aside(path, &reason)?);
+                }
+                Err(Fault::Damaged(reason)) => return Err(OpenError::Io(reason)),
+                Err(Fault::Refused(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+struct Quota<'a> {
+    path: &'a Path,
+    max_bytes: Option<u64>,
+}
+
+/// An open and checked file.
+struct Parts {
+    db: Connection,
+    extents: Extents,
+    wal_bytes: u64,
+    slot_count_max: u32,
+}
+
+impl Parts {
+    fn store(
+        self,
+        lock: LockFile,
+        quarantined: Option<Quarantined>,
+    ) -> Result<SqliteStore, OpenError> {
+        let wal_due = self.wal_bytes / 16 * 7;
+        let mut store = SqliteStore {
+            db: self.db,
+            extents: self.extents,
+            _lock: lock,
+            image_row: None,
+            image: Box::new([0; ROW_BYTES]),
+            image_dirty: false,
+            image_exists: false,
+            in_transaction: false,
+            slot_count_max: self.slot_count_max,
+            wal_at: wal_due,
+            wal_due,
+            written_bytes: 0,
+            quarantined,
+        };
+        store.frames_written();
+        // Starts with an empty log. When the disk does not let it, the first write tries again.
+        match store.checkpoint() {
+            Ok(()) | Err(StoreError::Full | StoreError::Io) => Ok(store),
+            Err(StoreError::Corrupt) => {
+                Err(OpenError::Io("damaged at the first checkpoint".into()))
+            }
+        }
+    }
+}
+
+/// Looks at the head of the file without SQLite, which would change a foreign file's log.
+fn look(path: &Path) -> Result<Look, OpenError> {
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
+        Err(error) => return Err(refused(error)),
+    };
+    let data = file.metadata().map_err(refused)?;
+    if !data.is_file() {
+        return Err(OpenError::Foreign { what: "no regular file" });
+    }
+    let mut head = [0; 100];
+    if data.len() < 100 {
+        return Ok(Look::Damaged("shorter than a database's head"));
+    }
+    file.read_exact(&mut head).map_err(refused)?;
+    let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    if !head.starts_with(b"SQLite format 3\0") {
+        // Every file of ours is made of whole pages; a text that bears the name is not damage.
+        return match data.len() % count(PAGE_BYTES) {
+            0 => Ok(Look::Damaged("file is not a database")),
+            _ => Err(OpenError::Foreign { what: "no database" }),
+        };
+    }
+    if word(68) != APPLICATION_ID {
+        return Err(OpenError::Foreign { what: "another program's database" });
+    }
+    match word(60) {
+        version if version > FORMAT_VERSION => Err(OpenError::Newer { version }),
+        _ => Ok(Look::Ours),
+    }
+}
+
+/// Makes an empty store under another name and renames it, so that a file of this name is whole.
+fn create(path: &Path, max_bytes: Option<u64>) -> Result<(), OpenError> {
+    let free = disk::free_bytes(disk::directory(path)).map_err(refused)?;
+    let quota = max_bytes.unwrap_or_else(|| QUOTA_BYTES_DEFAULT.min(free / 2));
+    if quota < QUOTA_BYTES_MIN {
+        return Err(OpenError::NoRoom { bytes: quota });
+    }
+    let new = beside(path, ".new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let fill = || -> rusqlite::Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(&new, flags)?;
+        db.pragma_update(None, "page_size", u32::try_from(PAGE_BYTES).unwrap_or(0))?;
+        db.pragma_update(None, "journal_mode", "off")?;
+        db.pragma_update(None, "application_id", APPLICATION_ID)?;
+        db.pragma_update(None, "user_version", FORMAT_VERSION)?;
+        db.execute_batch(SCHEMA)?;
+        if max_bytes.is_none() {
+            let sql = "INSERT INTO meta(key, data) VALUES(?1, ?2)";
+            db.execute(sql, (QUOTA_KEY, &quota.to_be_bytes()[..]))?;
+        }
+        Ok(())
+    };
+    fill().map_err(|error| refused_by_sqlite(&error))?;
+    fs::rename(&new, path).map_err(refused)?;
+    disk::sync_directory(disk::directory(path)).map_err(refused)
+}
+
+const SCHEMA: &str = "
+    CREATE TABLE log(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    CREATE TABLE slot(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    CREATE TABLE destination(key BLOB NOT NULL UNIQUE, data BLOB NOT NULL);
+    CREATE TABLE session(key BLOB NOT NULL UNIQUE, data BLOB NOT NULL);
+    CREATE TABLE retained(key BLOB NOT NULL UNIQUE, data BLOB NOT NULL);
+    CREATE TABLE meta(key BLOB NOT NULL UNIQUE, data BLOB NOT NULL);
+";
+
+fn connect(quota: &Quota<'_>, sync: Sync, heap_bytes: Option<u64>) -> Result<Parts, Fault> {
+    let path = quota.path;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(judge)?;
+    prepare(&db, sync, heap_bytes).map_err(judge)?;
+    if db.is_readonly("main").map_err(judge)? {
+        return Err(Fault::Refused(OpenError::ReadOnly));
+    }
+    let quota_bytes = match quota.max_bytes {
+        Some(bytes) => bytes,
+        None => stored_quota(&db).map_err(judge)?.unwrap_or(QUOTA_BYTES_DEFAULT),
+    };
+    if quota_bytes < QUOTA_BYTES_MIN {
+        return Err(Fault::Refused(OpenError::NoRoom { bytes: quota_bytes }));
+    }
+    // The small tables are read at start anyway: a file damaged there is of no use.
+    for table in TABLES {
+        scan(&db, table, &mut |_, _| {}).map_err(judge)?;
+    }
+    db.query_row("SELECT max(id) FROM log", [], |_| Ok(())).map_err(judge)?;
+
+    let wal_bytes = (quota_bytes / 4).clamp(WAL_BYTES_MIN, WAL_BYTES_MAX);
+    db.pragma_update(None, "journal_size_limit", wal_bytes.cast_signed()).map_err(judge)?;
+    let database_bytes = database_bytes_max(quota_bytes, wal_bytes, corrupt_bytes(path));
+    let pages = database_bytes / count(PAGE_BYTES);
+    db.pragma_update(None, "max_page_count", pages.cast_signed()).map_err(judge)?;
+
+    let refuse = |error: io::Error| Fault::Refused(refused(error));
+    let mut extents = Extents::open(path, &beside(path, "-wal"), wal_bytes).map_err(refuse)?;
+    if extents.reservable() {
+        whole_extents(&db);
+    }
+    // On a full disk: no room is no reason not to drain. A commit that grows asks again.
+    let _ = extents.fill_wal();
+    let slot_count_max = slot_count_max(database_bytes);
+    Ok(Parts { db, extents, wal_bytes, slot_count_max })
+}
+
+/// Settings of the connection; the first read opens the log and recovers it.
+fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Result<()> {
+    db.set_prepared_statement_cache_capacity(STATEMENT_COUNT_MAX);
+    // Before the log is touched: no shared memory, its index on the heap.
+    db.pragma_update(None, "locking_mode", "exclusive")?;
+    db.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
+    db.pragma_update(None, "temp_store", "memory")?;
+    db.pragma_update(None, "mmap_size", 0)?;
+    db.pragma_update(None, "journal_mode", "wal")?;
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
+    let word = match sync {
+        Sync::Full => "full",
+        Sync::Normal => "normal",
+        Sync::Off => "off",
+    };
+    db.pragma_update(None, "synchronous", word)?;
+    // Closing would delete the log, and with it the room it has.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    if let Some(bytes) = heap_bytes {
+        let bytes = bytes.cast_signed();
+        db.pragma_update(None, "hard_heap_limit", bytes)?;
+    }
+    Ok(())
+}
+
+/// Lets SQLite cut the file to whole extents instead of to its last page.
+fn whole_extents(db: &Connection) {
+    let mut bytes = i32::try_from(EXTENT_BYTES).unwrap_or(0);
+    let pointer = (&raw mut bytes).cast();
+    // SAFETY: the handle is open, the operation takes a pointer to an int and keeps none.
+    unsafe {
+        ffi::sqlite3_file_control(
+            db.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_CHUNK_SIZE,
+            pointer,
+        );
+    }
+}
+
+fn stored_quota(db: &Connection) -> rusqlite::Result<Option<u64>> {
+    let mut quota = None;
+    scan(db, Table::Meta, &mut |key, value| {
+        if key == QUOTA_KEY {
+            quota = <[u8; 8]>::try_from(value).ok().map(u64::from_be_bytes);
+        }
+    })?;
+    Ok(quota)
+}
+
+/// Whole extents that are left for the database; a quarter of the quota even beside a large file
+/// that was put aside.
+fn database_bytes_max(quota_bytes: u64, wal_bytes: u64, corrupt_bytes: u64) -> u64 {
+    let left = quota_bytes.saturating_sub(wal_bytes).saturating_sub(corrupt_bytes);
+    left.max(quota_bytes / 4) / EXTENT_BYTES * EXTENT_BYTES
+}
+
+/// Slots that fit beside the keyed rows: a page a row, a hundredth for the tree above them and
+/// 128 bytes for the slot's own row.
+fn slot_count_max(database_bytes: u64) -> u32 {
+    let rows = (database_bytes / 8).clamp(ROWS_BYTES_MIN, ROWS_BYTES_MAX);
+    let slot = count(SLOT_ROWS * PAGE_BYTES) * 101 / 100 + 128;
+    u32::try_from(database_bytes.saturating_sub(rows) / slot).unwrap_or(u32::MAX)
+}
+
+/// Renames the file and its log to `*.corrupt-N` and removes older ones.
+fn put_aside(path: &Path, reason: &str) -> Result<Quarantined, OpenError> {
+    let older = corrupt_files(path).map_err(refused)?;
+    let newest = older.iter().map(|(number, _)| *number).max().unwrap_or(0);
+    let target = beside(path, &format!(".corrupt-{}", newest + 1));
+    // The database first: without it, its log is put aside at the next start.
+    for end in ["", "-wal"] {
+        match fs::rename(beside(path, end), beside(&target, end)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    disk::sync_directory(disk::directory(path)).map_err(refused)?;
+    for (_, file) in older {
+        // One that stays takes room, no more.
+        let _ = fs::remove_file(file);
+    }
+    Ok(Quarantined { file: target.display().to_string(), reason: reason.to_owned() })
+}
+
+/// Files put aside before, with their numbers; logs too.
+fn corrupt_files(path: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
+    let mut found = Vec::new();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for entry in fs::read_dir(disk::directory(path))? {
+        let entry = entry?;
+        let file = entry.file_name();
+        let number = file
+            .to_str()
+            .and_then(|file| file.strip_prefix(&name)?.strip_prefix(".corrupt-"))
+            .and_then(|number| number.strip_suffix("-wal").unwrap_or(number).parse().ok());
+        if let Some(number) = number {
+            found.push((number, entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+fn corrupt_bytes(path: &Path) -> u64 {
+    let files = corrupt_files(path).unwrap_or_default();
+    files.iter().filter_map(|(_, file)| fs::metadata(file).ok()).map(|data| data.len()).sum()
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(end);
+    PathBuf::from(name)
+}
+
+fn judge(error: rusqlite::Error) -> Fault {
+    let text = error.to_string();
+    let refused = refused_by_sqlite(&error);
+    match fault(error) {
+        StoreError::Corrupt => Fault::Damaged(text),
+        StoreError::Full | StoreError::Io => Fault::Refused(refused),
+    }
+}
+
+fn refused(error: io::Error) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly,
+        _ => OpenError::Io(error.to_string()),
+    }
+}
+
+fn refused_by_sqlite(error: &rusqlite::Error) -> OpenError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ReadOnly) => OpenError::ReadOnly,
+        _ => OpenError::Io(error.to_string()),
+    }
+}
