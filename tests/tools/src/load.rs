@@ -36,7 +36,6 @@ pub struct Report {
     pub publishers: Vec<Publisher>,
     pub counts: Counts,
     pub unacked: u64,
-    pub started_at: u64,
     /// From the first connection being up to the last acknowledgement.
     pub seconds: f64,
     pub latency: Histogram,
@@ -202,7 +201,6 @@ fn report(publishers: Vec<Publisher>, start: u64, end: u64, error: Option<String
     Report {
         unacked: publishers.iter().map(|p| p.unacked() as u64).sum(),
         counts,
-        started_at: start,
         seconds: end.saturating_sub(start) as f64 / 1e9,
         latency,
         error,

@@ -7,16 +7,21 @@ mod clock;
 mod histogram;
 mod load;
 mod net;
+mod process;
 mod proxy;
 mod proxy_main;
 mod publisher;
 mod receiver;
+mod screen;
+mod setup;
 mod signals;
 mod sink;
 mod sink_main;
 mod stamp;
 mod subscribe;
 mod tally;
+mod trial;
+mod verdict;
 mod wire;
 
 use std::process::ExitCode;
@@ -30,6 +35,7 @@ const TOOLS: &[Tool] = &[
     ("sink", sink_main::USAGE, sink_main::main),
     ("proxy", proxy_main::USAGE, proxy_main::main),
     ("subscribe", subscribe::USAGE, subscribe::main),
+    ("trial", trial::USAGE, trial::main),
 ];
 
 fn main() -> ExitCode {

@@ -57,6 +57,8 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(port: u16, far: SocketAddr) -> io::Result<Self> {
+        // The kernel takes back a port it has chosen itself when the socket stops listening.
+        let port = if port == 0 { net::free_port()? } else { port };
         let listener = TcpListener::bind(("127.0.0.1", port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;

@@ -1,6 +1,6 @@
 //! `subscribe`: a client that counts what a broker delivers to it, by the same stamps as the sink.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -207,6 +207,21 @@ impl Client {
         self.outgoing.data.extend_from_slice(&owed.bytes);
         Ok(())
     }
+}
+
+/// Ends the session that a broker keeps for `client_id`; best effort.
+pub fn forget(address: SocketAddr, client_id: &str) {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else { return };
+    let mut out = Vec::new();
+    let connect = wire::Connect { client_id, version: 4, clean_start: true, keepalive_s: 10 };
+    wire::put_connect(&mut out, &connect);
+    let mut connack = [0; 4];
+    // A broker that does not answer has no session to end.
+    let _ = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.write_all(&out))
+        .and_then(|()| stream.read_exact(&mut connack))
+        .and_then(|()| stream.write_all(&[wire::DISCONNECT << 4, 0]));
 }
 
 pub const USAGE: &str = "\
