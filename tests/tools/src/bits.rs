@@ -35,10 +35,6 @@ impl Bits {
         self.count
     }
 
-    pub fn clear(&mut self) {
-        *self = Bits::default();
-    }
-
     /// How many are in this set and not in `other`.
     pub fn missing_from(&self, other: &Bits) -> u64 {
         let there = other.words.iter().copied().chain(std::iter::repeat(0));

@@ -36,13 +36,36 @@ pub struct Report {
     pub publishers: Vec<Publisher>,
     pub counts: Counts,
     pub unacked: u64,
-    /// From the first connection being up to the last acknowledgement.
+    pub started_at: u64,
+    /// From all connections being up to the last acknowledgement.
     pub seconds: f64,
     pub latency: Histogram,
     pub error: Option<String>,
 }
 
 impl Report {
+    pub fn of(publishers: Vec<Publisher>, start: u64, end: u64, error: Option<String>) -> Self {
+        let counts = Counts {
+            sent: sum(&publishers, |c| c.sent),
+            accepted: sum(&publishers, |c| c.accepted),
+            refused: sum(&publishers, |c| c.refused),
+            resent: sum(&publishers, |c| c.resent),
+            connects: sum(&publishers, |c| c.connects),
+            sessions_lost: sum(&publishers, |c| c.sessions_lost),
+        };
+        let mut latency = Histogram::default();
+        publishers.iter().for_each(|p| latency.add(&p.latency));
+        Report {
+            unacked: publishers.iter().map(|p| p.unacked() as u64).sum(),
+            counts,
+            started_at: start,
+            seconds: end.saturating_sub(start) as f64 / 1e9,
+            latency,
+            error,
+            publishers,
+        }
+    }
+
     pub fn line(&self) -> String {
         let done = self.counts.accepted.max(self.qos0_sent());
         format!(
@@ -137,7 +160,7 @@ pub fn run(plan: &Plan, progress: &Arc<Progress>) -> std::io::Result<Report> {
     }
     let end = if sum(&publishers, |c| c.accepted) > 0 { last_at } else { clock::now() };
     publishers.iter_mut().for_each(Publisher::disconnect);
-    Ok(report(publishers, started_at.unwrap_or(end), end, report_error))
+    Ok(Report::of(publishers, started_at.unwrap_or(end), end, report_error))
 }
 
 /// Messages that publisher `index` may have sent after `elapsed` nanoseconds.
@@ -185,27 +208,6 @@ fn sum(publishers: &[Publisher], figure: impl Fn(&Counts) -> u64) -> u64 {
 fn publish_progress(publishers: &[Publisher], progress: &Progress) {
     progress.sent.store(sum(publishers, |c| c.sent), Ordering::Relaxed);
     progress.accepted.store(sum(publishers, |c| c.accepted), Ordering::Relaxed);
-}
-
-fn report(publishers: Vec<Publisher>, start: u64, end: u64, error: Option<String>) -> Report {
-    let counts = Counts {
-        sent: sum(&publishers, |c| c.sent),
-        accepted: sum(&publishers, |c| c.accepted),
-        refused: sum(&publishers, |c| c.refused),
-        resent: sum(&publishers, |c| c.resent),
-        connects: sum(&publishers, |c| c.connects),
-        sessions_lost: sum(&publishers, |c| c.sessions_lost),
-    };
-    let mut latency = Histogram::default();
-    publishers.iter().for_each(|p| latency.add(&p.latency));
-    Report {
-        unacked: publishers.iter().map(|p| p.unacked() as u64).sum(),
-        counts,
-        seconds: end.saturating_sub(start) as f64 / 1e9,
-        latency,
-        error,
-        publishers,
-    }
 }
 
 pub struct Shape {

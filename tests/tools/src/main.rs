@@ -2,6 +2,7 @@
 //! that a mistake in the gateway's cannot hide behind itself.
 
 mod args;
+mod bench;
 mod bits;
 mod clock;
 mod histogram;
@@ -20,6 +21,8 @@ mod sink_main;
 mod stamp;
 mod subscribe;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod trial;
 mod verdict;
 mod wire;
@@ -35,17 +38,22 @@ const TOOLS: &[Tool] = &[
     ("sink", sink_main::USAGE, sink_main::main),
     ("proxy", proxy_main::USAGE, proxy_main::main),
     ("subscribe", subscribe::USAGE, subscribe::main),
+    ("bench", bench::USAGE, bench::main),
     ("trial", trial::USAGE, trial::main),
 ];
 
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1);
+    let mut words = std::env::args().skip(1).peekable();
     let name = words.next().unwrap_or_default();
     let Some((name, usage, tool)) = TOOLS.iter().find(|(known, ..)| *known == name) else {
         eprintln!("usage: spillway-tools TOOL [--OPTION VALUE]...\n");
         TOOLS.iter().for_each(|(_, usage, _)| eprintln!("{usage}\n"));
         return ExitCode::from(2);
     };
+    if words.peek().is_some_and(|word| word == "--help") {
+        println!("{usage}");
+        return ExitCode::SUCCESS;
+    }
     match tool(Args::new(words)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),

@@ -65,8 +65,6 @@ pub struct Log {
     pub loop_max_ms: u64,
     pub drops: u64,
     pub tail: VecDeque<String>,
-    /// How often each event was logged.
-    pub events: BTreeMap<String, u64>,
 }
 
 impl Log {
@@ -74,14 +72,9 @@ impl Log {
         self.stats.get(key)?.parse().ok()
     }
 
-    pub fn happened(&self, event: &str) -> u64 {
-        self.events.get(event).copied().unwrap_or(0)
-    }
-
     fn take(&mut self, line: &str) {
         let values = key_values(line);
         let event = values.get("event").cloned().unwrap_or_default();
-        *self.events.entry(event.clone()).or_default() += 1;
         match event.as_str() {
             "stats" => {
                 let turn = values.get("loop_max_ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
@@ -311,7 +304,7 @@ mod tests {
         log.take("T WARN spillway::bridge event=bridge_down reason=refused retry_in_ms=7");
         assert_eq!((log.loop_max_ms, log.stat("ring_msgs")), (9, Some(6)));
         assert_eq!(log.link, "down: refused, again in 7 ms");
-        assert_eq!((log.happened("stats"), log.tail.len()), (2, 1));
+        assert_eq!(log.tail.len(), 1);
     }
 
     #[test]

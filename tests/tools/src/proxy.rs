@@ -173,10 +173,8 @@ impl Link {
                     continue;
                 }
                 let (pair, end) = (event.token / 2, (event.token % 2) as usize);
-                if event.writable {
-                    if let Some(pair) = self.pairs.get_mut(&pair) {
-                        pair.pipes[1 - end].blocked = false;
-                    }
+                if let Some(pair) = self.pairs.get_mut(&pair).filter(|_| event.writable) {
+                    pair.pipes[1 - end].blocked = false;
                 }
                 if event.readable {
                     self.read(now, pair, end)?;

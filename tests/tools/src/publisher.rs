@@ -62,7 +62,6 @@ struct Slot {
 }
 
 pub struct Stream {
-    pub topic: String,
     pub qos: u8,
     pub sent: u64,
     pub accepted: Bits,
@@ -398,7 +397,6 @@ fn stream(options: &Options, index: u16, stream: &StreamOptions) -> Stream {
     Stamp { run, publisher, stream: index, qos, seq: 0, sent_at: 0 }
         .write(&mut template[payload_at..]);
     Stream {
-        topic: stream.topic.clone(),
         qos,
         sent: 0,
         accepted: Bits::default(),

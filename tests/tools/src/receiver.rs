@@ -12,6 +12,13 @@ pub struct Session {
     received: Bits,
 }
 
+impl Session {
+    /// QoS 2 exchanges that an earlier connection has begun.
+    pub fn begun(&self) -> u64 {
+        self.received.count()
+    }
+}
+
 /// Acknowledgements owed for what was read in one go.
 #[derive(Default)]
 pub struct Owed {

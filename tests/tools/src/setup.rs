@@ -13,6 +13,7 @@ pub struct Bridge {
     pub max_inflight: u16,
     pub version: u8,
     pub client_id: String,
+    pub keepalive_s: u16,
 }
 
 pub struct Setup<'a> {
@@ -54,7 +55,7 @@ fn spillway(setup: &Setup<'_>) -> Vec<String> {
             format!("bridge.remote.clientid = {}", bridge.client_id),
             format!("bridge.remote.max_inflight = {}", bridge.max_inflight),
             format!("bridge.remote.forward.1.local_topic = {}", bridge.filter),
-            "bridge.remote.keepalive = 5s".into(),
+            format!("bridge.remote.keepalive = {}s", bridge.keepalive_s),
             "bridge.remote.backoff_min = 100ms".into(),
             "bridge.remote.backoff_max = 1s".into(),
         ]);
@@ -90,7 +91,7 @@ fn mosquitto(setup: &Setup<'_>) -> Vec<String> {
             "cleansession false".into(),
             "notifications false".into(),
             "try_private false".into(),
-            "keepalive_interval 5".into(),
+            format!("keepalive_interval {}", bridge.keepalive_s),
             "restart_timeout 1".into(),
         ]);
     }

@@ -227,7 +227,9 @@ impl Server {
             let bytes = frame.bytes;
             match &mut connection.client {
                 None => {
-                    connection.client = Some(self.connect(&frame, &mut owed, &mut seen)?);
+                    let client = self.connect(&frame, &mut owed, &mut seen)?;
+                    connection.open = client.session.begun();
+                    connection.client = Some(client);
                 }
                 Some(client) => {
                     let (version, tally) = (client.version, &mut seen.tally);

@@ -80,10 +80,6 @@ impl Tally {
         self.streams.get(&key)
     }
 
-    pub fn streams(&self) -> impl Iterator<Item = (&Key, &Stream)> {
-        self.streams.iter()
-    }
-
     /// Over the streams of one QoS, or of all.
     pub fn totals(&self, qos: Option<u8>) -> Totals {
         let mut totals = Totals::default();

@@ -106,11 +106,12 @@ struct Trial<'a> {
     run: u32,
     configuration: String,
     listen: SocketAddr,
+    // In the order in which they go, so that nobody misses anybody.
+    gateway: Process,
+    proxy: Proxy,
+    subscriber: Subscriber,
     /// None with `--remote`.
     upstream: Option<Process>,
-    subscriber: Subscriber,
-    proxy: Proxy,
-    gateway: Process,
     /// Of the lives that are over.
     past: Figures,
     past_loop_max_ms: u64,
@@ -140,6 +141,7 @@ impl<'a> Trial<'a> {
             max_inflight: 64,
             version: options.version,
             client_id: bridge_client_id(run),
+            keepalive_s: 5,
         };
         let port = port()?;
         let setup = Setup {

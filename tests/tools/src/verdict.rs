@@ -30,6 +30,16 @@ pub struct Row {
     pub out_of_order: u64,
 }
 
+impl Row {
+    const NAMES: [&'static str; 6] =
+        ["sent", "accepted", "arrived", "lost", "duplicated", "out of order"];
+
+    fn figures(self) -> [u64; 6] {
+        let Row { sent, accepted, arrived, lost, duplicated, out_of_order } = self;
+        [sent, accepted, arrived, lost, duplicated, out_of_order]
+    }
+}
+
 pub struct Verdict {
     /// QoS 1, QoS 2, both.
     pub rows: [Row; 3],
@@ -69,17 +79,10 @@ impl Verdict {
 
     pub fn table(&self, outcome: &Outcome) -> String {
         let mut text = format!("\n{:<14}{:>12}{:>12}{:>12}\n", "", "QoS 1", "QoS 2", "together");
-        let figures: [(&str, fn(&Row) -> u64); 6] = [
-            ("sent", |row| row.sent),
-            ("accepted", |row| row.accepted),
-            ("arrived", |row| row.arrived),
-            ("lost", |row| row.lost),
-            ("duplicated", |row| row.duplicated),
-            ("out of order", |row| row.out_of_order),
-        ];
+        let columns = self.rows.map(Row::figures);
         // Writing to a String cannot fail.
-        for (name, figure) in figures {
-            let [one, two, both] = self.rows.each_ref().map(figure);
+        for (line, name) in Row::NAMES.iter().enumerate() {
+            let [one, two, both] = columns.map(|figures| figures[line]);
             let _ = writeln!(text, "{name:<14}{one:>12}{two:>12}{both:>12}");
         }
         let counts = &outcome.report.counts;
@@ -122,4 +125,71 @@ fn row(publishers: &[Publisher], tally: &Tally, run: u32, qos: Option<u8>) -> Ro
         }
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publisher::{Options, StreamOptions};
+    use crate::stamp::Stamp;
+
+    /// Two accepted at QoS 2, of which `arrivals` arrive.
+    fn outcome(arrivals: &[u64]) -> Outcome {
+        let mut publisher = Publisher::new(Options {
+            address: ([127, 0, 0, 1], 1).into(),
+            client_id: "c".into(),
+            version: 4,
+            clean_start: false,
+            reconnect: true,
+            window: 1,
+            batch: 1,
+            run: 7,
+            publisher: 0,
+            streams: vec![StreamOptions { topic: "t".into(), qos: 2, payload_bytes: 64 }],
+        });
+        publisher.streams[0].sent = 2;
+        publisher.streams[0].accepted.insert(0);
+        publisher.streams[0].accepted.insert(1);
+        let mut tally = Tally::default();
+        let mut payload = [0; 64];
+        for seq in arrivals {
+            Stamp { run: 7, publisher: 0, stream: 0, qos: 2, seq: *seq, sent_at: 0 }
+                .write(&mut payload);
+            tally.receive(1, b"t", &payload);
+        }
+        let report = Report::of(vec![publisher], 0, 0, None);
+        Outcome {
+            tally,
+            run: 7,
+            report,
+            rss_peak_kib: 0,
+            write_bytes: 0,
+            loop_max_ms: None,
+            drained_s: 0.0,
+            stopped: true,
+        }
+    }
+
+    #[test]
+    fn all_of_it_once_and_in_order_passes() {
+        assert!(Verdict::of(&outcome(&[0, 1])).passed);
+    }
+
+    #[test]
+    fn a_lost_a_repeated_or_an_overtaken_message_fails() {
+        let expected = [
+            (&[1][..], Row { arrived: 1, lost: 1, ..ROW }),
+            (&[], Row { lost: 2, ..ROW }),
+            (&[0, 1, 1], Row { arrived: 2, duplicated: 1, ..ROW }),
+            (&[1, 0], Row { arrived: 2, out_of_order: 1, ..ROW }),
+        ];
+        for (arrivals, row) in expected {
+            let verdict = Verdict::of(&outcome(arrivals));
+            assert!(!verdict.passed, "{arrivals:?}");
+            assert_eq!(verdict.rows, [Row::default(), row, row], "{arrivals:?}");
+        }
+    }
+
+    const ROW: Row =
+        Row { sent: 2, accepted: 2, arrived: 0, lost: 0, duplicated: 0, out_of_order: 0 };
 }

@@ -138,7 +138,6 @@ pub fn property_u16(block: &[u8], wanted: u8) -> Result<Option<u16>, Malformed> 
 pub struct Publish<'a> {
     pub dup: bool,
     pub qos: u8,
-    pub retain: bool,
     pub topic: &'a [u8],
     /// 0 at QoS 0.
     pub id: u16,
@@ -156,8 +155,7 @@ pub fn publish<'a>(frame: &Frame<'a>, version: u8) -> Result<Publish<'a>, Malfor
     if version == 5 {
         fields.properties()?;
     }
-    let (dup, retain) = (frame.flags & 8 != 0, frame.flags & 1 != 0);
-    Ok(Publish { dup, qos, retain, topic, id, payload: fields.0 })
+    Ok(Publish { dup: frame.flags & 8 != 0, qos, topic, id, payload: fields.0 })
 }
 
 /// Packet id and reason code (0 where the packet leaves it out) of the four acknowledgements.
