@@ -40,6 +40,21 @@ impl Bits {
         let there = other.words.iter().copied().chain(std::iter::repeat(0));
         self.words.iter().zip(there).map(|(a, b)| u64::from((a & !b).count_ones())).sum()
     }
+
+    /// The first and last of each run of numbers that are in this set and not in `other`.
+    pub fn ranges_missing_from(&self, other: &Bits) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for number in 0..self.words.len() as u64 * 64 {
+            if !self.contains(number) || other.contains(number) {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == number => *last = number,
+                _ => ranges.push((number, number)),
+            }
+        }
+        ranges
+    }
 }
 
 #[cfg(test)]
@@ -68,5 +83,7 @@ mod tests {
         arrived.insert(2);
         assert_eq!(accepted.missing_from(&arrived), 2);
         assert_eq!(arrived.missing_from(&accepted), 1);
+        accepted.insert(65);
+        assert_eq!(accepted.ranges_missing_from(&arrived), [(64, 65), (5000, 5000)]);
     }
 }

@@ -60,7 +60,6 @@ impl Kind {
 #[derive(Default)]
 pub struct Log {
     pub stats: BTreeMap<String, String>,
-    pub bridge: BTreeMap<String, String>,
     pub link: String,
     pub loop_max_ms: u64,
     pub drops: u64,
@@ -83,7 +82,11 @@ impl Log {
                 return;
             }
             "stats_bridge" => {
-                self.bridge = values;
+                // Summed-up lines come late: this one knows the state.
+                if values.get("up").is_some_and(|up| up == "true") {
+                    self.link = "up".into();
+                }
+
                 return;
             }
             "bridge_up" => self.link = "up".into(),
@@ -300,6 +303,8 @@ mod tests {
     fn the_longest_turn_and_the_link_are_remembered() {
         let mut log = Log::default();
         log.take("T INFO spillway::stats event=stats ring_msgs=5 loop_max_ms=9");
+        log.take("T INFO spillway::stats event=stats_bridge name=b up=true");
+        assert_eq!(log.link, "up");
         log.take("T INFO spillway::stats event=stats ring_msgs=6 loop_max_ms=2");
         log.take("T WARN spillway::bridge event=bridge_down reason=refused retry_in_ms=7");
         assert_eq!((log.loop_max_ms, log.stat("ring_msgs")), (9, Some(6)));

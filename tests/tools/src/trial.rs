@@ -379,7 +379,7 @@ fn upstream(
     // The subscriber's queue must never be what loses a message: that would be laid at the
     // gateway's door.
     let extra: Vec<String> = match kind {
-        Kind::Spillway => ["session.max_messages = 1000000", "session.max_bytes = 256MiB"]
+        Kind::Spillway => ["session.max_messages = 100000", "session.max_bytes = 256MiB"]
             .map(str::to_owned)
             .to_vec(),
         Kind::Mosquitto => Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::bits::Bits;
 use crate::load::Report;
 use crate::publisher::Publisher;
 use crate::screen::bytes;
@@ -58,6 +59,7 @@ impl Verdict {
                 faults.push(format!("{count} {what}"));
             }
         };
+        let missing = missing_ranges(outcome);
         fault(rows[2].lost, "accepted messages were lost");
         fault(rows[1].duplicated, "QoS 2 messages came twice");
         fault(rows[2].out_of_order, "messages came out of order");
@@ -66,6 +68,7 @@ impl Verdict {
         fault(outcome.report.unacked, "messages were never accepted");
         fault(outcome.report.counts.refused, "messages were refused");
         fault(u64::from(rows[2].accepted == 0), "trial in which nothing was accepted");
+        faults.extend(missing);
         if let Some(error) = &outcome.report.error {
             faults.push(error.clone());
         }
@@ -98,10 +101,37 @@ impl Verdict {
         }
         let _ = match self.passed {
             true => writeln!(text, "\nPASSED: everything accepted arrived, QoS 2 once, in order"),
-            false => writeln!(text, "\nFAILED: {}", self.faults.join("; ")),
+            false => writeln!(text, "\nFAILED: {}", self.faults.join("\n        ")),
         };
         text
     }
+}
+
+/// Which numbers were lost, a line a stream, so that the log can be searched for the moment.
+fn missing_ranges(outcome: &Outcome) -> Vec<String> {
+    const SHOWN: usize = 12;
+    let mut lines = Vec::new();
+    for (publisher, p) in (0u32..).zip(&outcome.report.publishers) {
+        for (index, stream) in (0u16..).zip(&p.streams) {
+            let none = Bits::default();
+            let seen = outcome.tally.stream((outcome.run, publisher, index));
+            let seen = seen.map_or(&none, |stream| &stream.seen);
+            let ranges = stream.accepted.ranges_missing_from(seen);
+            if ranges.is_empty() {
+                continue;
+            }
+            let shown: Vec<String> =
+                ranges.iter().take(SHOWN).map(|(first, last)| format!("{first}-{last}")).collect();
+            let more = if ranges.len() > SHOWN { " ..." } else { "" };
+            lines.push(format!(
+                "publisher {publisher} (QoS {}) of 0-{}: {}{more}",
+                stream.qos,
+                stream.sent.saturating_sub(1),
+                shown.join(" ")
+            ));
+        }
+    }
+    lines
 }
 
 fn row(publishers: &[Publisher], tally: &Tally, run: u32, qos: Option<u8>) -> Row {
