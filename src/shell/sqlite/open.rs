@@ -130,7 +130,7 @@ impl SqliteStore {
             }
             let quota = Quota { path, max_bytes };
             match connect(&quota, sync, heap_bytes) {
-                Ok(parts) => return parts.store(lock, quarantined),
+                Ok(parts) => return parts.store(lock, sync, quarantined),
                 Err(Fault::Damaged(reason)) if quarantined.is_none() => {
                     quarantined = Some(put_aside(path, &reason)?);
                 }
@@ -158,6 +158,7 @@ impl Parts {
     fn store(
         self,
         lock: LockFile,
+        sync: Sync,
         quarantined: Option<Quarantined>,
     ) -> Result<SqliteStore, OpenError> {
         let wal_due = self.wal_bytes / 16 * 7;
@@ -173,6 +174,7 @@ impl Parts {
             slot_count_max: self.slot_count_max,
             wal_at: wal_due,
             wal_due,
+            synced: sync == Sync::Full,
             written_bytes: 0,
             quarantined,
         };
@@ -303,6 +305,8 @@ fn connect(quota: &Quota<'_>, sync: Sync, heap_bytes: Option<u64>) -> Result<Par
 /// Settings of the connection; the first read opens the log and recovers it.
 fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Result<()> {
     db.set_prepared_statement_cache_capacity(STATEMENT_COUNT_MAX);
+    // Closing would delete the log, and with it the room it has or what can still be salvaged.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Before the log is touched: no shared memory, its index on the heap.
     db.pragma_update(None, "locking_mode", "exclusive")?;
     db.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
@@ -316,8 +320,6 @@ fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Re
         Sync::Off => "off",
     };
     db.pragma_update(None, "synchronous", word)?;
-    // Closing would delete the log, and with it the room it has.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     if let Some(bytes) = heap_bytes {
         let bytes = bytes.cast_signed();
         db.pragma_update(None, "hard_heap_limit", bytes)?;
