@@ -10,8 +10,10 @@
 //! is created when first touched; a row is always rewritten with its own length, which SQLite
 //! does in place. Pages are 1 KiB: a commit writes whole pages twice (log and checkpoint) and the
 //! last page of a commit is written again by the next one, so small pages waste least.
-//! Read <https://www.sqlite.org/wal.html> first; `open` makes the file, `disk` asks the kernel.
+//! Read <https://www.sqlite.org/wal.html> first; `open` makes the file, `aside` puts
+//! a damaged one away, `disk` asks the kernel.
 
+mod aside;
 mod disk;
 mod open;
 

@@ -1,13 +1,16 @@
 //! The spill store on a real file system: what was committed is there after `kill -9`, a full
 //! disk can be drained, and what is found damaged or foreign at start is treated as promised.
 
+mod bench;
+mod damage;
+mod disk;
+
 use spillway::config::Sync;
 use spillway::queue::SLOT_BYTES;
 use spillway::queue::store::{SlotId, SpillStore, StoreError, Table};
 use spillway::shell::sqlite::{HEAP_BYTES, OpenError, SqliteStore};
 use std::fs;
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -153,7 +156,7 @@ fn a_log_at_its_cap_is_checkpointed_and_used_again() {
     for round in 0..2000_u64 {
         store.write_slot(SlotId(0), 0, &pattern(round, 4000)).unwrap();
         store.commit().unwrap();
-        store.maintain(round % 7 == 0).unwrap();
+        store.maintain(round.is_multiple_of(7)).unwrap();
         assert!(store.written_bytes() > written, "a commit is counted");
         written = store.written_bytes();
     }
@@ -225,138 +228,6 @@ fn the_default_quota_is_remembered_and_a_configured_one_wins() {
     assert_eq!(refused, Some(OpenError::NoRoom { bytes: 1000 }));
 }
 
-#[test]
-fn a_second_opening_is_refused_until_the_first_is_closed() {
-    let dir = Dir::new("lock");
-    let first = open(&dir.db());
-    let second = SqliteStore::open(&dir.db(), None, Sync::Full, None).err();
-    assert_eq!(second, Some(OpenError::InUse));
-    drop(first);
-    open(&dir.db());
-}
-
-#[test]
-fn a_missing_directory_is_named() {
-    let dir = Dir::new("missing");
-    let path = dir.0.join("not/there/spill.db");
-    let error = SqliteStore::open(&path, None, Sync::Full, None).err().unwrap();
-    assert!(matches!(error, OpenError::NoDirectory(_)), "{error:?}");
-    assert!(error.to_string().contains("not/there"), "{error}");
-}
-
-#[test]
-fn what_is_not_ours_is_left_alone() {
-    let dir = Dir::new("foreign");
-    let other = rusqlite::Connection::open(dir.db()).unwrap();
-    other.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE theirs(x)").unwrap();
-    drop(other);
-    let before = fs::read(dir.db()).unwrap();
-    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err().unwrap();
-    assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
-    assert_eq!(fs::read(dir.db()).unwrap(), before);
-    fs::write(dir.db(), "some text that is long enough ".repeat(9)).unwrap();
-    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err().unwrap();
-    assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
-    assert_eq!(dir.names(), ["spill.db", "spill.db.lock"]);
-}
-
-#[test]
-fn a_newer_store_is_refused_and_left_alone() {
-    let dir = Dir::new("newer");
-    drop(open(&dir.db()));
-    let mut file = fs::OpenOptions::new().write(true).open(dir.db()).unwrap();
-    file.seek(SeekFrom::Start(60)).unwrap();
-    file.write_all(&77_u32.to_be_bytes()).unwrap();
-    drop(file);
-    let before = fs::read(dir.db()).unwrap();
-    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err();
-    assert_eq!(error, Some(OpenError::Newer { version: 77 }));
-    assert_eq!(fs::read(dir.db()).unwrap(), before);
-}
-
-/// Overwrites `bytes` of the database at `at` with 0xa5, and empties its log, from which SQLite
-/// would heal the page.
-fn damage(path: &Path, at: u64, bytes: usize) {
-    // Opening checkpoints the log.
-    drop(open(path));
-    let wal = path.with_extension("db-wal");
-    fs::OpenOptions::new().write(true).open(wal).unwrap().write_all(&[0; 32]).unwrap();
-    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&vec![0xa5; bytes]).unwrap();
-}
-
-#[test]
-fn a_damaged_file_is_put_aside_and_only_the_newest_is_kept() {
-    let dir = Dir::new("damaged");
-    // The head, the schema, a page of the keyed rows.
-    for (round, (at, bytes)) in [(0, 100), (100, 200), (2048, 1024)].into_iter().enumerate() {
-        let mut store = open(&dir.db());
-        for key in 0..200_u32 {
-            store.put(Table::Session, &key.to_be_bytes(), &[1; 300]).unwrap();
-        }
-        store.commit().unwrap();
-        drop(store);
-        damage(&dir.db(), at, bytes);
-        let mut store = open(&dir.db());
-        let found = store.quarantined.clone().expect("put aside");
-        assert!(found.file.ends_with(&format!("spill.db.corrupt-{}", round + 1)), "{found:?}");
-        assert!(found.reason.contains("database"), "{found:?}");
-        assert_eq!(rows(&mut store, Table::Session), []);
-        store.write_slot(SlotId(0), 0, b"goes on").unwrap();
-        store.commit().unwrap();
-        let aside: Vec<_> =
-            dir.names().into_iter().filter(|name| name.contains("corrupt")).collect();
-        let newest = format!("spill.db.corrupt-{}", round + 1);
-        assert_eq!(aside, [newest.clone(), newest + "-wal"]);
-        drop(store);
-        assert_eq!(open(&dir.db()).quarantined, None);
-    }
-}
-
-#[test]
-fn a_log_without_its_database_is_not_applied_to_a_new_one() {
-    let dir = Dir::new("orphan");
-    let mut store = open(&dir.db());
-    store.put(Table::Meta, b"old", b"1").unwrap();
-    store.commit().unwrap();
-    drop(store);
-    fs::remove_file(dir.db()).unwrap();
-    let mut store = open(&dir.db());
-    assert!(store.quarantined.is_some());
-    assert_eq!(rows(&mut store, Table::Meta), []);
-}
-
-#[test]
-fn a_bad_page_of_the_log_is_an_error_of_its_slot_only() {
-    let dir = Dir::new("page");
-    let mut store = open(&dir.db());
-    for slot in 0..20 {
-        store.write_slot(SlotId(slot), 0, &pattern(u64::from(slot), SLOT_BYTES)).unwrap();
-        store.commit().unwrap();
-    }
-    drop(store);
-    damage(&dir.db(), 300 * 1024, 1024);
-    let mut store = open(&dir.db());
-    assert_eq!(store.quarantined, None);
-    let mut out = vec![0; SLOT_BYTES];
-    let bad: Vec<_> = (0..20)
-        .filter(|&slot| match store.read_slot(SlotId(slot), 0, &mut out) {
-            Ok(()) => {
-                assert_eq!(out, pattern(u64::from(slot), SLOT_BYTES));
-                false
-            }
-            Err(error) => {
-                assert_eq!(error, StoreError::Corrupt);
-                true
-            }
-        })
-        .collect();
-    assert_eq!(bad.len(), 1, "{bad:?}");
-    store.write_slot(SlotId((bad[0] + 1) % 20), 0, b"others go on").unwrap();
-    store.commit().unwrap();
-}
-
 const CHILD: &str = "SPILLWAY_TEST_STORE";
 
 /// Parts the child writes before it starts over.
@@ -384,7 +255,7 @@ fn commits_until_killed() {
         store.write_slot(SlotId(slot), at, &pattern(n.into(), 4000)).unwrap();
         store.put(Table::Slot, &slot.to_be_bytes(), &n.to_be_bytes()).unwrap();
         store.commit().unwrap();
-        store.maintain(n % 64 == 0).unwrap();
+        store.maintain(n.is_multiple_of(64)).unwrap();
         println!("committed {n}");
     }
 }
@@ -422,125 +293,4 @@ fn committed_slots_survive_kill_9() {
             assert_eq!(read(&mut store, slot, at, 4000), pattern(n.into(), 4000), "part {n}");
         }
     }
-}
-
-/// A small tmpfs; `None` (and a word why) without the right to mount.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(name: &str, bytes: u64) -> Option<(Tmpfs, Dir)> {
-        let dir = Dir::new(name);
-        let target = std::ffi::CString::new(dir.0.as_os_str().as_bytes()).unwrap();
-        let data = std::ffi::CString::new(format!("size={bytes}")).unwrap();
-        let kind = c"tmpfs".as_ptr();
-        // SAFETY: strings that end with a zero and outlive the call.
-        let done = unsafe { libc::mount(kind, target.as_ptr(), kind, 0, data.as_ptr().cast()) };
-        if done != 0 {
-            println!("skipped: no tmpfs: {}", std::io::Error::last_os_error());
-            return None;
-        }
-        Some((Tmpfs(dir.0.clone()), dir))
-    }
-
-    /// Writes until nothing fits any more.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = fs::File::create(&path).unwrap();
-        while file.write_all(&[1; 512]).is_ok() {}
-        path
-    }
-
-    fn read_only(&self) {
-        let target = std::ffi::CString::new(self.0.as_os_str().as_bytes()).unwrap();
-        let flags = libc::MS_REMOUNT | libc::MS_RDONLY;
-        let none = std::ptr::null();
-        // SAFETY: as in `mount`; a remount takes no source.
-        let done = unsafe { libc::mount(none, target.as_ptr(), none, flags, none.cast()) };
-        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let target = std::ffi::CString::new(self.0.as_os_str().as_bytes()).unwrap();
-        // SAFETY: a string that ends with a zero and outlives the call.
-        unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
-    }
-}
-
-/// Fills the slots from `first` on until the store says no.
-fn store_until_refused(store: &mut SqliteStore, first: u32) -> (u32, StoreError) {
-    for slot in first..store.slot_count_max() {
-        let done = store
-            .write_slot(SlotId(slot), 0, &pattern(slot.into(), SLOT_BYTES))
-            .and_then(|()| store.put(Table::Slot, &slot.to_be_bytes(), &[0; 90]))
-            .and_then(|()| store.commit());
-        if let Err(error) = done {
-            store.rollback();
-            return (slot, error);
-        }
-        store.maintain(false).unwrap();
-    }
-    panic!("the quota came before the disk");
-}
-
-#[test]
-fn a_full_disk_refuses_growth_and_can_be_drained() {
-    let Some((tmpfs, dir)) = Tmpfs::mount("full", 4 * 1024 * 1024) else { return };
-    let mut store = SqliteStore::open(&dir.db(), Some(64 << 20), Sync::Full, None).unwrap();
-    let (slots, error) = store_until_refused(&mut store, 0);
-    assert_eq!(error, StoreError::Full);
-    assert!(slots > 40, "{slots}");
-    let filler = tmpfs.fill();
-    for slot in 0..slots {
-        assert_eq!(read(&mut store, slot, 0, SLOT_BYTES), pattern(slot.into(), SLOT_BYTES));
-    }
-    // Settling and writing over old slots, far more than the log holds: checkpoints included.
-    let checkpointed = store.written_bytes() + 8 * 1024 * 1024;
-    let mut round = 0_u32;
-    while store.written_bytes() < checkpointed {
-        round += 1;
-        let slot = round % slots;
-        store.put(Table::Slot, &slot.to_be_bytes(), &[round as u8; 90]).unwrap();
-        store.write_slot(SlotId(slot), 0, &pattern(round.into(), 8000)).unwrap();
-        store.commit().unwrap();
-        store.maintain(round % 3 == 0).unwrap();
-    }
-    assert_eq!(store_until_refused(&mut store, slots), (slots, StoreError::Full));
-    assert_eq!(read(&mut store, round % slots, 0, 8000), pattern(round.into(), 8000));
-    // A restart on the full disk changes nothing of that.
-    drop(store);
-    let mut store = SqliteStore::open(&dir.db(), Some(64 << 20), Sync::Full, None).unwrap();
-    assert_eq!(store.quarantined, None);
-    assert_eq!(read(&mut store, round % slots, 0, 8000), pattern(round.into(), 8000));
-    store.put(Table::Slot, &0_u32.to_be_bytes(), &[9; 90]).unwrap();
-    store.commit().unwrap();
-    fs::remove_file(filler).unwrap();
-}
-
-#[test]
-fn room_that_comes_back_is_used() {
-    let Some((tmpfs, dir)) = Tmpfs::mount("back", 4 * 1024 * 1024) else { return };
-    let mut store = SqliteStore::open(&dir.db(), Some(64 << 20), Sync::Full, None).unwrap();
-    store.write_slot(SlotId(0), 0, b"first").unwrap();
-    store.commit().unwrap();
-    let filler = tmpfs.fill();
-    let (slots, error) = store_until_refused(&mut store, 1);
-    assert_eq!(error, StoreError::Full);
-    fs::remove_file(filler).unwrap();
-    let (more, error) = store_until_refused(&mut store, slots);
-    assert_eq!(error, StoreError::Full);
-    assert!(more > slots + 20, "{slots} slots on the full disk, then {more}");
-    assert_eq!(read(&mut store, 0, 0, 5), b"first");
-    assert_eq!(read(&mut store, more - 1, 0, 9), pattern((more - 1).into(), 9));
-}
-
-#[test]
-fn a_read_only_file_system_is_named_and_nothing_is_put_aside() {
-    let Some((tmpfs, dir)) = Tmpfs::mount("readonly", 4 * 1024 * 1024) else { return };
-    drop(open(&dir.db()));
-    tmpfs.read_only();
-    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err();
-    assert_eq!(error, Some(OpenError::ReadOnly));
-    assert_eq!(dir.names(), ["spill.db", "spill.db-wal", "spill.db.lock"]);
 }
