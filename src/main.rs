@@ -4,8 +4,8 @@
 use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE};
 use spillway::config::{self, Ack, Config, Sync, Warning};
 use spillway::gateway::Gateway;
-use spillway::limits::SLOT_BYTES;
 use spillway::note::{Note, Value, text};
+use spillway::queue::slots_for;
 use spillway::queue::store::{SpillStore, StoreError};
 use spillway::shell::clock::{self, Clock};
 use spillway::shell::logging::Logging;
@@ -79,12 +79,11 @@ fn host_name() -> String {
 }
 
 fn check(config: &Config, warnings: &[Warning]) -> u8 {
-    let slot_bytes = u64::try_from(SLOT_BYTES).unwrap_or(u64::MAX);
     let slots = match config.store.path {
-        Some(_) => config.store.max_bytes.unwrap_or(STORE_BYTES_DEFAULT) / slot_bytes,
+        Some(_) => slots_for(config.store.max_bytes.unwrap_or(STORE_BYTES_DEFAULT)),
         None => 0,
     };
-    let parts = memory_parts(config, u32::try_from(slots).unwrap_or(u32::MAX));
+    let parts = memory_parts(config, slots);
     cli::check(config, warnings, &cli::Plan { parts: &parts }, &mut io::stdout())
 }
 

@@ -463,7 +463,6 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.figures.complete(&mut note, store);
         self.logging.note(now, &note);
         for bridge in 0..self.targets.len() {
-            let Ok(bridge) = u16::try_from(bridge) else { break };
             if let Some(note) = self.core.stats_bridge(now, bridge) {
                 self.logging.note(now, &note);
             }
