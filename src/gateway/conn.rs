@@ -3,6 +3,7 @@
 
 use crate::limits::CONTROL_BYTES;
 use crate::mqtt::{PacketId, Reason, Version};
+use crate::queue::outbox::DestId;
 use crate::queue::pool::RecordId;
 use crate::vocab::{BridgeId, ConnId, Instant};
 use core::net::SocketAddr;
@@ -34,6 +35,8 @@ pub struct Debt {
     pub record: Option<RecordId>,
     /// Payable after this many commits.
     pub after: u64,
+    /// Payable when this owner's row in the store has the identifier.
+    pub owner: Option<DestId>,
 }
 
 /// Debts of one kind, in the order of their PUBLISHes [MQTT-4.6.0].
@@ -278,7 +281,13 @@ mod tests {
         let mut debts = Debts::new(2);
         let id = |raw| PacketId::new(raw).unwrap();
         for raw in 1..10 {
-            debts.push(Debt { packet_id: id(raw), reason: Reason(0), record: None, after: 0 });
+            debts.push(Debt {
+                packet_id: id(raw),
+                reason: Reason(0),
+                record: None,
+                after: 0,
+                owner: None,
+            });
             assert!(debts.contains(id(raw)));
             assert_eq!(debts.front().unwrap().packet_id, id(raw));
             debts.pop();

@@ -502,7 +502,9 @@ fn pay(
     let mut at = 0;
     while let Some(debt) = debts.front() {
         let settled = debt.record.is_none_or(|record| queue.pool.is_settled(record));
-        if !settled || commits < debt.after || out.len() - at < 8 {
+        let durable =
+            debt.owner.is_none_or(|owner| queue.recv.is_durable(owner.0, debt.packet_id.raw()));
+        if !settled || !durable || commits < debt.after || out.len() - at < 8 {
             break;
         }
         let ack =

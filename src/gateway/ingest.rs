@@ -99,18 +99,18 @@ impl Gateway {
             Outcome::Parked => return Ok(false),
             Outcome::Routed { reason, record } => (reason, record),
         };
-        let mut debt = Debt { packet_id: id, reason, record, after: 0 };
+        let mut debt = Debt { packet_id: id, reason, record, after: 0, owner: None };
         if exactly_once && !reason.is_error() {
-            if !self.queue.receive_id(owner, id.raw()) {
+            if !self.queue.receive_id(owner, id.raw(), record) {
                 return Err(Reason::QUOTA_EXCEEDED);
             }
             if self.queue.is_journalled(owner) {
-                self.queue.row_urgent(owner);
-                debt.after = self.queue.commits() + 1;
+                self.queue.row_with(owner, record);
+                debt.owner = Some(owner);
             }
         }
         let conn = self.conn_mut(slot);
-        conn.awaits_commit |= debt.after > 0;
+        conn.awaits_commit |= debt.owner.is_some();
         let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
         debts.push(debt);
         if self.conn(slot).inbound_count() >= limit {
@@ -143,7 +143,13 @@ impl Gateway {
         }
         let conn = self.conn_mut(slot);
         conn.awaits_commit |= after > 0;
-        conn.pubrecs.push(Debt { packet_id: id, reason: Reason::SUCCESS, record: None, after });
+        conn.pubrecs.push(Debt {
+            packet_id: id,
+            reason: Reason::SUCCESS,
+            record: None,
+            after,
+            owner: journalled.then_some(owner),
+        });
         self.ready.set(slot);
     }
 
@@ -515,7 +521,7 @@ impl Gateway {
         let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
         let conn = self.conn_mut(slot);
         conn.awaits_commit |= after > 0;
-        conn.pubcomps.push(Debt { packet_id: id, reason, record: None, after });
+        conn.pubcomps.push(Debt { packet_id: id, reason, record: None, after, owner: None });
         self.ready.set(slot);
         true
     }

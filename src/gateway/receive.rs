@@ -314,6 +314,7 @@ impl Gateway {
                     reason: Reason::SUCCESS,
                     record: None,
                     after: 0,
+                    owner: None,
                 });
             }
             self.ready.set(slot);

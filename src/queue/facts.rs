@@ -3,6 +3,7 @@
 use super::entry::State;
 use super::outbox::{DestId, Outbox};
 use super::pool::{NONE, RecordId};
+use super::recv::Stage;
 use super::{DropReason, Push, Queue};
 use crate::limits::SLOT_BYTES;
 use crate::mqtt::Qos;
@@ -74,8 +75,9 @@ impl Queue {
     }
 
     /// Notes a received QoS 2 identifier; `false` without room.
-    pub fn receive_id(&mut self, owner: DestId, id: u16) -> bool {
-        match self.recv.insert(owner.0, id) {
+    pub fn receive_id(&mut self, owner: DestId, id: u16, record: Option<RecordId>) -> bool {
+        let stage = record.map_or(Stage::Ready, Stage::Waits);
+        match self.recv.insert(owner.0, id, stage) {
             Ok(fresh) => {
                 self.outbox_mut(owner).received += u32::from(fresh);
                 true
@@ -90,6 +92,16 @@ impl Queue {
         let outbox = self.outbox_mut(owner);
         outbox.received = outbox.received.saturating_sub(u32::from(known));
         known
+    }
+
+    /// A received identifier has to be in the store before its PUBREC: with the message's own
+    /// commit if there is one, else in the next flush.
+    pub fn row_with(&mut self, owner: DestId, record: Option<RecordId>) {
+        let settled = record.is_none_or(|record| self.pool.is_settled(record));
+        let outbox = self.outbox_mut(owner);
+        outbox.row_dirty = true;
+        outbox.row_urgent |= settled;
+        outbox.row_partial |= !settled;
     }
 
     /// Everything somebody waits for is committed in the next flush.

@@ -10,6 +10,7 @@ use super::log::{Log, Slot};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
+use super::recv::Stage;
 use super::refill::Classify;
 use super::store::{SlotId, SpillStore, StoreError, Table};
 use crate::config::Overflow;
@@ -306,6 +307,9 @@ impl Queue {
         }
         self.txn.bytes += total;
         self.entries[index].place = Some(place);
+        if entry.flags.hold {
+            self.pool.stage(record, true);
+        }
         Ok(Append::Done)
     }
 
@@ -493,7 +497,11 @@ impl Queue {
 
     /// The rows of destinations and slots.
     fn put_rows(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<(), StoreError> {
-        let urgent = self.boxes.iter().any(|outbox| outbox.used && outbox.row_urgent);
+        let waited = core::mem::take(&mut self.settled_source);
+        let urgent = self
+            .boxes
+            .iter()
+            .any(|outbox| outbox.used && (outbox.row_urgent || (waited && outbox.row_partial)));
         let done_full = self.boxes.iter().any(|outbox| outbox.done.len > u32::from(outbox.window));
         let lazy_due = (self.log.dirty_count > 0
             || self.boxes.iter().any(|outbox| outbox.used && outbox.row_dirty))
@@ -551,11 +559,23 @@ impl Queue {
             }
         }
         row[flights..flights + 2].copy_from_slice(&count.to_le_bytes());
+        let mut partial = false;
         if outbox.params.journal {
-            for id in self.recv.of(dest.0) {
+            let pool = &self.pool;
+            self.recv.update(dest.0, &mut |id, stage| {
+                let stage = match stage {
+                    Stage::Waits(record) if !pool.will_be_settled(record) => {
+                        partial = true;
+                        return stage;
+                    }
+                    Stage::Durable => Stage::Durable,
+                    Stage::Waits(_) | Stage::Ready | Stage::Staged => Stage::Staged,
+                };
                 row.extend_from_slice(&id.to_le_bytes());
-            }
+                stage
+            });
         }
+        self.boxes[usize::from(dest.0)].row_partial = partial;
     }
 
     /// The commit succeeded: what it made durable may be seen.
@@ -591,8 +611,14 @@ impl Queue {
             if outbox.row_dirty {
                 outbox.row_stored = outbox.params.persistent;
             }
-            outbox.row_dirty = false;
+            let written = core::mem::replace(&mut outbox.row_dirty, outbox.row_partial);
             outbox.row_urgent = false;
+            if written && outbox.params.journal {
+                self.recv.update(index, &mut |_, stage| match stage {
+                    Stage::Staged => Stage::Durable,
+                    other => other,
+                });
+            }
             self.lift_barriers(dest);
             self.spill_note(dest, now);
         }
@@ -624,6 +650,9 @@ impl Queue {
         self.entries[index].flags.custody = false;
         outbox.stored += 1;
         self.log.slots[widen(place.slot)].taken_bits.set(place.ordinal);
+        if let (true, Some(record)) = (entry.flags.hold, entry.record) {
+            self.pool.stage(record, false);
+        }
         self.unhold(index);
         if entry.flags.is_front(entry.state) || entry.state == State::Publish {
             return;
@@ -727,6 +756,10 @@ impl Queue {
             let mut at = outbox.custody.head;
             while at != NONE && self.entries[at].place.is_some() {
                 self.entries[at].place = None;
+                if let (true, Some(record)) = (self.entries[at].flags.hold, self.entries[at].record)
+                {
+                    self.pool.stage(record, false);
+                }
                 at = self.entries.next(Chain::Custody, at);
             }
         }
@@ -748,6 +781,16 @@ impl Queue {
             place.dirty = now_settled.dirty;
         }
         self.slot_in_buffer = NONE;
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            if self.boxes[usize::from(index)].row_dirty {
+                self.recv.update(index, &mut |_, stage| match stage {
+                    // Whether its message is safe is known by its own entry: ask anew.
+                    Stage::Staged => Stage::Ready,
+                    other => other,
+                });
+            }
+        }
         let reason = match error {
             StoreError::Full => "disk_full",
             StoreError::Io => "io_error",

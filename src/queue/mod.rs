@@ -161,6 +161,8 @@ pub struct Queue {
     pub eager: bool,
     /// Somebody waits for a record that cannot be named.
     commit_all: bool,
+    /// A message was settled that its publisher waits for.
+    settled_source: bool,
     pressed: bool,
     stopping: bool,
     changes: u64,
@@ -202,6 +204,7 @@ impl Queue {
             failing: false,
             eager: false,
             commit_all: false,
+            settled_source: false,
             pressed: false,
             stopping: false,
             changes: 0,
@@ -279,6 +282,7 @@ impl Queue {
         outbox.granted = 0;
         outbox.row_urgent = false;
         outbox.row_dirty = false;
+        outbox.row_partial = false;
         outbox.row_stored = false;
         outbox.received = 0;
         outbox.unknown_messages = 0;

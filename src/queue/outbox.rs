@@ -142,6 +142,8 @@ pub struct Outbox {
     /// The destination's row must be in the next commit: a packet waits for it.
     pub row_urgent: bool,
     pub row_dirty: bool,
+    /// Identifiers are missing in it whose messages are not safe yet.
+    pub row_partial: bool,
     /// The row is in the store.
     pub row_stored: bool,
 
@@ -217,6 +219,7 @@ impl Outbox {
             granted: 0,
             row_urgent: false,
             row_dirty: false,
+            row_partial: false,
             row_stored: false,
             up: Up::Down,
             progress: Instant::ZERO,

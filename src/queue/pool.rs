@@ -58,6 +58,8 @@ struct Record {
     refs: u32,
     /// Destinations that have not settled it yet.
     holds: u32,
+    /// Holds that the open transaction will release.
+    staged: u32,
     first: u32,
     /// Next in the free list.
     next: u32,
@@ -97,6 +99,7 @@ impl Pool {
             generation: 0,
             refs: 0,
             holds: 0,
+            staged: 0,
             first: NONE,
             next: if i + 1 < messages { i + 1 } else { NONE },
         });
@@ -161,6 +164,7 @@ impl Pool {
         record.generation = record.generation.wrapping_add(1);
         record.refs = 1;
         record.holds = 0;
+        record.staged = 0;
         record.first = first;
         record.next = NONE;
         Ok(RecordId { index, generation: record.generation })
@@ -241,6 +245,18 @@ impl Pool {
         let source = (record.holds == 0).then_some(record.head.source);
         self.free_if_done(id.index);
         source
+    }
+
+    /// The open transaction will release one more hold (or, after it failed, one less).
+    pub fn stage(&mut self, id: RecordId, staged: bool) {
+        let record = self.at_mut(id);
+        record.staged = if staged { record.staged + 1 } else { record.staged.saturating_sub(1) };
+    }
+
+    /// Will every destination have settled it once the open transaction is committed?
+    pub fn will_be_settled(&self, id: RecordId) -> bool {
+        let record = &self.records[widen(id.index)];
+        record.generation != id.generation || record.holds == record.staged
     }
 
     /// Has every destination settled it? A record that is gone was settled.

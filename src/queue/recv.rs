@@ -2,12 +2,25 @@
 //! sessions and bridges together: method of section 4.3.3, by identifier. A fixed open-addressing
 //! set; never allocates after `new`.
 
-use super::pool::widen;
+use super::pool::{RecordId, widen};
 
 const EMPTY: u32 = u32::MAX;
 
+/// How far an identifier is on its way to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its message is not safe yet, so the identifier must not be either: after a crash the
+    /// publisher's second try would be taken for a duplicate and the message be lost.
+    Waits(RecordId),
+    /// May be written, or is in the open transaction.
+    Ready,
+    Staged,
+    Durable,
+}
+
 pub struct RecvIds {
     table: Box<[u32]>,
+    stages: Box<[Stage]>,
     len: u32,
 }
 
@@ -19,11 +32,15 @@ impl RecvIds {
     /// Room for `count` identifiers.
     pub fn new(count: u32) -> Self {
         let size = widen(count.max(8)).next_power_of_two() * 2;
-        Self { table: vec![EMPTY; size].into_boxed_slice(), len: 0 }
+        Self {
+            table: vec![EMPTY; size].into_boxed_slice(),
+            stages: vec![Stage::Ready; size].into_boxed_slice(),
+            len: 0,
+        }
     }
 
     pub fn planned_bytes(count: u32) -> usize {
-        widen(count.max(8)).next_power_of_two() * 8
+        widen(count.max(8)).next_power_of_two() * 2 * (4 + size_of::<Stage>())
     }
 
     pub fn contains(&self, owner: u16, id: u16) -> bool {
@@ -31,12 +48,13 @@ impl RecvIds {
     }
 
     /// Adds an identifier; `Ok(false)` when it was there.
-    pub fn insert(&mut self, owner: u16, id: u16) -> Result<bool, RecvFull> {
+    pub fn insert(&mut self, owner: u16, id: u16, stage: Stage) -> Result<bool, RecvFull> {
         match self.find(key(owner, id)) {
             Ok(_) => Ok(false),
             Err(_) if widen(self.len) * 2 >= self.table.len() => Err(RecvFull),
             Err(at) => {
                 self.table[at] = key(owner, id);
+                self.stages[at] = stage;
                 self.len += 1;
                 Ok(true)
             }
@@ -60,6 +78,7 @@ impl RecvIds {
             let behind = at.wrapping_sub(home) & mask;
             if behind >= (at.wrapping_sub(hole) & mask) {
                 self.table[hole] = value;
+                self.stages[hole] = self.stages[at];
                 hole = at;
             }
         }
@@ -87,6 +106,21 @@ impl RecvIds {
             .iter()
             .filter(move |value| **value != EMPTY && **value >> 16 == u32::from(owner))
             .filter_map(|value| u16::try_from(value & 0xFFFF).ok())
+    }
+
+    /// Is a commit done that has this identifier?
+    pub fn is_durable(&self, owner: u16, id: u16) -> bool {
+        self.find(key(owner, id)).is_ok_and(|at| self.stages[at] == Stage::Durable)
+    }
+
+    /// Calls `each` for every identifier of one owner; what it returns is the new stage.
+    pub fn update(&mut self, owner: u16, each: &mut dyn FnMut(u16, Stage) -> Stage) {
+        for (value, stage) in self.table.iter().zip(&mut self.stages) {
+            if *value >> 16 == u32::from(owner) && *value != EMPTY {
+                let id = u16::try_from(*value & 0xFFFF).unwrap_or(0);
+                *stage = each(id, *stage);
+            }
+        }
     }
 
     pub fn count(&self, owner: u16) -> usize {
@@ -136,7 +170,9 @@ mod tests {
                     ids.clear(owner);
                     model.retain(|(o, _)| *o != owner);
                 }
-                1..10 => assert_eq!(ids.insert(owner, id), Ok(model.insert((owner, id)))),
+                1..10 => {
+                    assert_eq!(ids.insert(owner, id, Stage::Ready), Ok(model.insert((owner, id))))
+                }
                 _ => assert_eq!(ids.remove(owner, id), model.remove(&(owner, id))),
             }
             assert_eq!(ids.contains(owner, id), model.contains(&(owner, id)));
@@ -148,9 +184,9 @@ mod tests {
     fn full_is_an_answer() {
         let mut ids = RecvIds::new(8);
         for id in 1..=8 {
-            assert_eq!(ids.insert(0, id), Ok(true));
+            assert_eq!(ids.insert(0, id, Stage::Ready), Ok(true));
         }
-        assert_eq!(ids.insert(0, 9), Err(RecvFull));
-        assert_eq!(ids.insert(0, 8), Ok(false));
+        assert_eq!(ids.insert(0, 9, Stage::Ready), Err(RecvFull));
+        assert_eq!(ids.insert(0, 8, Stage::Ready), Ok(false));
     }
 }

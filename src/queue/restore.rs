@@ -7,6 +7,7 @@ use super::log::{FREE, ORPHAN, Slot, SlotChain};
 use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, Spot, crc_at};
+use super::recv::Stage;
 use super::refill::{Classify, Walk};
 use super::store::{SpillStore, StoreError, Table};
 use crate::limits::SLOT_RECORDS_MAX;
@@ -60,7 +61,8 @@ impl Queue {
             }
             for id in row.received {
                 // A set too small for them forgets some: duplicates, never a loss.
-                let _ = self.recv.insert(dest.0, id);
+                let _ = self.recv.insert(dest.0, id, Stage::Durable);
+                self.outbox_mut(dest).received += 1;
             }
         }
         Ok(())

@@ -213,6 +213,7 @@ impl Queue {
         if let Some(record) = entry.record
             && let Some(source) = self.pool.unhold(record)
         {
+            self.settled_source = true;
             self.wake(source);
         }
     }
