@@ -7,4 +7,5 @@ pub mod limits;
 pub mod mqtt;
 pub mod note;
 pub mod queue;
+pub mod shell;
 pub mod vocab;

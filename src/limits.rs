@@ -30,6 +30,10 @@ pub const LAZY_SETTLED_MAX: u32 = 256;
 /// The longest settled bits wait for somebody else's commit.
 pub const LAZY_SETTLED_AFTER: Duration = Duration::from_secs(1);
 
+/// In-flight messages a local session is sure of. It gets its whole window only while more than
+/// half of all entries are free: sessions that do not acknowledge never starve the others.
+pub const SESSION_WINDOW_SURE: u16 = 8;
+
 /// QoS 0 messages one destination may hold; the newest is dropped and counted beyond.
 pub const QOS0_QUEUE_MAX: u32 = 512;
 

@@ -470,9 +470,11 @@ fn setup(config: &Config, slot_count: u32, run: u64) -> Setup {
         streams: Rules::stream_count(bridge),
         window: bridge.max_inflight,
         conflating_rules: bridge.forward.iter().filter(|rule| rule.conflate).count(),
+        session: false,
     });
-    let session = BoxSetup { streams: 1, window: config.limit.inflight, conflating_rules: 0 };
-    let aside = BoxSetup { streams: 1, window: 1, conflating_rules: 0 };
+    let window = config.limit.inflight;
+    let session = BoxSetup { streams: 1, window, conflating_rules: 0, session: true };
+    let aside = BoxSetup { streams: 1, window: 1, conflating_rules: 0, session: true };
     let boxes = bridges
         .chain(core::iter::repeat_n(session, usize::from(config.limit.sessions)))
         .chain([aside])

@@ -39,9 +39,8 @@ impl Gateway {
     }
 
     /// One line a bridge; `None` past the last.
-    pub fn stats_bridge(&self, now: Instant, index: usize) -> Option<Note> {
-        let link = self.links.get(index)?;
-        let index = u16::try_from(index).ok()?;
+    pub fn stats_bridge(&self, now: Instant, index: u16) -> Option<Note> {
+        let link = self.links.get(usize::from(index))?;
         let dest = DestId(index);
         let outbox = self.queue.outbox(dest);
         let oldest = self.queue.oldest_arrival(dest);

@@ -5,7 +5,7 @@
 //! left out: properties, reasons and subscription options before MQTT 5, codes of UNSUBACK.
 
 use super::packet::{Ack, Connect, Disconnect, Filters, Packet, Publish, Suback, Will};
-use super::writer::{Counter, Sink, Writer, variable_array};
+use super::writer::{Counter, Sink, Writer};
 use super::{PacketId, Properties, Qos, Reason, Version};
 
 pub use super::writer::Full;
@@ -90,12 +90,11 @@ pub fn encode_publish_head(
     let id = head.wire_id();
     let dup = head.dup && id.is_some();
     let first = 0x30 | u8::from(dup) << 3 | head.qos.as_u8() << 1 | u8::from(head.retain);
-    let (length, length_bytes) = variable_array(head.remaining(version))?;
     let topic_bytes = u16::try_from(head.topic.len()).map_err(|_| Full)?;
 
     let mut writer = Writer::new(out);
     writer.u8(first)?;
-    writer.bytes(&length[..length_bytes])?;
+    writer.variable(head.remaining(version))?;
     writer.u16(topic_bytes)?;
     writer.bytes(head.topic.as_bytes())?;
     if let Some(id) = id {

@@ -10,7 +10,7 @@ use super::packet::{
     SubscribeOptions, Unsubscribe, Will,
 };
 use super::reader::{Reader, Variable, variable, variable_bytes};
-use super::{Context, Fault, Malformed, Properties, Qos, Reason, Version, topic};
+use super::{Context, Fault, Malformed, PacketId, Properties, Qos, Reason, Version, topic};
 
 /// Decodes exactly one whole packet (see `frame`). `version` is that of the connection; CONNECT
 /// says its own, and `version` is ignored for it.
@@ -32,37 +32,44 @@ pub fn decode(version: Version, bytes: &[u8]) -> Result<Packet<'_>, Malformed> {
         Ok(remaining) if remaining < body.len() => return Err(Fault::TrailingBytes.into()),
         _ => return Err(Fault::Truncated.into()),
     }
-    let mut reader = Reader::new(body);
     if first >> 4 == 3 {
         if !minimal && version == Version::V5 {
             return Err(Fault::LengthNotMinimal.into());
         }
-        return Ok(Packet::Publish(publish(version, first, &mut reader)?));
+        return publish(version, first, Reader::new(body));
     }
-    Ok(other(version, first, minimal, &mut reader)?)
+    other(version, first, minimal, body)
 }
 
-/// Everything but PUBLISH.
-fn other<'a>(
-    version: Version,
-    first: u8,
-    minimal: bool,
-    reader: &mut Reader<'a>,
-) -> Result<Packet<'a>, Fault> {
+/// Everything but PUBLISH. Not inlined, so that PUBLISH pays nothing for it.
+#[inline(never)]
+fn other(version: Version, first: u8, minimal: bool, body: &[u8]) -> Result<Packet<'_>, Malformed> {
+    let reader = &mut Reader::new(body);
     let kind = first >> 4;
     if kind == 1 {
         let connect = connect(reader)?;
         if !minimal && connect.version == Version::V5 {
-            return Err(Fault::LengthNotMinimal);
+            return Err(Fault::LengthNotMinimal.into());
         }
         return Ok(Packet::Connect(connect));
     }
     if !minimal && version == Version::V5 {
-        return Err(Fault::LengthNotMinimal);
+        return Err(Fault::LengthNotMinimal.into());
     }
     // DUP on a packet sent again: a notion of 3.1 only (`check_first_byte` let it pass).
-    if first & 0x08 != 0 && version != Version::V31 {
-        return Err(Fault::FlagsReserved);
+    if first & 0x08 != 0 && matches!(kind, 6 | 8 | 10) && version != Version::V31 {
+        return Err(Fault::FlagsReserved.into());
+    }
+    // Nearly all acknowledgements are just an identifier, in every version.
+    if let ([high, low], 4..=7) = (body, kind) {
+        let id = PacketId::new(u16::from_be_bytes([*high, *low])).ok_or(Fault::PacketIdZero)?;
+        let ack = Ack::new(id, Reason::SUCCESS);
+        return Ok(match kind {
+            4 => Packet::Puback(ack),
+            5 => Packet::Pubrec(ack),
+            6 => Packet::Pubrel(ack),
+            _ => Packet::Pubcomp(ack),
+        });
     }
     Ok(match kind {
         2 => Packet::Connack(connack(version, reader)?),
@@ -95,12 +102,12 @@ fn other<'a>(
         14 => Packet::Disconnect(disconnect(version, reader)?),
         15 => Packet::Auth(auth(version, reader)?),
         // 0 was refused with the first byte, 1 and 3 are decoded elsewhere.
-        _ => return Err(Fault::PacketTypeReserved),
+        _ => return Err(Fault::PacketTypeReserved.into()),
     })
 }
 
 /// The properties with their length; none before MQTT 5.
-#[inline]
+#[inline(always)]
 fn properties<'a>(
     version: Version,
     context: Context,
@@ -112,19 +119,24 @@ fn properties<'a>(
     Properties::check(context, reader.sized()?)
 }
 
-#[inline]
-fn publish<'a>(version: Version, first: u8, reader: &mut Reader<'a>) -> Result<Publish<'a>, Fault> {
+// Built in its place: a copy of the packet would cost more than the decoding.
+#[inline(always)]
+fn publish<'a>(
+    version: Version,
+    first: u8,
+    mut reader: Reader<'a>,
+) -> Result<Packet<'a>, Malformed> {
     let qos = Qos::from_u8((first >> 1) & 3).ok_or(Fault::QosInvalid)?;
     let topic = reader.topic()?;
     let packet_id = match qos {
         Qos::AtMostOnce => None,
         Qos::AtLeastOnce | Qos::ExactlyOnce => Some(reader.packet_id()?),
     };
-    let properties = properties(version, Context::Publish, reader)?;
+    let properties = properties(version, Context::Publish, &mut reader)?;
     if topic.is_empty() && properties.topic_alias().is_none() {
-        return Err(Fault::TopicEmpty);
+        return Err(Fault::TopicEmpty.into());
     }
-    Ok(Publish {
+    Ok(Packet::Publish(Publish {
         dup: first & 0x08 != 0,
         qos,
         retain: first & 0x01 != 0,
@@ -132,7 +144,7 @@ fn publish<'a>(version: Version, first: u8, reader: &mut Reader<'a>) -> Result<P
         packet_id,
         properties,
         payload: reader.rest(),
-    })
+    }))
 }
 
 /// Version and bridge bit from protocol name and level (3.1.2.1, 3.1.2.2).

@@ -236,3 +236,133 @@ impl Text<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(source: &str, target: &str, prefix: &str, suffix: &str) -> Mapping {
+        Mapping::new(source, Some(target), prefix, suffix).expect("a valid rule")
+    }
+
+    fn map(mapping: &Mapping, topic: &str) -> Result<String, Full> {
+        let mut out = [0; 128];
+        let len = mapping.map(topic, &mut out)?;
+        Ok(std::str::from_utf8(&out[..len]).expect("text").to_owned())
+    }
+
+    fn mapped(source: &str, target: &str, topic: &str) -> String {
+        map(&mapping(source, target, "", ""), topic).expect("fits")
+    }
+
+    #[test]
+    fn an_empty_target_keeps_the_topic() {
+        assert_eq!(mapped("a/#", "", "a/b"), "a/b");
+        let around = Mapping::new("a/#", None, "x/", "/y").expect("valid");
+        assert_eq!(map(&around, "a/b"), Ok("x/a/b/y".into()));
+        assert!(!around.is_identity());
+        assert!(Mapping::new("a/#", None, "", "").expect("valid").is_identity());
+        assert!(mapping("a/+", "a/+", "", "").is_identity());
+        assert!(!mapping("a/+", "b/+", "", "").is_identity());
+        assert!(Mapping::identity().is_identity());
+        assert_eq!(map(&Mapping::identity(), "any/thing"), Ok("any/thing".into()));
+    }
+
+    #[test]
+    fn a_target_without_wildcards_replaces_the_topic() {
+        assert_eq!(mapped("a/#", "site/all", "a/b/c"), "site/all");
+        assert_eq!(map(&mapping("+", "t", "p/", "/s"), "x"), Ok("p/t/s".into()));
+    }
+
+    #[test]
+    fn wildcards_are_filled_from_the_same_numbered_ones() {
+        assert_eq!(mapped("server/+/state", "site7/+/s", "server/3/state"), "site7/3/s");
+        assert_eq!(mapped("+/x/+/#", "+/+/y/#", "a/x/b/c/d"), "a/b/y/c/d");
+        assert_eq!(mapped("+/+/+", "+/only", "a/b/c"), "a/only");
+        assert_eq!(mapped("a/+/b/+", "+/q/#", "a/1/b/2"), "1/q/2");
+        assert_eq!(mapped("a/+/c", "+", "a/b/c"), "b");
+        assert_eq!(mapped("+/a", "ü/+", "€/a"), "ü/€");
+        assert_eq!(mapped("a/+/b", "x/+/y", "a//b"), "x//y");
+        assert_eq!(map(&mapping("a/+", "b/+", "p/", "-s"), "a/1"), Ok("p/b/1-s".into()));
+    }
+
+    #[test]
+    fn a_hash_stands_for_the_rest_or_for_nothing() {
+        assert_eq!(mapped("a/#", "b/#", "a/x/y"), "b/x/y");
+        assert_eq!(mapped("a/#", "#", "a/x/y"), "x/y");
+        assert_eq!(mapped("#", "remote/#", "x/y"), "remote/x/y");
+        assert_eq!(mapped("a/#", "b/#", "a"), "b");
+        assert_eq!(mapped("a/#", "b/#", "a/"), "b/");
+        assert_eq!(mapped("+/#", "x/+/#", "a"), "x/a");
+        assert_eq!(map(&mapping("a/#", "#", "site/", "/up"), "a"), Ok("site/up".into()));
+        assert_eq!(map(&mapping("a/#", "#", "site/", ""), "a"), Ok("site".into()));
+    }
+
+    #[test]
+    fn the_inner_filter_of_a_shared_subscription_is_the_source() {
+        assert_eq!(mapped("$share/group/a/+", "b/+", "a/1"), "b/1");
+        assert!(mapping("$share/group/a/+", "a/+", "", "").is_identity());
+    }
+
+    #[test]
+    fn an_empty_result_is_refused() {
+        assert_eq!(map(&mapping("a/#", "#", "", ""), "a"), Err(Full));
+        assert_eq!(map(&mapping("a/#", "#", "", ""), "a/"), Err(Full));
+        assert_eq!(map(&mapping("a/+", "+", "", ""), "a/"), Err(Full));
+        assert_eq!(map(&mapping("a/+", "+", "", "x"), "a/"), Ok("x".into()));
+    }
+
+    #[test]
+    fn a_result_that_does_not_fit_is_full() {
+        let rule = mapping("a/+", "bb/+", "p/", "/s");
+        let mut out = [0; 16];
+        assert_eq!(rule.map("a/123", &mut out), Ok(10));
+        assert_eq!(&out[..10], b"p/bb/123/s");
+        for len in 0..10 {
+            assert_eq!(rule.map("a/123", &mut out[..len]), Err(Full), "{len}");
+        }
+        let mut out = vec![0; 70_000];
+        let topic = format!("a/{}", "x".repeat(65_533));
+        assert_eq!(mapping("a/+", "b/+", "", "").map(&topic, &mut out), Ok(65_535));
+        assert_eq!(mapping("a/+", "bb/+", "", "").map(&topic, &mut out), Err(Full));
+    }
+
+    #[test]
+    fn a_topic_the_filter_does_not_match_never_panics() {
+        assert_eq!(map(&mapping("a/+/+", "x/+/+", "", ""), "a/b"), Err(Full));
+        assert_eq!(map(&mapping("a/b/c/#", "x/#", "", ""), "a"), Ok("x".into()));
+    }
+
+    #[test]
+    fn errors_name_the_wildcard_without_counterpart() {
+        let error = |source, target| {
+            Mapping::new(source, Some(target), "", "").expect_err("no counterpart")
+        };
+        let missing = error("a/+", "b/+/+");
+        let expected = MappingError::NoCounterpart { wildcard: '+', number: 2, source_count: 1 };
+        assert_eq!(missing, expected);
+        let text = "wildcard 2 of the target (`+`) has no counterpart: the source has 1";
+        assert_eq!(missing.to_string(), text);
+        let expected = MappingError::NoCounterpart { wildcard: '#', number: 1, source_count: 0 };
+        assert_eq!(error("a", "b/#"), expected);
+        assert_eq!(error("a/#", "b/+"), MappingError::SeveralLevels { number: 1 });
+        assert_eq!(error("+/#", "+/+"), MappingError::SeveralLevels { number: 2 });
+    }
+
+    #[test]
+    fn invalid_parts_are_named() {
+        let error = |source, target, prefix, suffix| {
+            Mapping::new(source, target, prefix, suffix).expect_err("invalid")
+        };
+        assert_eq!(error("a/#/b", None, "", ""), MappingError::SourceInvalid);
+        assert_eq!(error("", None, "", ""), MappingError::SourceInvalid);
+        assert_eq!(error("$share/g/a#", None, "", ""), MappingError::SourceInvalid);
+        assert_eq!(error("a/#", Some("b#"), "", ""), MappingError::TargetInvalid);
+        assert_eq!(error("a/#", Some("b\0"), "", ""), MappingError::TargetInvalid);
+        assert_eq!(error("a/#", None, "x/+/", ""), MappingError::PrefixInvalid);
+        assert_eq!(error("a/#", None, "", "/#"), MappingError::SuffixInvalid);
+        let long = "x".repeat(65_536);
+        assert_eq!(error("a/#", None, &long, ""), MappingError::TooLong);
+        assert_eq!(error("a/#", Some(&long), "", ""), MappingError::TooLong);
+    }
+}

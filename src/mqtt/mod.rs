@@ -12,12 +12,17 @@
 
 pub mod codec;
 mod decode;
+#[cfg(test)]
+mod faults;
 mod frame;
 mod mapping;
 mod packet;
+mod property;
 pub mod props;
 mod reader;
 mod reason;
+#[cfg(test)]
+mod roundtrip;
 pub mod topic;
 mod writer;
 

@@ -1,4 +1,4 @@
-//! Properties of MQTT 5: one table says identifier, type, and the packets that may carry each.
+//! Properties of MQTT 5 as they stand in a packet.
 //!
 //! A decoded [`Properties`] is valid as a whole: every property known, in its place, in range,
 //! there once (but User Property, and Subscription Identifier in PUBLISH). Its accessors walk the
@@ -6,291 +6,11 @@
 
 use super::codec::Full;
 use super::reader::Reader;
-use super::writer::{Counter, Sink, Writer};
+use super::writer::{Sink, Writer};
 use super::{Fault, Malformed};
 use core::fmt;
 
-/// Where properties stand; the will has its own inside CONNECT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Context {
-    Connect,
-    Will,
-    Connack,
-    Publish,
-    Puback,
-    Pubrec,
-    Pubrel,
-    Pubcomp,
-    Subscribe,
-    Suback,
-    Unsubscribe,
-    Unsuback,
-    Disconnect,
-    Auth,
-}
-
-impl Context {
-    #[cfg(test)]
-    pub(super) const ALL: [Self; 14] = [
-        Self::Connect,
-        Self::Will,
-        Self::Connack,
-        Self::Publish,
-        Self::Puback,
-        Self::Pubrec,
-        Self::Pubrel,
-        Self::Pubcomp,
-        Self::Subscribe,
-        Self::Suback,
-        Self::Unsubscribe,
-        Self::Unsuback,
-        Self::Disconnect,
-        Self::Auth,
-    ];
-
-    const fn bit(self) -> u16 {
-        match self {
-            Self::Connect => 1,
-            Self::Will => 1 << 1,
-            Self::Connack => 1 << 2,
-            Self::Publish => 1 << 3,
-            Self::Puback => 1 << 4,
-            Self::Pubrec => 1 << 5,
-            Self::Pubrel => 1 << 6,
-            Self::Pubcomp => 1 << 7,
-            Self::Subscribe => 1 << 8,
-            Self::Suback => 1 << 9,
-            Self::Unsubscribe => 1 << 10,
-            Self::Unsuback => 1 << 11,
-            Self::Disconnect => 1 << 12,
-            Self::Auth => 1 << 13,
-        }
-    }
-}
-
-/// What a property's value is on the wire.
-trait Wire<'a>: Sized {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, Fault>;
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full>;
-}
-
-impl Wire<'_> for bool {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
-        match reader.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(Fault::PropertyValueInvalid),
-        }
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.u8(u8::from(self))
-    }
-}
-
-impl Wire<'_> for u8 {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
-        reader.u8()
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.u8(self)
-    }
-}
-
-impl Wire<'_> for u16 {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
-        reader.u16()
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.u16(self)
-    }
-}
-
-impl Wire<'_> for u32 {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
-        reader.u32()
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.u32(self)
-    }
-}
-
-/// A variable byte integer (1.5.5): at most 268 435 455.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Variable(pub u32);
-
-impl Wire<'_> for Variable {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
-        reader.variable().map(Self)
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.variable(usize::try_from(self.0).map_err(|_| Full)?)
-    }
-}
-
-impl<'a> Wire<'a> for &'a [u8] {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, Fault> {
-        reader.binary()
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.binary(self)
-    }
-}
-
-impl<'a> Wire<'a> for &'a str {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, Fault> {
-        reader.string()
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.string(self)
-    }
-}
-
-impl<'a> Wire<'a> for (&'a str, &'a str) {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, Fault> {
-        Ok((reader.string()?, reader.string()?))
-    }
-
-    fn write(self, sink: &mut impl Sink) -> Result<(), Full> {
-        sink.string(self.0)?;
-        sink.string(self.1)
-    }
-}
-
-macro_rules! properties {
-    ($($(#[$doc:meta])* $name:ident = $id:literal $kind:ty: $($context:ident)+;)*) => {
-        /// Which property (2.2.2.2).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum PropertyId { $($(#[$doc])* $name,)* }
-
-        impl PropertyId {
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The identifier on the wire: one byte, all are below 0x80.
-            pub const fn as_u8(self) -> u8 {
-                match self { $(Self::$name => $id,)* }
-            }
-
-            /// `None` for an identifier that does not exist.
-            pub const fn from_u8(raw: u8) -> Option<Self> {
-                match raw { $($id => Some(Self::$name),)* _ => None }
-            }
-
-            /// Whether this property may stand there.
-            pub const fn is_allowed(self, context: Context) -> bool {
-                let mask = match self {
-                    $(Self::$name => $(Context::$context.bit())|+,)*
-                };
-                mask & context.bit() != 0
-            }
-        }
-
-        /// A property with its value.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Property<'a> { $($(#[$doc])* $name($kind),)* }
-
-        impl<'a> Property<'a> {
-            pub const fn id(&self) -> PropertyId {
-                match self { $(Self::$name(_) => PropertyId::$name,)* }
-            }
-
-            /// Reads one property, identifier first.
-            fn read(reader: &mut Reader<'a>) -> Result<Self, Fault> {
-                let id = PropertyId::from_u8(reader.u8()?).ok_or(Fault::PropertyUnknown)?;
-                Ok(match id {
-                    $(PropertyId::$name => Self::$name(Wire::read(reader)?),)*
-                })
-            }
-
-            fn write(&self, sink: &mut impl Sink) -> Result<(), Full> {
-                sink.u8(self.id().as_u8())?;
-                match *self { $(Self::$name(value) => value.write(sink),)* }
-            }
-        }
-    };
-}
-
-properties! {
-    /// Whether the payload is UTF-8.
-    PayloadFormat = 0x01 bool: Publish Will;
-    /// Seconds.
-    MessageExpiry = 0x02 u32: Publish Will;
-    ContentType = 0x03 &'a str: Publish Will;
-    /// A topic name.
-    ResponseTopic = 0x08 &'a str: Publish Will;
-    CorrelationData = 0x09 &'a [u8]: Publish Will;
-    /// Not 0.
-    SubscriptionIdentifier = 0x0B Variable: Publish Subscribe;
-    /// Seconds; all ones = never.
-    SessionExpiry = 0x11 u32: Connect Connack Disconnect;
-    AssignedClientId = 0x12 &'a str: Connack;
-    /// Seconds.
-    ServerKeepalive = 0x13 u16: Connack;
-    AuthenticationMethod = 0x15 &'a str: Connect Connack Auth;
-    AuthenticationData = 0x16 &'a [u8]: Connect Connack Auth;
-    RequestProblemInformation = 0x17 bool: Connect;
-    /// Seconds.
-    WillDelay = 0x18 u32: Will;
-    RequestResponseInformation = 0x19 bool: Connect;
-    ResponseInformation = 0x1A &'a str: Connack;
-    ServerReference = 0x1C &'a str: Connack Disconnect;
-    ReasonString = 0x1F &'a str:
-        Connack Puback Pubrec Pubrel Pubcomp Suback Unsuback Disconnect Auth;
-    /// Not 0.
-    ReceiveMaximum = 0x21 u16: Connect Connack;
-    TopicAliasMaximum = 0x22 u16: Connect Connack;
-    /// Not 0.
-    TopicAlias = 0x23 u16: Publish;
-    /// 0 or 1.
-    MaximumQos = 0x24 u8: Connack;
-    RetainAvailable = 0x25 bool: Connack;
-    UserProperty = 0x26 (&'a str, &'a str):
-        Connect Will Connack Publish Puback Pubrec Pubrel Pubcomp Subscribe Suback Unsubscribe
-        Unsuback Disconnect Auth;
-    /// Bytes, not 0.
-    MaximumPacketSize = 0x27 u32: Connect Connack;
-    WildcardAvailable = 0x28 bool: Connack;
-    SubscriptionIdsAvailable = 0x29 bool: Connack;
-    SharedAvailable = 0x2A bool: Connack;
-}
-
-impl Property<'_> {
-    /// Bytes of the encoded property, its identifier included.
-    ///
-    /// # Errors
-    /// [`Full`] when a value is too long for its 16-bit length.
-    pub fn encoded_len(&self) -> Result<usize, Full> {
-        let mut counter = Counter::default();
-        self.write(&mut counter)?;
-        Ok(counter.0)
-    }
-
-    pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
-        self.write(writer)
-    }
-
-    /// Values that the type alone does not rule out.
-    fn check_value(&self) -> Result<(), Fault> {
-        match *self {
-            Self::ReceiveMaximum(0)
-            | Self::MaximumPacketSize(0)
-            | Self::SubscriptionIdentifier(Variable(0))
-            | Self::MaximumQos(2..) => Err(Fault::PropertyValueInvalid),
-            Self::TopicAlias(0) => Err(Fault::TopicAliasZero),
-            Self::ResponseTopic("") => Err(Fault::TopicEmpty),
-            Self::ResponseTopic(topic) if topic.bytes().any(|b| matches!(b, b'+' | b'#')) => {
-                Err(Fault::TopicWildcard)
-            }
-            _ => Ok(()),
-        }
-    }
-}
+pub use super::property::{Context, Property, PropertyId, Variable};
 
 /// Encoded properties without their length.
 #[derive(Clone, Copy, Default)]
@@ -479,4 +199,112 @@ pub fn copy_without(
         }
     }
     Ok(writer.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(context: Context, bytes: &[u8]) -> Option<Fault> {
+        Properties::new(context, bytes).err().map(|malformed| malformed.fault)
+    }
+
+    #[test]
+    fn identifiers_are_those_of_the_table() {
+        assert_eq!(PropertyId::ALL.len(), 27);
+        for id in PropertyId::ALL {
+            assert!(id.as_u8() < 64, "the set of seen identifiers has 64 bits");
+            assert_eq!(PropertyId::from_u8(id.as_u8()), Some(*id));
+        }
+        for unknown in [0x00, 0x04, 0x0A, 0x0C, 0x10, 0x14, 0x1B, 0x1D, 0x20, 0x2B, 0x7F, 0x80] {
+            assert_eq!(PropertyId::from_u8(unknown), None);
+            assert_eq!(fault(Context::Publish, &[unknown, 0]), Some(Fault::PropertyUnknown));
+        }
+    }
+
+    #[test]
+    fn counts_of_allowed_properties_are_those_of_the_sections() {
+        let count = |context| PropertyId::ALL.iter().filter(|id| id.is_allowed(context)).count();
+        let expected = [9, 7, 17, 8, 2, 2, 2, 2, 2, 2, 1, 2, 4, 4];
+        assert_eq!(Context::ALL.map(count), expected);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_and_the_nearest_accepted() {
+        let cases: [(Context, &[u8], &[u8], Fault); 9] = [
+            (Context::Connect, b"\x21\0\x01", b"\x21\0\0", Fault::PropertyValueInvalid),
+            (Context::Connect, b"\x27\0\0\0\x01", b"\x27\0\0\0\0", Fault::PropertyValueInvalid),
+            (Context::Connect, b"\x17\x01", b"\x17\x02", Fault::PropertyValueInvalid),
+            (Context::Connect, b"\x19\x00", b"\x19\xFF", Fault::PropertyValueInvalid),
+            (Context::Connack, b"\x24\x01", b"\x24\x02", Fault::PropertyValueInvalid),
+            (Context::Connack, b"\x25\x01", b"\x25\x02", Fault::PropertyValueInvalid),
+            (Context::Subscribe, b"\x0B\x01", b"\x0B\x00", Fault::PropertyValueInvalid),
+            (Context::Publish, b"\x01\x01", b"\x01\x02", Fault::PropertyValueInvalid),
+            (Context::Publish, b"\x23\0\x01", b"\x23\0\0", Fault::TopicAliasZero),
+        ];
+        for (context, valid, invalid, expected) in cases {
+            assert_eq!(fault(context, valid), None, "{valid:02x?}");
+            assert_eq!(fault(context, invalid), Some(expected), "{invalid:02x?}");
+        }
+    }
+
+    #[test]
+    fn only_user_properties_and_identifiers_of_publish_come_twice() {
+        let user = b"\x26\0\x01k\0\x01v\x26\0\x01k\0\x01w";
+        assert_eq!(fault(Context::Publish, user), None);
+        assert_eq!(fault(Context::Publish, b"\x0B\x01\x0B\x02"), None);
+        let twice = Some(Fault::PropertyDuplicate);
+        assert_eq!(fault(Context::Subscribe, b"\x0B\x01\x0B\x02"), twice);
+        assert_eq!(fault(Context::Publish, b"\x01\x01\x01\x01"), twice);
+        assert_eq!(fault(Context::Connect, b"\x22\0\x01\x26\0\0\0\0\x22\0\x01"), twice);
+    }
+
+    #[test]
+    fn authentication_data_needs_its_method_in_either_order() {
+        let (method, data) = (&b"\x15\0\x01m"[..], &b"\x16\0\x01d"[..]);
+        assert_eq!(fault(Context::Connect, method), None);
+        assert_eq!(fault(Context::Connect, data), Some(Fault::AuthMethodMissing));
+        assert_eq!(fault(Context::Connect, &[data, method].concat()), None);
+    }
+
+    #[test]
+    fn strings_inside_are_checked() {
+        assert_eq!(fault(Context::Publish, b"\x03\0\x01\0"), Some(Fault::NulInString));
+        assert_eq!(fault(Context::Publish, b"\x03\0\x01\xFF"), Some(Fault::Utf8Invalid));
+        assert_eq!(fault(Context::Publish, b"\x26\0\x01k\0\x02v"), Some(Fault::Truncated));
+        assert_eq!(fault(Context::Publish, b"\x26\0\x01k"), Some(Fault::Truncated));
+    }
+
+    #[test]
+    fn copying_without_some_keeps_the_order_of_the_rest() {
+        let list = [
+            Property::UserProperty(("a", "1")),
+            Property::TopicAlias(3),
+            Property::MessageExpiry(60),
+            Property::UserProperty(("b", "2")),
+        ];
+        let (mut buffer, mut out) = ([0; 64], [0; 64]);
+        let props = Properties::write(&list, &mut buffer).expect("fits");
+        let drop = [PropertyId::TopicAlias, PropertyId::MessageExpiry];
+        let len = copy_without(props, &drop, &mut out).expect("fits");
+        let kept = Properties::new(Context::Publish, &out[..len]).expect("valid");
+        assert!(kept.iter().eq([list[0], list[3]]));
+        assert_eq!(copy_without(props, &drop, &mut out[..len - 1]), Err(Full));
+        let bytes: usize = list.iter().map(|p| p.encoded_len().expect("short")).sum();
+        assert_eq!(bytes, props.as_bytes().len());
+    }
+
+    #[test]
+    fn what_cannot_be_read_ends_the_walk() {
+        let broken = Properties::from_encoded(b"\x01\x01\x7F\x01\x01");
+        assert_eq!(broken.iter().count(), 1);
+        assert_eq!(copy_without(broken, &[], &mut [0; 8]), Ok(2));
+    }
+
+    #[test]
+    fn values_too_long_for_the_wire_are_full() {
+        let long = "x".repeat(65_536);
+        assert_eq!(Property::ContentType(&long).encoded_len(), Err(Full));
+        assert_eq!(Property::SubscriptionIdentifier(Variable(1 << 28)).encoded_len(), Err(Full));
+    }
 }

@@ -1,5 +1,5 @@
 //! A cursor over received bytes. Every read is bounded by the packet and either yields a valid
-//! value or the fault. Read MQTT 5 section 1.5 first.
+//! value or the fault. Always inlined, so that the cursor lives in registers. Read MQTT 5 section 1.5 first.
 
 use super::{Fault, PacketId};
 
@@ -14,12 +14,12 @@ impl<'a> Reader<'a> {
     }
 
     /// What was not read yet.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -30,34 +30,34 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(Fault::TrailingBytes) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Fault::Truncated)?;
         self.rest = rest;
         Ok(*head)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn u8(&mut self) -> Result<u8, Fault> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn u16(&mut self) -> Result<u16, Fault> {
         self.array().map(u16::from_be_bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn u32(&mut self) -> Result<u32, Fault> {
         self.array().map(u32::from_be_bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn packet_id(&mut self) -> Result<PacketId, Fault> {
         PacketId::new(self.u16()?).ok_or(Fault::PacketIdZero)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], Fault> {
         let (head, rest) = self.rest.split_at_checked(bytes).ok_or(Fault::Truncated)?;
         self.rest = rest;
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
 
     /// A variable byte integer in its shortest form [MQTT-1.5.5-1]: inside a packet only MQTT 5
     /// has them.
-    #[inline]
+    #[inline(always)]
     pub(super) fn variable(&mut self) -> Result<u32, Fault> {
         match variable(self.rest) {
             Variable::Value { value, bytes } => {
@@ -82,14 +82,14 @@ impl<'a> Reader<'a> {
     }
 
     /// A slice behind a variable byte integer that says its length.
-    #[inline]
+    #[inline(always)]
     pub(super) fn sized(&mut self) -> Result<&'a [u8], Fault> {
         let bytes = self.variable()?;
         self.take(usize::try_from(bytes).map_err(|_| Fault::Truncated)?)
     }
 
     /// Binary data (1.5.6).
-    #[inline]
+    #[inline(always)]
     pub(super) fn binary(&mut self) -> Result<&'a [u8], Fault> {
         let bytes = self.u16()?;
         self.take(usize::from(bytes))
@@ -99,32 +99,45 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(super) fn string(&mut self) -> Result<&'a str, Fault> {
         let bytes = self.binary()?;
-        let text = core::str::from_utf8(bytes).map_err(|_| Fault::Utf8Invalid)?;
-        if bytes.contains(&0) { Err(Fault::NulInString) } else { Ok(text) }
+        match plain_text(bytes) {
+            Some(text) => Ok(text),
+            None => unusual_text(bytes),
+        }
     }
 
     /// A topic name, possibly empty: a string without wildcards.
-    #[inline]
+    #[inline(always)]
     pub(super) fn topic(&mut self) -> Result<&'a str, Fault> {
         let bytes = self.binary()?;
-        topic(bytes)
+        match plain_text(bytes) {
+            Some(text) => Ok(text),
+            None => unusual_topic(bytes),
+        }
     }
 }
 
-/// The bytes as a topic name, possibly empty.
-#[inline]
-fn topic(bytes: &[u8]) -> Result<&str, Fault> {
+/// Text that is not plain ASCII without wildcards.
+#[cold]
+fn unusual_text(bytes: &[u8]) -> Result<&str, Fault> {
     let text = core::str::from_utf8(bytes).map_err(|_| Fault::Utf8Invalid)?;
-    if is_plain_ascii(bytes) {
-        return Ok(text);
+    if bytes.contains(&0) { Err(Fault::NulInString) } else { Ok(text) }
+}
+
+#[cold]
+fn unusual_topic(bytes: &[u8]) -> Result<&str, Fault> {
+    let text = unusual_text(bytes)?;
+    let wildcard = bytes.iter().any(|b| matches!(b, b'+' | b'#'));
+    if wildcard { Err(Fault::TopicWildcard) } else { Ok(text) }
+}
+
+/// The bytes as text if they are plain ASCII, as nearly all topics are; `None` says nothing.
+#[inline]
+fn plain_text(bytes: &[u8]) -> Option<&str> {
+    if !is_plain_ascii(bytes) {
+        return None;
     }
-    if bytes.contains(&0) {
-        return Err(Fault::NulInString);
-    }
-    if bytes.iter().any(|b| matches!(b, b'+' | b'#')) {
-        return Err(Fault::TopicWildcard);
-    }
-    Ok(text)
+    // SAFETY: every byte is below 0x80, and ASCII is UTF-8.
+    Some(unsafe { core::str::from_utf8_unchecked(bytes) })
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -155,7 +168,23 @@ pub(super) fn is_plain_ascii(bytes: &[u8]) -> bool {
         // The last word overlaps what was read already.
         return is_plain_word(u64::from_le_bytes(*tail));
     }
-    bytes.iter().all(|b| b.is_ascii() && !matches!(b, 0 | b'+' | b'#'))
+    is_plain_word(short_word(bytes))
+}
+
+/// Fewer than eight bytes as a word, the missing ones filled up with what is there or harmless.
+/// Written so that no byte goes through memory: a store read back wider stalls.
+#[inline(always)]
+fn short_word(bytes: &[u8]) -> u64 {
+    if let (Some(head), Some(tail)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        return u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*tail)) << 32;
+    }
+    let (a, b, c) = match *bytes {
+        [a, b, c] => (a, b, c),
+        [a, b] => (a, b, b'a'),
+        [a] => (a, b'a', b'a'),
+        _ => (b'a', b'a', b'a'),
+    };
+    u64::from_le_bytes([a, b, c, b'a', b'a', b'a', b'a', b'a'])
 }
 
 /// A variable byte integer at the beginning of some bytes.

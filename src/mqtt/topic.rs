@@ -63,42 +63,159 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
     }
-    let mut topic_levels = topic.split('/');
-    for filter_level in filter.split('/') {
-        let wanted = match filter_level {
-            "#" => return true,
-            "+" => topic_levels.next().is_some(),
-            literal => topic_levels.next() == Some(literal),
-        };
-        if !wanted {
-            return false;
+    let (mut filter, mut topic) = (filter.as_bytes(), topic.as_bytes());
+    // In a valid filter a wildcard is a whole level, so levels need no cutting.
+    while let Some((&wanted, filter_rest)) = filter.split_first() {
+        match wanted {
+            b'#' => return true,
+            b'+' => {
+                let end = topic.iter().position(|b| *b == b'/').unwrap_or(topic.len());
+                (_, topic) = topic.split_at(end);
+            }
+            literal => match topic.split_first() {
+                Some((&byte, topic_rest)) if byte == literal => topic = topic_rest,
+                Some(_) => return false,
+                None => return filter == b"/#",
+            },
         }
+        filter = filter_rest;
     }
-    topic_levels.next().is_none()
+    topic.is_empty()
 }
 
 /// A 64-bit hash, the same on every machine and in every run. Not keyed: whoever chooses topics
 /// can make them collide, so it may decide about fairness but never about identity.
 pub fn topic_hash(topic: &str) -> u64 {
-    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
     let bytes = topic.as_bytes();
-    let mut hash = FACTOR ^ u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let Some(tail) = bytes.last_chunk::<8>() else {
+        let word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        return stir(mix(length, word));
+    };
+    let mut hash = length;
     let mut rest = bytes;
     while let Some((word, after)) = rest.split_first_chunk::<8>() {
-        hash = stir(hash ^ u64::from_le_bytes(*word));
+        hash = mix(hash, u64::from_le_bytes(*word));
         rest = after;
     }
-    let mut word = [0; 8];
-    for (to, from) in word.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    stir(stir(hash ^ u64::from_le_bytes(word)))
+    // The last word overlaps what was mixed in already; the length tells such topics apart.
+    stir(mix(hash, u64::from_le_bytes(*tail)))
 }
 
-/// One bijective round of SplitMix64's finaliser.
+#[inline]
+const fn mix(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// The bijective finaliser of SplitMix64.
 #[inline]
 const fn stir(word: u64) -> u64 {
     let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_no_wildcards() {
+        for name in ["a", "/", "a/b", "//", " ", "$SYS/x", "ü/€", "a b"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "#", "a/+", "a#", "a+b", "a\0b"] {
+            assert!(!is_name(name), "{name}");
+        }
+        assert!(is_name(&"x".repeat(65_535)));
+        assert!(!is_name(&"x".repeat(65_536)));
+    }
+
+    #[test]
+    fn filters_have_wildcards_as_whole_levels() {
+        for filter in ["#", "+", "a/#", "+/+", "/+", "+/", "a/+/b/#", "/", "$SYS/#", "a"] {
+            assert!(is_filter(filter), "{filter}");
+        }
+        for filter in ["", "a#", "a/#/b", "#/", "##", "+a", "a+", "a/+b/c", "++", "a\0", "+/#/+"] {
+            assert!(!is_filter(filter), "{filter}");
+        }
+        assert!(is_filter(&"/".repeat(65_535)));
+        assert!(!is_filter(&"/".repeat(65_536)));
+    }
+
+    #[test]
+    fn matching_follows_the_examples_of_the_specification() {
+        let sport = "sport/tennis/player1/#";
+        for topic in ["sport/tennis/player1", "sport/tennis/player1/ranking"] {
+            assert!(matches(sport, topic));
+        }
+        assert!(matches(sport, "sport/tennis/player1/score/wimbledon"));
+        assert!(!matches(sport, "sport/tennis/player10"));
+        assert!(matches("sport/#", "sport"));
+        assert!(matches("sport/tennis/+", "sport/tennis/player1"));
+        assert!(!matches("sport/tennis/+", "sport/tennis/player1/ranking"));
+        assert!(!matches("sport/+", "sport"));
+        assert!(matches("sport/+", "sport/"));
+        assert!(matches("+/+", "/finance"));
+        assert!(matches("/+", "/finance"));
+        assert!(!matches("+", "/finance"));
+        assert!(matches("+/monitor/#", "a/monitor"));
+    }
+
+    #[test]
+    fn wildcards_in_the_first_level_do_not_see_dollar_topics() {
+        for filter in ["#", "+/monitor/Clients", "+/#"] {
+            assert!(!matches(filter, "$SYS/monitor/Clients"), "{filter}");
+        }
+        assert!(matches("$SYS/#", "$SYS/monitor/Clients"));
+        assert!(matches("$SYS/monitor/+", "$SYS/monitor/Clients"));
+        assert!(matches("a/#", "a/$b"));
+        assert!(!matches("$SYS", "$SYS/a"));
+    }
+
+    #[test]
+    fn empty_levels_and_near_misses() {
+        assert!(matches("a//b", "a//b"));
+        assert!(!matches("a//b", "a/b"));
+        assert!(matches("a/+/b", "a//b"));
+        assert!(!matches("a/b", "a/b/"));
+        assert!(!matches("a/b/", "a/b"));
+        assert!(!matches("a/b", "A/b"));
+        assert!(matches("a/b/#", "a/b/"));
+        assert!(!matches("a/b/#", "a"));
+        assert!(!matches("a/bc", "a/b"));
+    }
+
+    #[test]
+    fn shared_subscriptions_are_split_or_refused() {
+        assert_eq!(split_shared("$share/g/a/+"), Some(("g", "a/+")));
+        assert_eq!(split_shared("$share/g//a"), Some(("g", "/a")));
+        for bad in ["$share/g", "$share//a", "$share/g/", "$share/+/a", "$share/#", "$share/g/a#"] {
+            assert_eq!(split_shared(bad), None, "{bad}");
+            assert!(is_shared(bad));
+        }
+        assert!(!is_shared("$share"));
+        assert!(!is_shared("a/$share/g/b"));
+        assert_eq!(split_shared("a/b"), None);
+    }
+
+    #[test]
+    fn hashes_are_fixed_and_spread() {
+        // Fixed for good: a log written by one version may be read by the next.
+        assert_eq!(topic_hash("a/b"), 0x6CCC_77DF_DCBC_2CE6);
+        assert_eq!(topic_hash("plant/7/line/3/temperature"), 0x9F8F_FAD3_80B9_FB0F);
+        let mut hashes: Vec<u64> = (0..10_000).map(|n| topic_hash(&format!("d/{n}/t"))).collect();
+        let mut buckets = [0; 64];
+        for hash in &hashes {
+            buckets[usize::try_from(hash % 64).expect("small")] += 1;
+        }
+        assert!(buckets.iter().all(|count| (100..220).contains(count)), "{buckets:?}");
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 10_000);
+        let mut lengths: Vec<u64> = (0..100).map(|n| topic_hash(&"a".repeat(n))).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        assert_eq!(lengths.len(), 100);
+    }
 }

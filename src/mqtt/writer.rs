@@ -39,6 +39,10 @@ pub(super) trait Sink {
     /// A variable byte integer (1.5.5).
     #[inline]
     fn variable(&mut self, value: usize) -> Result<(), Full> {
+        // One byte nearly always, and a copy of constant length is no call.
+        if let Ok(byte @ 0..0x80) = u8::try_from(value) {
+            return self.u8(byte);
+        }
         let (bytes, len) = variable_array(value)?;
         self.bytes(&bytes[..len])
     }

@@ -22,7 +22,7 @@ mod settle;
 pub mod store;
 pub mod window;
 
-use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX};
+use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, SESSION_WINDOW_SURE};
 use crate::mqtt::Qos;
 use crate::note::{Note, Text};
 use crate::vocab::Instant;
@@ -113,6 +113,18 @@ pub struct BoxSetup {
     pub streams: usize,
     pub window: u16,
     pub conflating_rules: usize,
+    pub session: bool,
+}
+
+impl BoxSetup {
+    /// Entries its window is sure of.
+    fn entries(&self) -> u32 {
+        if self.session {
+            u32::from(SESSION_WINDOW_SURE)
+        } else {
+            u32::from(self.window).saturating_mul(2)
+        }
+    }
 }
 
 /// Counts since start.
@@ -164,7 +176,7 @@ pub struct Queue {
 
 impl Queue {
     pub fn new(setup: Setup) -> Self {
-        let windows: u32 = setup.boxes.iter().map(|b| u32::from(b.window)).sum();
+        let windows = setup.boxes.iter().map(BoxSetup::entries).sum();
         let boxes: Vec<Outbox> = setup
             .boxes
             .iter()
@@ -206,7 +218,7 @@ impl Queue {
 
     /// Bytes that `new` allocates, by part: ring, entries and windows, the store's directory.
     pub fn planned_bytes(setup: &Setup) -> [usize; 3] {
-        let windows: u32 = setup.boxes.iter().map(|b| u32::from(b.window)).sum();
+        let windows = setup.boxes.iter().map(BoxSetup::entries).sum();
         let boxes: usize = setup
             .boxes
             .iter()
@@ -498,7 +510,7 @@ impl Flags {
     }
 }
 
-/// Entries for a ring of so many messages: four destinations each, and every window.
+/// Entries for a ring of so many messages: four destinations each, and what windows are promised.
 fn entry_count(messages: u32, windows: u32) -> u32 {
-    messages.saturating_mul(4).saturating_add(windows.saturating_mul(2))
+    messages.saturating_mul(4).saturating_add(windows)
 }

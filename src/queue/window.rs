@@ -5,7 +5,7 @@ use super::Queue;
 use super::entry::{Chain, State};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
-use crate::limits::PUBLISH_ID_MAX;
+use crate::limits::{PUBLISH_ID_MAX, SESSION_WINDOW_SURE};
 use crate::mqtt::{PacketId, Qos};
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -53,6 +53,10 @@ impl Queue {
         }
         let outbox = &mut self.boxes[usize::from(dest.0)];
         if outbox.inflight >= outbox.window {
+            return None;
+        }
+        let scarce = self.entries.free_count() < self.entries.count() / 2;
+        if outbox.params.session && scarce && outbox.inflight >= SESSION_WINDOW_SURE {
             return None;
         }
         let journal = outbox.params.journal;

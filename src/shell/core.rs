@@ -28,7 +28,7 @@ pub trait Core {
     fn poll_at(&self) -> Instant;
     fn stats(&self, now: Instant) -> Note;
     /// `None` past the last bridge.
-    fn stats_bridge(&self, now: Instant, bridge: usize) -> Option<Note>;
+    fn stats_bridge(&self, now: Instant, bridge: u16) -> Option<Note>;
 }
 
 impl Core for Gateway {
@@ -88,7 +88,7 @@ impl Core for Gateway {
         Gateway::stats(self, now)
     }
 
-    fn stats_bridge(&self, now: Instant, bridge: usize) -> Option<Note> {
+    fn stats_bridge(&self, now: Instant, bridge: u16) -> Option<Note> {
         Gateway::stats_bridge(self, now, bridge)
     }
 }

@@ -466,10 +466,10 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         let store = self.store.as_ref().map(|store| (store.bytes(), store.written_bytes()));
         self.figures.complete(&mut note, store);
         self.logging.note(now, &note);
-        for bridge in 0..self.targets.len() {
-            if let Some(note) = self.core.stats_bridge(now, bridge) {
-                self.logging.note(now, &note);
-            }
+        let mut bridge = 0;
+        while let Some(note) = self.core.stats_bridge(now, bridge) {
+            self.logging.note(now, &note);
+            bridge += 1;
         }
     }
 }

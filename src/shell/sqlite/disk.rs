@@ -15,7 +15,8 @@ pub(super) const EXTENT_BYTES: u64 = 256 * 1024;
 /// What stays free for others where room cannot be reserved.
 const HEADROOM_BYTES: u64 = 2 * EXTENT_BYTES;
 
-const BLOCK_BYTES: u64 = 4096;
+/// What the kernel writes at least.
+pub(super) const BLOCK_BYTES: u64 = 4096;
 
 /// Room taken from the file system for the database and its write-ahead log.
 ///
@@ -169,7 +170,7 @@ pub(super) fn thread_written_bytes() -> Option<u64> {
 
 /// Bytes of the file system's blocks that `from..to` touches.
 pub(super) fn block_span(from: u64, to: u64) -> u64 {
-    to.next_multiple_of(BLOCK_BYTES) - from / BLOCK_BYTES * BLOCK_BYTES
+    to.next_multiple_of(BLOCK_BYTES).saturating_sub(from / BLOCK_BYTES * BLOCK_BYTES)
 }
 
 /// False: the file system cannot reserve.

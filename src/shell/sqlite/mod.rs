@@ -10,8 +10,10 @@
 //! is created when first touched; a row is always rewritten with its own length, which SQLite
 //! does in place. Pages are 1 KiB: a commit writes whole pages twice (log and checkpoint) and the
 //! last page of a commit is written again by the next one, so small pages waste least.
-//! Read <https://www.sqlite.org/wal.html> first; `open` makes the file, `disk` asks the kernel.
+//! Read <https://www.sqlite.org/wal.html> first; `open` makes the file, `aside` puts
+//! a damaged one away, `disk` asks the kernel.
 
+mod aside;
 mod disk;
 mod open;
 
@@ -19,7 +21,7 @@ pub use open::OpenError;
 
 use crate::queue::SLOT_BYTES;
 use crate::queue::store::{SlotId, SpillStore, StoreError, Table};
-use disk::{Extents, LockFile, block_span};
+use disk::{BLOCK_BYTES, Extents, LockFile, block_span};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 
 /// Bytes of a database page.
@@ -37,6 +39,8 @@ const _: () = assert!(ROW_BYTES <= PAGE_BYTES - 39 && ROW_BYTES > PAGE_BYTES / 2
 
 /// Bytes of a frame of the write-ahead log: a page and its head.
 const FRAME_BYTES: u64 = 1024 + 24;
+
+const WAL_HEAD_BYTES: u64 = 32;
 
 /// Bytes of SQLite's own heap the shell should allow one store: page cache, index of the
 /// write-ahead log, statements. At the bound SQLite answers with an error (`StoreError::Io`).
@@ -69,6 +73,8 @@ pub struct SqliteStore {
     wal_at: u64,
     /// At this position of the write-ahead log a checkpoint is due.
     wal_due: u64,
+    /// Every commit is synced.
+    synced: bool,
     written_bytes: u64,
     /// The file that was found damaged at start, if there was one.
     pub quarantined: Option<Quarantined>,
@@ -208,10 +214,11 @@ impl SqliteStore {
         self.in_transaction = false;
         let bytes = self.frames_written() * FRAME_BYTES;
         if bytes > 0 {
-            // 32 bytes: the head of the log.
-            let from = if self.wal_at == 0 { 0 } else { self.wal_at };
-            self.wal_at = self.wal_at.max(32) + bytes;
-            self.written_bytes += block_span(from, self.wal_at);
+            let from = self.wal_at;
+            self.wal_at = from.max(WAL_HEAD_BYTES) + bytes;
+            // The block in which the last commit ended is written again if it was synced.
+            let again = if self.synced { from } else { from.next_multiple_of(BLOCK_BYTES) };
+            self.written_bytes += block_span(again, self.wal_at);
             self.extents.wal_reached(self.wal_at);
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Opening the store: the lock, whose file it is, its quota, a damaged file put aside, a new one
 //! made whole before it gets its name. Nothing that is not ours is ever changed.
 
+use super::aside::{beside, corrupt_bytes, put_aside};
 use super::disk::{self, EXTENT_BYTES, Extents, LockFile};
 use super::{
     PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, count, fault, scan,
@@ -10,10 +11,9 @@ use crate::queue::store::{StoreError, Table};
 use core::fmt;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// "Spil", in the head of every file of ours.
 const APPLICATION_ID: u32 = 0x5370_696c;
@@ -117,9 +117,9 @@ impl SqliteStore {
         let lock = lock.ok_or(OpenError::InUse)?;
         let mut quarantined = match look(path)? {
             Look::Ours => None,
-            Look::Damaged(reason) => Some(put_aside(path, reason)?),
+            Look::Damaged(reason) => Some(put_aside(path, reason).map_err(refused)?),
             Look::Absent if beside(path, "-wal").exists() => {
-                Some(put_aside(path, "a write-ahead log without its database")?)
+                Some(put_aside(path, "a write-ahead log without its database").map_err(refused)?)
             }
             Look::Absent => None,
         };
@@ -130,9 +130,9 @@ impl SqliteStore {
             }
             let quota = Quota { path, max_bytes };
             match connect(&quota, sync, heap_bytes) {
-                Ok(parts) => return parts.store(lock, quarantined),
+                Ok(parts) => return parts.store(lock, sync, quarantined),
                 Err(Fault::Damaged(reason)) if quarantined.is_none() => {
-                    quarantined = Some(put_aside(path, &reason)?);
+                    quarantined = Some(put_aside(path, &reason).map_err(refused)?);
                 }
                 Err(Fault::Damaged(reason)) => return Err(OpenError::Io(reason)),
                 Err(Fault::Refused(error)) => return Err(error),
@@ -158,6 +158,7 @@ impl Parts {
     fn store(
         self,
         lock: LockFile,
+        sync: Sync,
         quarantined: Option<Quarantined>,
     ) -> Result<SqliteStore, OpenError> {
         let wal_due = self.wal_bytes / 16 * 7;
@@ -173,6 +174,7 @@ impl Parts {
             slot_count_max: self.slot_count_max,
             wal_at: wal_due,
             wal_due,
+            synced: sync == Sync::Full,
             written_bytes: 0,
             quarantined,
         };
@@ -303,6 +305,8 @@ fn connect(quota: &Quota<'_>, sync: Sync, heap_bytes: Option<u64>) -> Result<Par
 /// Settings of the connection; the first read opens the log and recovers it.
 fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Result<()> {
     db.set_prepared_statement_cache_capacity(STATEMENT_COUNT_MAX);
+    // Closing would delete the log, and with it the room it has or what can still be salvaged.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Before the log is touched: no shared memory, its index on the heap.
     db.pragma_update(None, "locking_mode", "exclusive")?;
     db.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
@@ -316,8 +320,6 @@ fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Re
         Sync::Off => "off",
     };
     db.pragma_update(None, "synchronous", word)?;
-    // Closing would delete the log, and with it the room it has.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     if let Some(bytes) = heap_bytes {
         let bytes = bytes.cast_signed();
         db.pragma_update(None, "hard_heap_limit", bytes)?;
@@ -363,55 +365,6 @@ fn slot_count_max(database_bytes: u64) -> u32 {
     let rows = (database_bytes / 8).clamp(ROWS_BYTES_MIN, ROWS_BYTES_MAX);
     let slot = count(SLOT_ROWS * PAGE_BYTES) * 101 / 100 + 128;
     u32::try_from(database_bytes.saturating_sub(rows) / slot).unwrap_or(u32::MAX)
-}
-
-/// Renames the file and its log to `*.corrupt-N` and removes older ones.
-fn put_aside(path: &Path, reason: &str) -> Result<Quarantined, OpenError> {
-    let older = corrupt_files(path).map_err(refused)?;
-    let newest = older.iter().map(|(number, _)| *number).max().unwrap_or(0);
-    let target = beside(path, &format!(".corrupt-{}", newest + 1));
-    // The database first: without it, its log is put aside at the next start.
-    for end in ["", "-wal"] {
-        match fs::rename(beside(path, end), beside(&target, end)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    disk::sync_directory(disk::directory(path)).map_err(refused)?;
-    for (_, file) in older {
-        // One that stays takes room, no more.
-        let _ = fs::remove_file(file);
-    }
-    Ok(Quarantined { file: target.display().to_string(), reason: reason.to_owned() })
-}
-
-/// Files put aside before, with their numbers; logs too.
-fn corrupt_files(path: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
-    let mut found = Vec::new();
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for entry in fs::read_dir(disk::directory(path))? {
-        let entry = entry?;
-        let file = entry.file_name();
-        let number = file
-            .to_str()
-            .and_then(|file| file.strip_prefix(&name)?.strip_prefix(".corrupt-"))
-            .and_then(|number| number.strip_suffix("-wal").unwrap_or(number).parse().ok());
-        if let Some(number) = number {
-            found.push((number, entry.path()));
-        }
-    }
-    Ok(found)
-}
-
-fn corrupt_bytes(path: &Path) -> u64 {
-    let files = corrupt_files(path).unwrap_or_default();
-    files.iter().filter_map(|(_, file)| fs::metadata(file).ok()).map(|data| data.len()).sum()
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(end);
-    PathBuf::from(name)
 }
 
 fn judge(error: rusqlite::Error) -> Fault {

@@ -203,7 +203,7 @@ impl Core for Echo {
         Note::Stall { part: "figures", duration_ms: 1 }
     }
 
-    fn stats_bridge(&self, _: Instant, bridge: usize) -> Option<Note> {
+    fn stats_bridge(&self, _: Instant, bridge: u16) -> Option<Note> {
         assert_eq!(bridge, 0);
         None
     }

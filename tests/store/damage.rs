@@ -1,0 +1,136 @@
+//! What is found at start: damaged, foreign, newer or locked files.
+
+use super::*;
+use std::io::{Seek, SeekFrom, Write};
+
+#[test]
+fn a_second_opening_is_refused_until_the_first_is_closed() {
+    let dir = Dir::new("lock");
+    let first = open(&dir.db());
+    let second = SqliteStore::open(&dir.db(), None, Sync::Full, None).err();
+    assert_eq!(second, Some(OpenError::InUse));
+    drop(first);
+    open(&dir.db());
+}
+
+#[test]
+fn a_missing_directory_is_named() {
+    let dir = Dir::new("missing");
+    let path = dir.0.join("not/there/spill.db");
+    let error = SqliteStore::open(&path, None, Sync::Full, None).err().unwrap();
+    assert!(matches!(error, OpenError::NoDirectory(_)), "{error:?}");
+    assert!(error.to_string().contains("not/there"), "{error}");
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let dir = Dir::new("foreign");
+    let other = rusqlite::Connection::open(dir.db()).unwrap();
+    other.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE theirs(x)").unwrap();
+    drop(other);
+    let before = fs::read(dir.db()).unwrap();
+    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err().unwrap();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
+    assert_eq!(fs::read(dir.db()).unwrap(), before);
+    fs::write(dir.db(), "some text that is long enough ".repeat(9)).unwrap();
+    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err().unwrap();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
+    assert_eq!(dir.names(), ["spill.db", "spill.db.lock"]);
+}
+
+#[test]
+fn a_newer_store_is_refused_and_left_alone() {
+    let dir = Dir::new("newer");
+    drop(open(&dir.db()));
+    let mut file = fs::OpenOptions::new().write(true).open(dir.db()).unwrap();
+    file.seek(SeekFrom::Start(60)).unwrap();
+    file.write_all(&77_u32.to_be_bytes()).unwrap();
+    drop(file);
+    let before = fs::read(dir.db()).unwrap();
+    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err();
+    assert_eq!(error, Some(OpenError::Newer { version: 77 }));
+    assert_eq!(fs::read(dir.db()).unwrap(), before);
+}
+
+/// Overwrites `bytes` of the database at `at` with 0xa5, and empties its log, from which SQLite
+/// would heal the page.
+fn damage(path: &Path, at: u64, bytes: usize) {
+    // Opening checkpoints the log.
+    drop(open(path));
+    let wal = path.with_extension("db-wal");
+    fs::OpenOptions::new().write(true).open(wal).unwrap().write_all(&[0; 32]).unwrap();
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&vec![0xa5; bytes]).unwrap();
+}
+
+#[test]
+fn a_damaged_file_is_put_aside_and_only_the_newest_is_kept() {
+    let dir = Dir::new("damaged");
+    // The head, the schema, a page of the keyed rows.
+    for (round, (at, bytes)) in [(0, 100), (100, 200), (2048, 1024)].into_iter().enumerate() {
+        let mut store = open(&dir.db());
+        for key in 0..200_u32 {
+            store.put(Table::Session, &key.to_be_bytes(), &[1; 300]).unwrap();
+        }
+        store.commit().unwrap();
+        drop(store);
+        damage(&dir.db(), at, bytes);
+        let mut store = open(&dir.db());
+        let found = store.quarantined.clone().expect("put aside");
+        assert!(found.file.ends_with(&format!("spill.db.corrupt-{}", round + 1)), "{found:?}");
+        assert!(found.reason.contains("database"), "{found:?}");
+        assert_eq!(rows(&mut store, Table::Session), []);
+        store.write_slot(SlotId(0), 0, b"goes on").unwrap();
+        store.commit().unwrap();
+        let aside: Vec<_> =
+            dir.names().into_iter().filter(|name| name.contains("corrupt")).collect();
+        let newest = format!("spill.db.corrupt-{}", round + 1);
+        assert_eq!(aside, [newest.clone(), newest + "-wal"]);
+        drop(store);
+        assert_eq!(open(&dir.db()).quarantined, None);
+    }
+}
+
+#[test]
+fn a_log_without_its_database_is_not_applied_to_a_new_one() {
+    let dir = Dir::new("orphan");
+    let mut store = open(&dir.db());
+    store.put(Table::Meta, b"old", b"1").unwrap();
+    store.commit().unwrap();
+    drop(store);
+    fs::remove_file(dir.db()).unwrap();
+    let mut store = open(&dir.db());
+    assert!(store.quarantined.is_some());
+    assert_eq!(rows(&mut store, Table::Meta), []);
+}
+
+#[test]
+fn a_bad_page_of_the_log_is_an_error_of_its_slot_only() {
+    let dir = Dir::new("page");
+    let mut store = open(&dir.db());
+    for slot in 0..20 {
+        store.write_slot(SlotId(slot), 0, &pattern(u64::from(slot), SLOT_BYTES)).unwrap();
+        store.commit().unwrap();
+    }
+    drop(store);
+    damage(&dir.db(), 300 * 1024, 1024);
+    let mut store = open(&dir.db());
+    assert_eq!(store.quarantined, None);
+    let mut out = vec![0; SLOT_BYTES];
+    let bad: Vec<_> = (0..20)
+        .filter(|&slot| match store.read_slot(SlotId(slot), 0, &mut out) {
+            Ok(()) => {
+                assert_eq!(out, pattern(u64::from(slot), SLOT_BYTES));
+                false
+            }
+            Err(error) => {
+                assert_eq!(error, StoreError::Corrupt);
+                true
+            }
+        })
+        .collect();
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    store.write_slot(SlotId((bad[0] + 1) % 20), 0, b"others go on").unwrap();
+    store.commit().unwrap();
+}

@@ -1,0 +1,50 @@
+//! `bench`: whole processes, measured from outside: what the kernel charged the gateway, what the
+//! sink received, what the load was promised. Nothing here asserts; the figures are for people.
+
+mod compare;
+mod drain;
+mod flash;
+mod latency;
+mod memory;
+mod rig;
+
+use std::path::PathBuf;
+
+use crate::args::Args;
+use crate::process::Kind;
+use crate::setup::RunDir;
+use crate::signals;
+
+pub const USAGE: &str = "\
+bench [compare|drain|flash|rss|latency]   needs the release binary beside this one
+    compare  CPU, rate, loss, order and memory of spillway and mosquitto as bridging gateways,
+             interleaved: --repeats 3  --scale 1.0 (times the counts)  --qos 0,1,2  --size 64,1024
+             --only spillway|mosquitto  --mosquitto-inflight 128
+    drain    a backlog leaves at window / round trip: --count 100000  --delay 20 (ms)  --qos 1
+    flash    bytes written per payload byte spilled: --count 20000  --size 128
+    rss      64 clients, full ring, long outage: --seconds 30
+    latency  acknowledgement against round trip at half load: --seconds 10  --delay 20  --qos 1
+    all:     --binary PATH (of spillway)  --dir DIR  --keep";
+
+/// What all benchmarks are told.
+struct Options {
+    binary: PathBuf,
+    dir: PathBuf,
+}
+
+pub fn main(mut args: Args) -> Result<bool, String> {
+    let which = args.word().unwrap_or_else(|| "compare".into());
+    let binary = args.option("binary")?.unwrap_or_else(|| Kind::Spillway.binary());
+    let dir = RunDir::new(args.option("dir")?, "spillway-bench", args.flag("keep"))?;
+    let options = Options { binary, dir: dir.path.clone() };
+    signals::install();
+    match which.as_str() {
+        "compare" => compare::run(&options, args),
+        "drain" => drain::run(&options, args),
+        "flash" => flash::run(&options, args),
+        "rss" => memory::run(&options, args),
+        "latency" => latency::run(&options, args),
+        _ => Err(format!("unknown benchmark {which}")),
+    }?;
+    Ok(true)
+}
