@@ -143,10 +143,15 @@ impl Logging {
         self.retry_at.min(self.throttle.poll_at())
     }
 
-    /// The end: everything that stderr takes without keeping us long.
-    pub(super) fn finish(&mut self) {
+    /// Prints every sum, over or not.
+    pub(super) fn sum_up(&mut self) {
         let shared = &self.shared;
         self.throttle.drain(|heading, line| shared.print(heading, line.as_str()));
+    }
+
+    /// The end: everything that stderr takes without keeping us long.
+    pub(super) fn finish(&mut self) {
+        self.sum_up();
         self.tail().finish();
     }
 }

@@ -446,6 +446,10 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
     }
 
     fn write_notes(&mut self, now: Instant) {
+        if self.exit.is_some() {
+            // So that `stopped` is the last line.
+            self.logging.sum_up();
+        }
         for _ in 0..NOTES_A_TURN {
             let Some(note) = self.core.poll_note() else { break };
             self.logging.note(now, &note);

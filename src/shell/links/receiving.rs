@@ -10,48 +10,70 @@ use crate::vocab::{ConnId, Instant};
 use std::io;
 
 /// Bytes read from one connection a turn.
-const READ_BYTES_A_TURN: usize = 64 * 1024;
+const READ_BYTES_A_TURN: usize = 32 * 1024;
+
+/// Bytes read from all of them a turn: about what the ring takes in before something has to be
+/// written. Who was not served is first in line in the next turn.
+const READ_BYTES_A_ROUND: usize = 64 * 1024;
 
 impl Links {
     /// One round over everybody who has something to be read.
     pub(in crate::shell) fn read_all(&mut self, now: Instant, core: &mut impl Core) {
+        let mut budget = READ_BYTES_A_ROUND;
         for _ in 0..self.readers.slots.len() {
+            if budget == 0 {
+                return;
+            }
             let Some(slot) = self.readers.next() else { return };
-            self.read(now, slot, core);
+            let read = self.read(now, slot, budget.min(READ_BYTES_A_TURN), core);
+            budget = budget.saturating_sub(read);
             self.line_up(slot);
         }
     }
 
-    fn read(&mut self, now: Instant, slot: u16, core: &mut impl Core) {
-        let mut budget = READ_BYTES_A_TURN;
-        while budget > 0 {
-            let Some(conn) = self.conn(slot) else { return };
+    /// Reads up to `budget` bytes; how many there were.
+    fn read(&mut self, now: Instant, slot: u16, budget: usize, core: &mut impl Core) -> usize {
+        let mut total = 0;
+        while total < budget {
+            let Some(conn) = self.conn(slot) else { return total };
             if !conn.may_read() {
                 break;
             }
             let outcome = match conn.state {
-                State::Open => self.read_once(now, slot, core),
+                State::Open => self.read_once(now, slot, budget - total, core),
                 State::Connecting | State::Flushing | State::Draining => self.discard(slot),
             };
             match outcome {
-                Ok(0) => return self.peer_finished(now, slot, core),
-                Ok(count) => budget = budget.saturating_sub(count),
+                Ok(0) => {
+                    self.peer_finished(now, slot, core);
+                    return total;
+                }
+                Ok(count) => total += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    return self.close_now(now, slot, socket::reason(&error), core);
+                    self.close_now(now, slot, socket::reason(&error), core);
+                    return total;
                 }
             }
         }
         if let Some(Conn { broken: Some(reason), readable: false, .. }) = self.conn(slot) {
             let reason = *reason;
-            return self.close_now(now, slot, reason, core);
+            self.close_now(now, slot, reason, core);
+        } else {
+            self.watch_deaf(now, slot);
         }
-        self.watch_deaf(now, slot);
+        total
     }
 
-    /// One read and its presentation. `WouldBlock` = nothing more for now.
-    fn read_once(&mut self, now: Instant, slot: u16, core: &mut impl Core) -> io::Result<usize> {
+    /// One read of up to `most` bytes and its presentation. `WouldBlock` = nothing more for now.
+    fn read_once(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        most: usize,
+        core: &mut impl Core,
+    ) -> io::Result<usize> {
         let idle = || Err(io::Error::from(io::ErrorKind::WouldBlock));
         let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
             return idle();
@@ -72,12 +94,15 @@ impl Links {
                         return idle();
                     }
                 }
-                let room = conn.input().len() - rest;
+                let room = most.min(conn.input().len() - rest);
                 (read_into(conn, None, room)?, room, false)
             }
-            Room::Own(room) => (read_into(conn, None, room)?, room, false),
+            Room::Own(room) => {
+                let room = room.min(most);
+                (read_into(conn, None, room)?, room, false)
+            }
             Room::Scratch => {
-                let room = self.scratch.len() - rest;
+                let room = most.min(self.scratch.len() - rest);
                 (read_into(conn, Some(&mut self.scratch), room)?, room, true)
             }
         };
