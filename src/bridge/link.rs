@@ -109,6 +109,8 @@ pub struct Link {
     /// Packets from the remote in this connection: a peer that closes before the first may not
     /// speak our version.
     pub heard: bool,
+    /// Connections in a row that the peer closed before CONNACK.
+    pub silent_closes: u32,
     /// The reason the link went down is logged with.
     pub reason: &'static str,
     pub takeovers: u32,
@@ -150,6 +152,7 @@ impl Link {
             forwarded: 0,
             acked: 0,
             heard: false,
+            silent_closes: 0,
             reason: "",
             takeovers: 0,
             suspect: None,

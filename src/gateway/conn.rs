@@ -140,6 +140,10 @@ pub struct Conn {
     pub awaits_commit: bool,
     /// Bytes at the start of its buffer that are PUBLISHes which found no room.
     pub parked: usize,
+    /// Unacknowledged publishes at which it stops by itself; 0 = not known.
+    pub window_learned: usize,
+    /// One of them is of QoS 0: those behind it wait too, for the order.
+    pub zero_parked: bool,
     /// The parked bytes should be tried again.
     pub retry: bool,
     pub subscribing: Option<Progress>,
@@ -181,6 +185,8 @@ impl Conn {
             pubcomps: Debts::new(inflight),
             awaits_commit: false,
             parked: 0,
+            zero_parked: false,
+            window_learned: 0,
             retry: false,
             subscribing: None,
             stalled: false,
@@ -213,6 +219,8 @@ impl Conn {
         self.control_sent = 0;
         self.forget_debts();
         self.parked = 0;
+        self.zero_parked = false;
+        self.window_learned = 0;
         self.retry = false;
         self.subscribing = None;
         self.stalled = false;

@@ -113,7 +113,12 @@ impl Gateway {
         conn.awaits_commit |= debt.owner.is_some();
         let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
         debts.push(debt);
-        if self.conn(slot).inbound_count() >= limit {
+        let conn = self.conn_mut(slot);
+        let count = conn.inbound_count();
+        if count > conn.window_learned {
+            conn.window_learned = 0;
+        }
+        if count >= limit || count == conn.window_learned {
             self.queue.eager = true;
         }
         self.ready.set(slot);
@@ -161,6 +166,9 @@ impl Gateway {
             Ok(refused) => refused,
             Err(()) => return Outcome::Parked,
         };
+        if self.plan.wait {
+            return Outcome::Parked;
+        }
         let body = message.topic.len() + message.properties.len() + message.payload.len();
         if !self.queue.fits(message.qos, body, self.plan.targets.len())
             && !self.plan.targets.is_empty()
@@ -169,6 +177,13 @@ impl Gateway {
                 return self.drop_everywhere(DropReason::TooLarge);
             }
             if message.qos == Qos::AtMostOnce {
+                let mut wait = false;
+                for at in 0..self.plan.targets.len() {
+                    wait |= self.queue.may_wait(self.plan.targets[at].dest);
+                }
+                if wait {
+                    return Outcome::Parked;
+                }
                 return self.drop_everywhere(DropReason::QueueFull);
             }
             self.queue.press_now();
@@ -288,7 +303,11 @@ impl Gateway {
                 return false;
             }
             if self.queue.admit(dest, qos, body).is_err() {
-                self.queue.count_drop(dest, DropReason::SlowSubscriber, 1);
+                if self.queue.may_wait(dest) {
+                    self.plan.wait = true;
+                } else {
+                    self.queue.count_drop(dest, DropReason::SlowSubscriber, 1);
+                }
                 return false;
             }
             return true;
@@ -339,6 +358,10 @@ impl Gateway {
                 let reason = if !self.link(bridge).is_up() {
                     Some(DropReason::Offline)
                 } else if self.queue.admit(dest, qos, body).is_err() {
+                    if self.queue.may_wait(dest) {
+                        self.plan.wait = true;
+                        continue;
+                    }
                     Some(DropReason::SlowSubscriber)
                 } else {
                     None

@@ -214,6 +214,13 @@ impl Gateway {
         let _ = now;
     }
 
+    /// Does the link ask for a clean session because ours does not fit the remote's?
+    fn asked_clean(&self, bridge: BridgeId) -> bool {
+        let link = self.link(bridge);
+        // What is in flight belongs to one server's session: another one starts afresh.
+        link.clean || link.session_server.is_some_and(|session| session != link.dial.server())
+    }
+
     /// CONNECT, as configured and as far as this remote went along before.
     fn owe_connect(&mut self, slot: u16, bridge: BridgeId, candidate: bool) {
         let config = self.config.bridges[usize::from(bridge.0)].clone();
@@ -289,6 +296,19 @@ impl Gateway {
             self.connect_refused(now, slot, bridge, candidate, connack.code);
             return Ok(Step::Done);
         }
+        let keeps = !self.config.bridges[usize::from(bridge.0)].clean_start;
+        if !candidate && keeps && self.asked_clean(bridge) && self.conn(slot).version != Version::V5
+        {
+            // Before MQTT 5 a clean session ends with its connection: this one has cleared what
+            // the remote had, the next one asks for a session that lasts.
+            self.say_goodbye(slot, Reason::SUCCESS);
+            self.close(now, slot, true);
+            let link = self.link_mut(bridge);
+            link.clean = false;
+            link.session_server = Some(link.dial.server());
+            self.begin_attempt(now, bridge);
+            return Ok(Step::Done);
+        }
         if candidate {
             self.fail_back(now, bridge);
         } else {
@@ -301,6 +321,7 @@ impl Gateway {
         let link = self.link_mut(bridge);
         link.state = State::Up { conn: id };
         link.clean = false;
+        link.silent_closes = 0;
         link.session_server = Some(server);
         link.up_since = now;
         link.ping_sent = None;
@@ -435,13 +456,12 @@ impl Gateway {
             State::Greeting { conn, .. } if conn == id => {
                 // Closed without a word to our CONNECT: it may not speak this version.
                 let silent = !self.link(bridge).heard && reason != "timed_out";
-                if silent && self.fall_back(now, bridge) {
+                // Once may be a remote that is just stopping.
+                let link = self.link_mut(bridge);
+                link.silent_closes = if silent { link.silent_closes + 1 } else { 0 };
+                if link.silent_closes >= 2 && self.fall_back(now, bridge) {
                     self.attempt_failed(now, bridge, "closed_before_connack");
                 } else {
-                    if silent && self.link(bridge).upgrade_at != Instant::NEVER {
-                        // Falling back did not help, so it was not the version.
-                        self.link_mut(bridge).upgrade_at = now;
-                    }
                     self.attempt_failed(now, bridge, "closed_before_connack");
                 }
             }

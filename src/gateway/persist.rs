@@ -17,6 +17,12 @@ use core::time::Duration;
 /// Retained rows one commit writes at most; the rest follows in the next turns.
 const RETAINED_ROWS: usize = 64;
 
+/// Windows smaller than this are not learned: their commits would be too small for the flash.
+const WINDOW_LEARNED_MIN: usize = 8;
+
+/// A publisher that is silent so long with acknowledgements owed waits for them.
+const WINDOW_QUIET: Duration = Duration::from_millis(20);
+
 /// Which stream a stored record belongs to, by the bridge's rules of today.
 struct Streams<'a> {
     links: &'a mut [Link],
@@ -62,6 +68,9 @@ impl Gateway {
             Err(error) => return self.flush_failed(now, store, "write", error),
         }
         let commits = self.queue.commits();
+        if staged == Ok(true) {
+            self.learn_windows(now);
+        }
         self.queue.committed(now);
         self.rows_committed(&rows);
         if self.queue.commits() != commits {
@@ -85,11 +94,14 @@ impl Gateway {
 
     fn after_flush(&mut self) {
         let changes = self.queue.changes();
-        if self.parked > 0 && changes != self.parked_at {
+        if self.parked > 0 {
+            let changed = changes != self.parked_at;
             self.parked_at = changes;
             for slot in 0..self.conns.len() {
+                // QoS 0 waits one turn and no longer.
                 if let Ok(slot) = u16::try_from(slot)
                     && self.conn(slot).parked > 0
+                    && (changed || self.conn(slot).zero_parked)
                 {
                     self.resume.set(slot);
                 }
@@ -122,6 +134,17 @@ impl Gateway {
         store.rollback();
         self.queue.failed(now, operation, error);
         self.after_flush();
+    }
+
+    /// A publisher that has stopped with so many unacknowledged has used up its own window: from
+    /// here on it is not made to wait for `store.flush_after` when it has.
+    fn learn_windows(&mut self, now: Instant) {
+        for conn in &mut self.conns {
+            let count = conn.inbound_count();
+            if count >= WINDOW_LEARNED_MIN && now.since(conn.received_at) >= WINDOW_QUIET {
+                conn.window_learned = count;
+            }
+        }
     }
 
     /// Debts that wait for a commit may be payable.

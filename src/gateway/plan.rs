@@ -19,6 +19,8 @@ pub struct Target {
 /// Targets of the message at hand; its memory is reused.
 pub struct Plan {
     pub targets: Vec<Target>,
+    /// A QoS 0 burst: everything is to be tried again in the next turn.
+    pub wait: bool,
     /// By destination: the target it has in this epoch.
     seen: Box<[(u32, u16)]>,
     epoch: u32,
@@ -28,6 +30,7 @@ impl Plan {
     pub fn new(destinations: usize) -> Self {
         Self {
             targets: Vec::with_capacity(destinations),
+            wait: false,
             seen: vec![(0, 0); destinations].into_boxed_slice(),
             epoch: 0,
         }
@@ -36,6 +39,7 @@ impl Plan {
     /// Begins the next message.
     pub fn begin(&mut self) {
         self.targets.clear();
+        self.wait = false;
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
             self.seen.fill((0, 0));

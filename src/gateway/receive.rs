@@ -63,7 +63,7 @@ impl Gateway {
         let mut open = true;
         let mut packet_bytes = None;
         let mut publishes_wait = kept > 0;
-        let mut aliased_wait = publishes_wait;
+        let mut zero_waits = publishes_wait && self.conn(slot).zero_parked;
         loop {
             if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
                 return nothing;
@@ -81,12 +81,12 @@ impl Gateway {
                 }
             };
             let step =
-                self.packet(now, slot, &buffer[read..read + total], publishes_wait, aliased_wait);
+                self.packet(now, slot, &buffer[read..read + total], publishes_wait, zero_waits);
             match step {
                 Ok(Step::Done) => {}
                 Ok(Step::Park) => {
                     publishes_wait = true;
-                    aliased_wait = true;
+                    zero_waits |= self.plan.wait || buffer[read] & 0x06 == 0;
                     buffer.copy_within(read..read + total, kept);
                     kept += total;
                 }
@@ -106,7 +106,9 @@ impl Gateway {
         if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
             return nothing;
         }
-        self.conn_mut(slot).parked = kept;
+        let conn = self.conn_mut(slot);
+        conn.parked = kept;
+        conn.zero_parked = kept > 0 && zero_waits;
         if kept > 0 {
             self.parked += 1;
         }
@@ -133,7 +135,7 @@ impl Gateway {
         slot: u16,
         bytes: &[u8],
         publishes_wait: bool,
-        aliased_wait: bool,
+        zero_waits: bool,
     ) -> Result<Step, Fatal> {
         let conn = self.conn(slot);
         let role = conn.role;
@@ -154,7 +156,7 @@ impl Gateway {
                 let source = Source::Client { slot, session };
                 match packet {
                     Packet::Publish(publish) => {
-                        self.publish(now, slot, source, &publish, publishes_wait, aliased_wait)
+                        self.publish(now, slot, source, &publish, publishes_wait, zero_waits)
                     }
                     Packet::Subscribe(subscribe) => self.subscribe(now, slot, session, &subscribe),
                     Packet::Unsubscribe(unsubscribe) => {
@@ -181,7 +183,7 @@ impl Gateway {
                 match packet {
                     Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
                     Packet::Publish(publish) if self.link_is_up(bridge, slot) => {
-                        self.publish(now, slot, source, &publish, publishes_wait, aliased_wait)
+                        self.publish(now, slot, source, &publish, publishes_wait, zero_waits)
                     }
                     Packet::Suback(suback) => {
                         self.link_suback(now, bridge, &suback);
@@ -217,14 +219,13 @@ impl Gateway {
         source: Source,
         publish: &Publish<'_>,
         publishes_wait: bool,
-        aliased_wait: bool,
+        zero_waits: bool,
     ) -> Result<Step, Fatal> {
         if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {
-            let _ = aliased_wait;
             // We announce no Topic Alias Maximum [MQTT-3.3.2-9].
             return Err(Reason::TOPIC_ALIAS_INVALID.into());
         }
-        if publishes_wait && publish.qos != Qos::AtMostOnce {
+        if publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits {
             return Ok(Step::Park);
         }
         if publish.topic.len() > self.config.limit.topic_bytes {

@@ -1,7 +1,7 @@
 //! Small questions and orders of the gateway to the queue.
 
 use super::entry::State;
-use super::outbox::{DestId, Outbox};
+use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId};
 use super::recv::Stage;
 use super::{DropReason, Push, Queue};
@@ -199,6 +199,13 @@ impl Queue {
         }
         self.count_drop(dest, reason, count);
         count
+    }
+
+    /// QoS 0 found no room: may it wait for the next turn? Once, if the peer has kept up; a peer
+    /// that has not must not hold its publishers up.
+    pub fn may_wait(&mut self, dest: DestId) -> bool {
+        let outbox = self.outbox_mut(dest);
+        outbox.up == Up::Up && core::mem::take(&mut outbox.zero_drained)
     }
 
     /// The oldest message on the wire: entry, sequence, and whether it is there alone.

@@ -89,6 +89,8 @@ pub struct Outbox {
     pub last_stream: u32,
 
     pub zero: List,
+    /// `zero` was sent empty since it was last found full: its peer keeps up.
+    pub zero_drained: bool,
     pub custody: List,
     pub custody_bytes: u64,
     /// Entries in custody somebody waits for.
@@ -188,6 +190,7 @@ impl Outbox {
             lane_turn: 0,
             last_stream: 0,
             zero: List::EMPTY,
+            zero_drained: true,
             custody: List::EMPTY,
             custody_bytes: 0,
             custody_held: 0,

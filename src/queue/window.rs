@@ -98,6 +98,8 @@ impl Queue {
     /// A publish at QoS 0 was written (or is given up): it is settled.
     pub fn sent_zero(&mut self, dest: DestId, index: u32) {
         self.settle(dest, index);
+        let outbox = self.outbox_mut(dest);
+        outbox.zero_drained |= outbox.zero.is_empty();
     }
 
     /// Puts a waiting message into the window, at its end, and gives it an identifier.
@@ -192,23 +194,12 @@ impl Queue {
             outbox.row_urgent = true;
             outbox.row_dirty = true;
         }
-        self.out_of_custody(dest, index);
-        self.unhold(index);
-        self.release_bytes(dest, index);
-        Acked::Yes { round_trip }
-    }
-
-    /// A message the peer owns needs no commit of its bytes any more.
-    fn out_of_custody(&mut self, dest: DestId, index: u32) {
-        let outbox = &mut self.boxes[usize::from(dest.0)];
-        let entry = &mut self.entries[index];
-        if !core::mem::take(&mut entry.flags.custody) {
-            return;
+        if self.entries[index].place.is_some() {
+            // The store has it until the exchange is complete. Without, RAM keeps it: a peer that
+            // loses its session before PUBREL may never have passed it on.
+            self.release_bytes(dest, index);
         }
-        outbox.custody_bytes -= u64::from(entry.body_bytes);
-        outbox.custody_held -= u32::from(entry.flags.hold);
-        outbox.custody_qos2 -= 1;
-        self.entries.unlink(&mut outbox.custody, Chain::Custody, index);
+        Acked::Yes { round_trip }
     }
 
     /// PUBCOMP: the exchange is complete.
@@ -232,14 +223,24 @@ impl Queue {
     /// Ends the exchange of an entry and lets it wait again, before the others of its stream.
     /// `false`: it was not in the window (or its bytes are gone).
     pub fn put_back(&mut self, dest: DestId, index: u32) -> bool {
-        if self.entries[index].state != State::Publish {
-            return false;
-        }
         let outbox = &mut self.boxes[usize::from(dest.0)];
-        if outbox.unsent == index {
-            outbox.unsent = self.entries.next(Chain::Line, index);
+        match self.entries[index].state {
+            State::Publish => {
+                if outbox.unsent == index {
+                    outbox.unsent = self.entries.next(Chain::Line, index);
+                }
+                self.entries.unlink(&mut outbox.flight, Chain::Line, index);
+            }
+            State::Release => {
+                if outbox.unsent_release == index {
+                    outbox.unsent_release = self.entries.next(Chain::Line, index);
+                }
+                self.entries.unlink(&mut outbox.release, Chain::Line, index);
+            }
+            State::Free | State::Zero | State::Waiting | State::Done | State::Conflated => {
+                return false;
+            }
         }
-        self.entries.unlink(&mut outbox.flight, Chain::Line, index);
         outbox.inflight -= 1;
         let mask = outbox.wire.len() - 1;
         let id = core::mem::replace(&mut self.entries[index].packet_id, 0);
@@ -255,6 +256,11 @@ impl Queue {
         if entry.record.is_none() {
             // Only the store has it: it is one of its stream's backlog again, and comes first
             // because its slot does.
+            let pending = entry.place.is_none();
+            if pending {
+                // An exchange of an earlier run whose message is gone.
+                outbox.pending = outbox.pending.saturating_sub(1);
+            }
             if let Some(place) = entry.place {
                 let slot = &mut self.log.slots[widen(place.slot)];
                 slot.taken_bits.clear(place.ordinal);
@@ -305,8 +311,7 @@ impl Queue {
 
     /// A new transport stands. With the session kept, everything unacknowledged goes out again
     /// with its identifier [MQTT-4.4.0-1]. Without, the window is emptied: what was sent waits
-    /// again, and QoS 2 messages whose PUBREC came are the peer's. Returns how many QoS 2 messages
-    /// are in doubt (may arrive twice).
+    /// again. Returns how many QoS 2 messages are in doubt (may arrive twice).
     pub fn connected(
         &mut self,
         dest: DestId,
@@ -337,18 +342,19 @@ impl Queue {
             return 0;
         }
         let mut in_doubt = 0;
-        // From the end, so that each goes before those sent after it.
-        while self.outbox(dest).flight.tail != NONE {
-            let index = self.outbox(dest).flight.tail;
+        // From the last sent, so that each goes before those sent after it. What was released is
+        // in doubt too: not every broker passes a message on before its PUBREL.
+        loop {
+            let outbox = self.outbox(dest);
+            let tails = [outbox.flight.tail, outbox.release.tail];
+            let last = tails.into_iter().filter(|tail| *tail != NONE);
+            let Some(index) = last.max_by_key(|tail| self.entries[*tail].seq) else { break };
             let entry = &self.entries[index];
-            if entry.qos == Qos::ExactlyOnce && !entry.flags.unsent {
+            let sent = entry.state == State::Release || !entry.flags.unsent;
+            if entry.qos == Qos::ExactlyOnce && sent {
                 in_doubt += 1;
             }
             self.put_back(dest, index);
-        }
-        while self.outbox(dest).release.head != NONE {
-            let index = self.outbox(dest).release.head;
-            self.settle(dest, index);
         }
         self.outbox_mut(dest).unsent = NONE;
         self.outbox_mut(dest).unsent_release = NONE;
