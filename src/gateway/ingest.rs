@@ -179,7 +179,7 @@ impl Gateway {
             if message.qos == Qos::AtMostOnce {
                 let mut wait = false;
                 for at in 0..self.plan.targets.len() {
-                    wait |= self.queue.may_wait(self.plan.targets[at].dest);
+                    wait |= self.queue.may_wait(self.plan.targets[at].dest, now);
                 }
                 if wait {
                     return Outcome::Parked;
@@ -303,7 +303,7 @@ impl Gateway {
                 return false;
             }
             if self.queue.admit(dest, qos, body).is_err() {
-                if self.queue.may_wait(dest) {
+                if self.queue.may_wait(dest, self.now) {
                     self.plan.wait = true;
                 } else {
                     self.queue.count_drop(dest, DropReason::SlowSubscriber, 1);
@@ -358,7 +358,7 @@ impl Gateway {
                 let reason = if !self.link(bridge).is_up() {
                     Some(DropReason::Offline)
                 } else if self.queue.admit(dest, qos, body).is_err() {
-                    if self.queue.may_wait(dest) {
+                    if self.queue.may_wait(dest, self.now) {
                         self.plan.wait = true;
                         continue;
                     }

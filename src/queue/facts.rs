@@ -201,11 +201,14 @@ impl Queue {
         count
     }
 
-    /// QoS 0 found no room: may it wait for the next turn? Once, if the peer has kept up; a peer
-    /// that has not must not hold its publishers up.
-    pub fn may_wait(&mut self, dest: DestId) -> bool {
+    /// QoS 0 found no room: may it wait for the next turn? Within one turn, if the peer has kept
+    /// up; a peer that has not must not hold its publishers up.
+    pub fn may_wait(&mut self, dest: DestId, now: Instant) -> bool {
         let outbox = self.outbox_mut(dest);
-        outbox.up == Up::Up && core::mem::take(&mut outbox.zero_drained)
+        if core::mem::take(&mut outbox.zero_drained) {
+            outbox.zero_full_at = now;
+        }
+        outbox.up == Up::Up && outbox.zero_full_at == now
     }
 
     /// The oldest message on the wire: entry, sequence, and whether it is there alone.

@@ -91,6 +91,7 @@ pub struct Outbox {
     pub zero: List,
     /// `zero` was sent empty since it was last found full: its peer keeps up.
     pub zero_drained: bool,
+    pub zero_full_at: Instant,
     pub custody: List,
     pub custody_bytes: u64,
     /// Entries in custody somebody waits for.
@@ -191,6 +192,7 @@ impl Outbox {
             last_stream: 0,
             zero: List::EMPTY,
             zero_drained: true,
+            zero_full_at: Instant::ZERO,
             custody: List::EMPTY,
             custody_bytes: 0,
             custody_held: 0,
