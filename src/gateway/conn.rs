@@ -8,6 +8,7 @@ use crate::queue::pool::RecordId;
 use crate::vocab::{BridgeId, ConnId, Instant};
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::collections::VecDeque;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -41,56 +42,48 @@ pub struct Debt {
 
 /// Debts of one kind, in the order of their PUBLISHes [MQTT-4.6.0].
 pub struct Debts {
-    ring: Box<[Option<Debt>]>,
-    head: usize,
-    len: usize,
+    ring: VecDeque<Debt>,
+    count_max: usize,
 }
 
 impl Debts {
     pub fn new(count: u16) -> Self {
-        Self { ring: vec![None; usize::from(count.max(1))].into_boxed_slice(), head: 0, len: 0 }
+        let count_max = usize::from(count.max(1));
+        Self { ring: VecDeque::with_capacity(count_max), count_max }
     }
 
     pub fn planned_bytes(count: u16) -> usize {
-        usize::from(count.max(1)) * size_of::<Option<Debt>>()
+        usize::from(count.max(1)) * size_of::<Debt>()
     }
 
     pub fn len(&self) -> usize {
-        self.len
+        self.ring.len()
     }
 
     pub fn is_full(&self) -> bool {
-        self.len == self.ring.len()
+        self.ring.len() == self.count_max
     }
 
     /// Room was asked for by `is_full`.
     pub fn push(&mut self, debt: Debt) {
         assert!(!self.is_full(), "the window of a publisher bounds its debts");
-        let at = (self.head + self.len) % self.ring.len();
-        self.ring[at] = Some(debt);
-        self.len += 1;
+        self.ring.push_back(debt);
     }
 
     pub fn front(&self) -> Option<&Debt> {
-        if self.len == 0 { None } else { self.ring[self.head].as_ref() }
+        self.ring.front()
     }
 
     pub fn pop(&mut self) {
-        if self.len > 0 {
-            self.ring[self.head] = None;
-            self.head = (self.head + 1) % self.ring.len();
-            self.len -= 1;
-        }
+        self.ring.pop_front();
     }
 
     pub fn contains(&self, id: PacketId) -> bool {
-        self.ring.iter().flatten().any(|debt| debt.packet_id == id)
+        self.ring.iter().any(|debt| debt.packet_id == id)
     }
 
     pub fn clear(&mut self) {
-        self.ring.fill(None);
-        self.head = 0;
-        self.len = 0;
+        self.ring.clear();
     }
 }
 

@@ -125,19 +125,18 @@ impl Entry {
 }
 
 /// All entries of all destinations.
+///
+/// The memory is reserved at start; a page of it is touched when it is first used.
 pub struct Slab {
-    entries: Box<[Entry]>,
+    entries: Vec<Entry>,
+    count: u32,
     free: u32,
     free_count: u32,
 }
 
 impl Slab {
     pub fn new(count: u32) -> Self {
-        let mut entries = vec![Entry::FREE; widen(count)].into_boxed_slice();
-        for (i, entry) in (1..).zip(entries.iter_mut()) {
-            entry.line.next = if i < count { i } else { NONE };
-        }
-        Self { entries, free: if count == 0 { NONE } else { 0 }, free_count: count }
+        Self { entries: Vec::with_capacity(widen(count)), count, free: NONE, free_count: count }
     }
 
     pub fn planned_bytes(count: u32) -> usize {
@@ -149,14 +148,20 @@ impl Slab {
     }
 
     pub fn count(&self) -> u32 {
-        u32::try_from(self.entries.len()).unwrap_or(NONE)
+        self.count
     }
 
     pub fn take(&mut self) -> Option<u32> {
-        let index = self.free;
-        if index == NONE {
+        if self.free_count == 0 {
             return None;
         }
+        if self.free == NONE {
+            let index = u32::try_from(self.entries.len()).ok()?;
+            self.entries.push(Entry::FREE);
+            self.free_count -= 1;
+            return Some(index);
+        }
+        let index = self.free;
         let entry = &mut self.entries[widen(index)];
         self.free = entry.line.next;
         self.free_count -= 1;

@@ -36,7 +36,7 @@ impl Queue {
     }
 
     pub fn slot_count(&self) -> u32 {
-        u32::try_from(self.log.slots.len()).unwrap_or(u32::MAX)
+        self.log.capacity
     }
 
     pub fn wall_s(&self) -> u32 {

@@ -164,8 +164,10 @@ impl SlotChain {
     pub const EMPTY: Self = Self { head: NONE, tail: NONE, len: 0 };
 }
 
+/// The memory is reserved at start; a page of it is touched when it is first used.
 pub struct Log {
-    pub slots: Box<[Slot]>,
+    pub slots: Vec<Slot>,
+    pub capacity: u32,
     free: u32,
     pub free_count: u32,
     dirty: Box<[u64]>,
@@ -175,13 +177,10 @@ pub struct Log {
 impl Log {
     pub fn new(slot_count: u32) -> Self {
         let count = widen(slot_count);
-        let mut slots = vec![Slot::FREE; count].into_boxed_slice();
-        for (i, slot) in (1..).zip(slots.iter_mut()) {
-            slot.next = if i < slot_count { i } else { NONE };
-        }
         Self {
-            slots,
-            free: if slot_count == 0 { NONE } else { 0 },
+            slots: Vec::with_capacity(count),
+            capacity: slot_count,
+            free: NONE,
             free_count: slot_count,
             dirty: vec![0; count.div_ceil(64)].into_boxed_slice(),
             dirty_count: 0,
@@ -194,13 +193,15 @@ impl Log {
 
     /// Puts the rows of the store in place: `row(slot)` for each. Rebuilds the free list.
     pub fn load(&mut self, rows: &[(u32, Slot)]) {
+        let used = rows.iter().map(|(index, _)| index.saturating_add(1)).max().unwrap_or(0);
+        self.slots.resize(widen(used.min(self.capacity)), Slot::FREE);
         for (index, slot) in rows {
             if let Some(place) = self.slots.get_mut(widen(*index)) {
                 *place = *slot;
             }
         }
         self.free = NONE;
-        self.free_count = 0;
+        self.free_count = self.capacity - used.min(self.capacity);
         for index in (0..self.slots.len()).rev() {
             if self.slots[index].owner == FREE {
                 self.slots[index].next = self.free;
@@ -218,10 +219,15 @@ impl Log {
         number: u32,
         seq: u64,
     ) -> Option<u32> {
-        let index = self.free;
-        if index == NONE {
+        if self.free_count == 0 {
             return None;
         }
+        let index = if self.free == NONE {
+            self.slots.push(Slot::FREE);
+            u32::try_from(self.slots.len() - 1).ok()?
+        } else {
+            self.free
+        };
         let tail = chain.tail;
         let slot = &mut self.slots[widen(index)];
         self.free = slot.next;

@@ -65,10 +65,13 @@ struct Record {
     next: u32,
 }
 
+/// The memory is reserved at start; a page of it is touched when it is first used.
 pub struct Pool {
-    records: Box<[Record]>,
+    records: Vec<Record>,
     bytes: Box<[u8]>,
-    next_block: Box<[u32]>,
+    next_block: Vec<u32>,
+    record_count: u32,
+    block_count: u32,
     free_record: u32,
     free_block: u32,
     free_records: u32,
@@ -83,33 +86,14 @@ impl Pool {
     /// `messages` records over `bytes` of body.
     pub fn new(messages: u32, bytes: usize) -> Self {
         let blocks = u32::try_from(bytes / BLOCK_BYTES).unwrap_or(NONE - 1).max(1);
-        let empty = Head {
-            topic_bytes: 0,
-            props_bytes: 0,
-            payload_bytes: 0,
-            qos: Qos::AtMostOnce,
-            retain: false,
-            arrival: Instant::ZERO,
-            wall_s: 0,
-            expiry_s: None,
-            source: u16::MAX,
-        };
-        let records = (0..messages).map(|i| Record {
-            head: empty,
-            generation: 0,
-            refs: 0,
-            holds: 0,
-            staged: 0,
-            first: NONE,
-            next: if i + 1 < messages { i + 1 } else { NONE },
-        });
-        let chain = (0..blocks).map(|i| if i + 1 < blocks { i + 1 } else { NONE });
         Self {
-            records: records.collect(),
+            records: Vec::with_capacity(widen(messages)),
             bytes: vec![0; widen(blocks) * BLOCK_BYTES].into_boxed_slice(),
-            next_block: chain.collect(),
-            free_record: if messages == 0 { NONE } else { 0 },
-            free_block: 0,
+            next_block: Vec::with_capacity(widen(blocks)),
+            record_count: messages,
+            block_count: blocks,
+            free_record: NONE,
+            free_block: NONE,
             free_records: messages,
             free_blocks: blocks,
         }
@@ -129,11 +113,11 @@ impl Pool {
     }
 
     pub fn record_count(&self) -> u32 {
-        u32::try_from(self.records.len()).unwrap_or(NONE)
+        self.record_count
     }
 
     pub fn block_count(&self) -> u32 {
-        u32::try_from(self.next_block.len()).unwrap_or(NONE)
+        self.block_count
     }
 
     /// Room for one record with such a body?
@@ -147,19 +131,16 @@ impl Pool {
         if self.free_records == 0 || self.free_blocks < blocks {
             return Err(PoolFull);
         }
-        let first = self.free_block;
-        let mut last = first;
-        for _ in 1..blocks {
-            last = self.next_block[widen(last)];
+        let mut first = NONE;
+        for _ in 0..blocks {
+            let block = self.take_block();
+            self.next_block[widen(block)] = first;
+            first = block;
         }
-        self.free_block = self.next_block[widen(last)];
-        self.next_block[widen(last)] = NONE;
         self.free_blocks -= blocks;
 
-        let index = self.free_record;
+        let index = self.take_record(head);
         let record = &mut self.records[widen(index)];
-        self.free_record = record.next;
-        self.free_records -= 1;
         record.head = head;
         record.generation = record.generation.wrapping_add(1);
         record.refs = 1;
@@ -168,6 +149,37 @@ impl Pool {
         record.first = first;
         record.next = NONE;
         Ok(RecordId { index, generation: record.generation })
+    }
+
+    /// A free block; `insert` has counted them.
+    fn take_block(&mut self) -> u32 {
+        let block = self.free_block;
+        if block == NONE {
+            self.next_block.push(NONE);
+            return u32::try_from(self.next_block.len() - 1).unwrap_or(NONE);
+        }
+        self.free_block = self.next_block[widen(block)];
+        block
+    }
+
+    /// A free record; `insert` has counted them.
+    fn take_record(&mut self, head: Head) -> u32 {
+        self.free_records -= 1;
+        let index = self.free_record;
+        if index == NONE {
+            self.records.push(Record {
+                head,
+                generation: 0,
+                refs: 0,
+                holds: 0,
+                staged: 0,
+                first: NONE,
+                next: NONE,
+            });
+            return u32::try_from(self.records.len() - 1).unwrap_or(NONE);
+        }
+        self.free_record = self.records[widen(index)].next;
+        index
     }
 
     /// Writes `bytes` at `at` of the body.
