@@ -1,4 +1,5 @@
-//! Words every floor speaks: time, ids, chance. No logic beyond their own arithmetic, no clock.
+//! Words every floor speaks: time, ids, chance, policies. No logic beyond their own
+//! arithmetic, no clock.
 
 use core::num::NonZeroU16;
 use core::time::Duration;
@@ -107,6 +108,17 @@ impl Rng {
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.next_u64() % bound }
     }
+}
+
+/// What happens to a message for a destination that is at its quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The publisher waits for its acknowledgement.
+    Block,
+    /// The oldest that is not in flight makes room.
+    DropOldest,
+    /// The new one is not taken.
+    DropNewest,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use crate::vocab::Overflow;
 pub use check::{RING_SHARE, load};
 pub use keys::{KEYS, Key};
 pub use parse::{ConfigError, Warning};
@@ -62,13 +63,6 @@ pub struct Limits {
 pub enum Ack {
     Safe,
     Ring,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    Block,
-    DropOldest,
-    DropNewest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

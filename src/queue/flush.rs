@@ -13,14 +13,13 @@ use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::recv::Stage;
 use super::refill::Classify;
 use super::store::{SlotId, SpillStore, StoreError, Table};
-use crate::config::Overflow;
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_EAGER_BYTES, FLUSH_AFTER_MAX, LAZY_SETTLED_AFTER, LAZY_SETTLED_MAX,
     SLOT_BYTES, SLOT_RECORDS_MAX,
 };
 use crate::mqtt::Qos;
 use crate::note::Note;
-use crate::vocab::Instant;
+use crate::vocab::{Instant, Overflow};
 use core::time::Duration;
 
 /// What the open transaction has done to RAM and must be undone if it fails.

@@ -4,9 +4,8 @@
 use super::entry::{List, Place};
 use super::log::SlotChain;
 use super::pool::NONE;
-use crate::config::Overflow;
 use crate::note::Text;
-use crate::vocab::Instant;
+use crate::vocab::{Instant, Overflow};
 use core::time::Duration;
 
 /// A destination by its index.
