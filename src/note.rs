@@ -121,27 +121,54 @@ impl Show for &'static str {
 
 notes! {
     Starting = Info "starting" "main" { version: &'static str, node: Text, config: Text }
-    MemoryPlan = Info "memory_plan" "main" { total_kib: u64, ring_kib: u64, connections_kib: u64, sessions_kib: u64, store_kib: u64, other_kib: u64 }
-    Durability = Info "durability" "main" { ack: &'static str, store: Text, sync: &'static str, survives: &'static str }
+    MemoryPlan = Info "memory_plan" "main" {
+        total_kib: u64, ring_kib: u64, connections_kib: u64, sessions_kib: u64, store_kib: u64,
+        other_kib: u64,
+    }
+    Durability = Info "durability" "main" {
+        ack: &'static str, store: Text, sync: &'static str, survives: &'static str,
+    }
     Listening = Info "listening" "listener" { listener: Text, addr: core::net::SocketAddr }
-    ClientConnected = Info "client_connected" "client" { client: Text, addr: core::net::SocketAddr, version: &'static str, clean_start: bool, session_present: bool, keepalive_s: u16 }
-    ClientDisconnected = Info "client_disconnected" "client" { client: Text, addr: core::net::SocketAddr, reason: Text }
-    ClientRefused = Warn "client_refused" "client" { client: Text, addr: core::net::SocketAddr, reason: Text }
-    BridgeConnecting = Info "bridge_connecting" "bridge" { bridge: Text, server: Text, addr: Text, attempt: u32 }
-    BridgeUp = Info "bridge_up" "bridge" { bridge: Text, server: Text, version: &'static str, session_present: bool, receive_maximum: u16, backlog: u64 }
-    BridgeDown = Warn "bridge_down" "bridge" { bridge: Text, server: Text, reason: Text, retry_in_ms: u64, backlog: u64 }
-    SpillStarted = Info "spill_started" "store" { destination: Text, ring: u32, reason: &'static str }
-    SpillDrained = Info "spill_drained" "store" { destination: Text, messages: u64, duration_ms: u64 }
+    ClientConnected = Info "client_connected" "client" {
+        client: Text, addr: core::net::SocketAddr, version: &'static str, clean_start: bool,
+        session_present: bool, keepalive_s: u16,
+    }
+    ClientDisconnected = Info "client_disconnected" "client" {
+        client: Text, addr: core::net::SocketAddr, reason: Text,
+    }
+    ClientRefused = Warn "client_refused" "client" {
+        client: Text, addr: core::net::SocketAddr, reason: Text,
+    }
+    BridgeConnecting = Info "bridge_connecting" "bridge" {
+        bridge: Text, server: Text, addr: Text, attempt: u32,
+    }
+    BridgeUp = Info "bridge_up" "bridge" {
+        bridge: Text, server: Text, version: &'static str, session_present: bool,
+        receive_maximum: u16, backlog: u64,
+    }
+    BridgeDown = Warn "bridge_down" "bridge" {
+        bridge: Text, server: Text, reason: Text, retry_in_ms: u64, backlog: u64,
+    }
+    SpillStarted = Info "spill_started" "store" {
+        destination: Text, ring: u32, reason: &'static str,
+    }
+    SpillDrained = Info "spill_drained" "store" {
+        destination: Text, messages: u64, duration_ms: u64,
+    }
     Drop = Warn "drop" "queue" { reason: &'static str, destination: Text, count: u64 }
     Quarantined = Warn "quarantined" "queue" { destination: Text, reason: Text, count: u64 }
     Qos2InDoubt = Warn "qos2_in_doubt" "bridge" { bridge: Text, count: u32, reason: &'static str }
     BackpressureOn = Warn "backpressure_on" "queue" { destination: Text, reason: &'static str }
     BackpressureOff = Info "backpressure_off" "queue" { destination: Text, duration_ms: u64 }
-    StoreError = Error "store_error" "store" { operation: &'static str, reason: &'static str, retry_in_ms: u64 }
+    StoreError = Error "store_error" "store" {
+        operation: &'static str, reason: &'static str, retry_in_ms: u64,
+    }
     StoreRecovered = Info "store_recovered" "store" { rescued: u64, lost: u64 }
     StoreQuarantined = Warn "store_quarantined" "store" { file: Text, reason: Text }
     LoopSuspected = Warn "loop_suspected" "bridge" { bridge: Text, topic: Text, count: u32 }
-    SubscribeRefused = Warn "subscribe_refused" "bridge" { bridge: Text, filter: Text, code: u16, retry_in_ms: u64 }
+    SubscribeRefused = Warn "subscribe_refused" "bridge" {
+        bridge: Text, filter: Text, code: u16, retry_in_ms: u64,
+    }
     CloneSuspected = Warn "clone_suspected" "bridge" { bridge: Text, client: Text, takeovers: u32 }
     ClockJump = Warn "clock_jump" "main" { from_s: u64, to_s: u64 }
     Reloaded = Info "reloaded" "main" { changed: u32 }

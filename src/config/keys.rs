@@ -250,9 +250,8 @@ mod tests {
 
     #[test]
     fn a_key_is_found_with_its_names_only() {
-        assert!(
-            matches!(find("bridge.hub.forward.7.qos"), Found::Known(k) if k.pattern.ends_with("qos"))
-        );
+        let is_qos = |key: &Key| key.pattern.ends_with("qos");
+        assert!(matches!(find("bridge.hub.forward.7.qos"), Found::Known(key) if is_qos(key)));
         assert!(matches!(find("bridge.Hub.server"), Found::BadName(_)));
         for wrong in ["bridge.hub", "bridge.hub.forward.qos", "ack.", ".ack", "", "NAME"] {
             assert_eq!(find(wrong), Found::Unknown, "{wrong}");

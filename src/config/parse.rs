@@ -262,7 +262,8 @@ mod tests {
                 "f:2: there is no key before the =",
                 "f:3: ring.mesages: unknown key; the nearest known one is ring.messages",
                 "f:5: ack: is already there in line 4",
-                "f:6: bridge.Hub.server: a name must be 1 to 32 of a-z 0-9 _ - (in bridge.NAME.server)",
+                "f:6: bridge.Hub.server: a name must be 1 to 32 of a-z 0-9 _ - \
+                 (in bridge.NAME.server)",
                 "f:7: http.bind: not in this build",
                 "f:8: node.name: the closing quote is missing",
             ]

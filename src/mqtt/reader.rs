@@ -1,5 +1,6 @@
 //! A cursor over received bytes. Every read is bounded by the packet and either yields a valid
-//! value or the fault. Always inlined, so that the cursor lives in registers. Read MQTT 5 section 1.5 first.
+//! value or the fault. Always inlined, so that the cursor lives in registers. Read MQTT 5 section
+//! 1.5 first.
 
 use super::{Fault, PacketId};
 

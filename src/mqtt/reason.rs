@@ -119,7 +119,10 @@ impl fmt::Display for Malformed {
 impl core::error::Error for Malformed {}
 
 macro_rules! faults {
-    ($($(#[$doc:meta])* $fault:ident $({ $field:ident: $kind:ty })? = $reason:ident $word:literal)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $fault:ident $({ $field:ident: $kind:ty })? = $reason:ident $word:literal
+    )*) => {
         /// What was wrong with the bytes. `Display` prints a snake_case word for the log.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Fault { $($(#[$doc])* $fault $({ $field: $kind })?,)* }

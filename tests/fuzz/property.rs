@@ -1,5 +1,5 @@
-// What must hold for any bytes at all. Included by the fuzz targets and by the tests of the codec,
-// which both have a module `mqtt` beside this one.
+//! What must hold for any bytes at all. Included by the fuzz targets and by the tests of the
+//! codec, which both have a module `mqtt` beside this one.
 
 use super::mqtt::topic::{Mapping, is_filter, is_name, matches, split_shared};
 use super::mqtt::{

@@ -291,7 +291,10 @@ mod tests {
 
     #[test]
     fn a_log_line_is_taken_apart() {
-        let line = r#"2026-11-21T07:00:00Z WARN spillway::bridge event=bridge_down bridge=up reason="connection \"refused\"" retry_in_ms=800 empty="" backlog=3"#;
+        let line = concat!(
+            "2026-11-21T07:00:00Z WARN spillway::bridge event=bridge_down bridge=up ",
+            r#"reason="connection \"refused\"" retry_in_ms=800 empty="" backlog=3"#
+        );
         let values = key_values(line);
         assert_eq!(values["event"], "bridge_down");
         assert_eq!(values["reason"], r#"connection "refused""#);

@@ -105,7 +105,7 @@ impl Sink {
     }
 
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
-        // A panic in the server's thread has been printed; its figures are still the best there are.
+        // A panic in the server's thread has been printed; its figures are still the best we have.
         self.shared.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
