@@ -227,6 +227,13 @@ fn sources(folder: &str) -> Vec<Source> {
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
+    let tests: Vec<String> = found.iter().flat_map(Source::test_modules).collect();
+    for source in &mut found {
+        let home = source.path.strip_suffix(".rs").unwrap_or(&source.path);
+        if tests.iter().any(|test| home == test || home.starts_with(&format!("{test}/"))) {
+            source.ship_nothing();
+        }
+    }
     found
 }
 

@@ -28,9 +28,29 @@ pub struct Source {
 impl Source {
     pub fn new(path: &str, text: &str) -> Self {
         let code = mask(text);
-        let is_test = path.starts_with("tests/") || path.ends_with("/tests.rs");
+        let is_test =
+            path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs");
         let shipped = if is_test { blank(&code) } else { without_tests(&code) };
         Self { path: path.to_owned(), text: text.to_owned(), code, shipped }
+    }
+
+    /// The file was declared as a module of tests by another one.
+    pub fn ship_nothing(&mut self) {
+        self.shipped = blank(&self.code);
+    }
+
+    /// Paths without `.rs` of the modules that this file declares behind `#[cfg(test)]`.
+    pub fn test_modules(&self) -> Vec<String> {
+        let home = self.path.strip_suffix(".rs").unwrap_or(&self.path);
+        let folder = match home.rsplit_once('/') {
+            Some((folder, "mod" | "lib" | "main")) => folder,
+            _ => home,
+        };
+        let behind = self.code.split("#[cfg(test)]").skip(1);
+        let declared = behind.filter_map(|item| item.trim_start().strip_prefix("mod "));
+        let ends = declared.filter_map(|item| item.split_once(';'));
+        let plain = ends.filter(|(module, _)| module.bytes().all(is_name));
+        plain.map(|(module, _)| format!("{folder}/{module}")).collect()
     }
 
     pub fn finding(&self, line: usize, what: impl Into<String>) -> Finding {
@@ -259,7 +279,22 @@ fn tests_are_not_shipped() {
     for (name, expected) in [("a", 1), ("b", 0), ("c", 1), ("d", 1), ("e", 0), ("g", 1)] {
         assert_eq!(source.shipped.matches(&format!("fn {name}(")).count(), expected, "{name}");
     }
-    assert!(Source::new("src/x/tests.rs", "fn a() {}").shipped.trim().is_empty());
+    for path in ["src/x/tests.rs", "src/x/tests/y.rs", "tests/x.rs"] {
+        assert!(Source::new(path, "fn a() {}").shipped.trim().is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn modules_of_tests_are_found_where_they_are_declared() {
+    let text = "#[cfg(test)]\nmod faults;\nmod frame;\n#[cfg(test)] mod x { mod y; }";
+    let modules = |path| Source::new(path, text).test_modules();
+    assert_eq!(modules("src/mqtt/mod.rs"), ["src/mqtt/faults"]);
+    assert_eq!(modules("src/mqtt/props.rs"), ["src/mqtt/props/faults"]);
+    assert_eq!(modules("src/lib.rs"), ["src/faults"]);
+    let mut source = Source::new("src/mqtt/faults.rs", "fn a() { b() }");
+    assert!(source.shipped.contains("b()"));
+    source.ship_nothing();
+    assert!(source.shipped.trim().is_empty());
 }
 
 #[test]
