@@ -87,6 +87,7 @@ pub struct Gateway {
     meta_dirty: bool,
     retained_since: Option<Instant>,
     drops_at: Instant,
+    zero_retry_at: Instant,
     /// Sessions that ended and whose rows have to go.
     forgotten: Vec<String>,
 }
@@ -141,6 +142,7 @@ impl Gateway {
             meta_dirty: true,
             retained_since: None,
             drops_at: Instant::NEVER,
+            zero_retry_at: Instant::ZERO,
             forgotten: Vec::new(),
             config,
         };
