@@ -37,6 +37,12 @@ pub const SESSION_WINDOW_SURE: u16 = 8;
 /// QoS 0 messages one destination may hold; the newest is dropped and counted beyond.
 pub const QOS0_QUEUE_MAX: u32 = 512;
 
+/// How long a burst of QoS 0 may hold its publishers up for a bridge whose socket is full.
+pub const QOS0_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// How soon a publisher that waits with QoS 0 is tried again if nothing else happens.
+pub const QOS0_RETRY: Duration = Duration::from_millis(2);
+
 /// Retained messages put into one session's queue at a time; the rest follows as it drains.
 pub const RETAINED_BATCH: u32 = 32;
 

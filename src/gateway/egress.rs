@@ -55,9 +55,23 @@ impl Gateway {
         if let Some(dest) = self.dest_of(slot) {
             at += self.transmit_releases(slot, dest, &mut out[at..]);
             at += self.transmit_publishes(now, slot, dest, &mut out[at..], at);
+            if self.parked > 0 && self.queue.next_zero(dest).is_none() {
+                self.resume_zero();
+            }
         }
         self.sent_something(slot, at, now);
         at
+    }
+
+    /// Publishers that wait with QoS 0 may go on.
+    fn resume_zero(&mut self) {
+        for slot in 0..self.conns.len() {
+            if self.conns[slot].zero_parked
+                && let Ok(slot) = u16::try_from(slot)
+            {
+                self.resume.set(slot);
+            }
+        }
     }
 
     fn sent_something(&mut self, slot: u16, bytes: usize, now: Instant) {

@@ -87,6 +87,7 @@ pub struct Gateway {
     meta_dirty: bool,
     retained_since: Option<Instant>,
     drops_at: Instant,
+    zero_retry_at: Instant,
     /// Sessions that ended and whose rows have to go.
     forgotten: Vec<String>,
 }
@@ -141,6 +142,7 @@ impl Gateway {
             meta_dirty: true,
             retained_since: None,
             drops_at: Instant::NEVER,
+            zero_retry_at: Instant::ZERO,
             forgotten: Vec::new(),
             config,
         };
@@ -381,7 +383,7 @@ impl Gateway {
             let rules = Rules::new(bridge);
             let own_slots = match bridge.max_bytes {
                 Some(bytes) => crate::queue::slots_for(bytes),
-                None => slots / 100 * share / count,
+                None => percent(slots, share) / count,
             };
             self.queue.open(
                 DestId(index),
@@ -465,6 +467,11 @@ fn connect_bytes(bridge: &crate::config::Bridge) -> usize {
     1024 + will + secrets + filters + notify
 }
 
+/// So many percent of `count`.
+fn percent(count: u32, percent: u32) -> u32 {
+    u32::try_from(u64::from(count) * u64::from(percent) / 100).unwrap_or(u32::MAX)
+}
+
 fn setup(config: &Config, slot_count: u32, run: u64) -> Setup {
     let bridges = config.bridges.iter().map(|bridge| BoxSetup {
         streams: Rules::stream_count(bridge),
@@ -486,7 +493,7 @@ fn setup(config: &Config, slot_count: u32, run: u64) -> Setup {
         bytes: config.ring_bytes,
         boxes,
         slot_count: if stored { slot_count } else { 0 },
-        session_slots_max: slot_count / 100 * u32::from(config.store.sessions_share),
+        session_slots_max: percent(slot_count, u32::from(config.store.sessions_share)),
         safe: stored && config.ack == crate::config::Ack::Safe,
         stored,
         flush_after: config.store.flush_after,

@@ -5,7 +5,7 @@ use super::Gateway;
 use crate::bridge::link::Link;
 use crate::broker::retained::Change;
 use crate::broker::subs::Subscription;
-use crate::limits::STREAMS_MAX;
+use crate::limits::{QOS0_RETRY, STREAMS_MAX};
 use crate::mqtt::{Qos, Version};
 use crate::queue::Queue;
 use crate::queue::outbox::DestId;
@@ -98,13 +98,19 @@ impl Gateway {
             let changed = changes != self.parked_at;
             self.parked_at = changes;
             for slot in 0..self.conns.len() {
-                // QoS 0 waits one turn and no longer.
-                if let Ok(slot) = u16::try_from(slot)
-                    && self.conn(slot).parked > 0
-                    && (changed || self.conn(slot).zero_parked)
-                {
-                    self.resume.set(slot);
+                let Ok(slot) = u16::try_from(slot) else { continue };
+                if self.conn(slot).parked == 0 {
+                    continue;
                 }
+                if self.conn(slot).zero_parked && !changed {
+                    let at = self.zero_retry_at;
+                    if self.now < at {
+                        self.due_by(at);
+                        continue;
+                    }
+                    self.zero_retry_at = self.now.plus(QOS0_RETRY);
+                }
+                self.resume.set(slot);
             }
         }
         self.collect();

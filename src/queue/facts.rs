@@ -5,7 +5,7 @@ use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId};
 use super::recv::Stage;
 use super::{DropReason, Push, Queue};
-use crate::limits::SLOT_BYTES;
+use crate::limits::{QOS0_WAIT_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
 use crate::note::Note;
 use crate::vocab::Instant;
@@ -201,14 +201,15 @@ impl Queue {
         count
     }
 
-    /// QoS 0 found no room: may it wait for the next turn? Within one turn, if the peer has kept
-    /// up; a peer that has not must not hold its publishers up.
+    /// QoS 0 found no room: may it wait? If the peer has kept up so far, within one turn, and for a
+    /// bridge a moment longer; a peer that has not must not hold its publishers up.
     pub fn may_wait(&mut self, dest: DestId, now: Instant) -> bool {
         let outbox = self.outbox_mut(dest);
         if core::mem::take(&mut outbox.zero_drained) {
             outbox.zero_full_at = now;
         }
-        outbox.up == Up::Up && outbox.zero_full_at == now
+        let moment = if outbox.params.session { Duration::ZERO } else { QOS0_WAIT_MAX };
+        outbox.up == Up::Up && now.since(outbox.zero_full_at) <= moment
     }
 
     /// The oldest message on the wire: entry, sequence, and whether it is there alone.
