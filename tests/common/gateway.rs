@@ -7,8 +7,12 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
-/// The program as cargo built it for this run.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_spillway");
+/// The program: what SPILLWAY_BINARY names (the one that ships, in `scripts/test`), else what cargo
+/// has built for this run.
+pub fn binary() -> PathBuf {
+    let named = std::env::var_os("SPILLWAY_BINARY").map(PathBuf::from);
+    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_spillway")))
+}
 
 /// One line of the log: `TIME LEVEL spillway::PART event=NAME key=value …`.
 #[derive(Clone, Debug)]
@@ -154,7 +158,7 @@ impl Gateway {
 
     fn spawn(&mut self) {
         assert!(self.process.is_none(), "it runs already");
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.arg("-c").arg(self.configuration_file()).env_remove("RUST_LOG");
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         self.process = Some(Process::start(command));
@@ -176,7 +180,7 @@ impl Gateway {
 
     /// What `spillway --check` says about this configuration.
     pub fn check(&self) -> Output {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.arg("--check").arg("-c").arg(self.configuration_file());
         command.output().expect("the binary runs")
     }

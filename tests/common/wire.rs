@@ -326,6 +326,10 @@ impl<'a> Body<'a> {
         Ok(head)
     }
 
+    fn skip(&mut self, count: usize) -> io::Result<()> {
+        self.take(count).map(|_| ())
+    }
+
     fn byte(&mut self) -> io::Result<u8> {
         Ok(self.take(1)?[0])
     }
@@ -367,13 +371,13 @@ impl<'a> Body<'a> {
             let id = inner.byte()?;
             let before = inner.bytes;
             match id {
-                0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A => drop(inner.take(1)?),
-                0x13 | 0x21 | 0x22 | 0x23 => drop(inner.take(2)?),
-                0x02 | 0x11 | 0x18 | 0x27 => drop(inner.take(4)?),
-                0x0B => drop(inner.varint()?),
-                0x26 => drop((inner.prefixed()?, inner.prefixed()?)),
+                0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A => inner.skip(1)?,
+                0x13 | 0x21 | 0x22 | 0x23 => inner.skip(2)?,
+                0x02 | 0x11 | 0x18 | 0x27 => inner.skip(4)?,
+                0x0B => inner.varint().map(|_| ())?,
+                0x26 => inner.prefixed().and_then(|_| inner.prefixed()).map(|_| ())?,
                 0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F => {
-                    drop(inner.prefixed()?);
+                    inner.prefixed().map(|_| ())?;
                 }
                 id => panic!("property {id:#x} does not exist"),
             }

@@ -8,4 +8,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod delivery;
 mod parts;
+mod properties;
+mod retained;
+mod sessions;
+mod wills;
