@@ -9,8 +9,12 @@
 mod common;
 
 mod delivery;
+mod limits;
+mod malformed;
 mod parts;
 mod properties;
 mod retained;
+mod rules;
 mod sessions;
+mod versions;
 mod wills;

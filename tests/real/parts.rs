@@ -140,7 +140,7 @@ fn the_name_server_answers_as_told() {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a UDP port");
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a UDP socket");
     let question = [7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 2, b'b', b'c', 0, 0, 1, 0, 1];
-    let mut ask = || {
+    let ask = || {
         let mut answer = [0; 512];
         socket.send_to(&question, ("127.0.0.1", port)).expect("sent");
         socket.recv(&mut answer).map(|count| answer[..count].to_vec())
