@@ -99,6 +99,8 @@ pub struct Gateway {
     pub directory: Directory,
     environment: Vec<(String, String)>,
     process: Option<Process>,
+    /// What was said until the last [`Gateway::wait_exit`].
+    last: Vec<String>,
 }
 
 impl Gateway {
@@ -123,7 +125,8 @@ impl Gateway {
     pub fn prepare(configuration: &str) -> Self {
         let directory = Directory::new();
         let port = free_port();
-        let gateway = Self { port, directory, environment: Vec::new(), process: None };
+        let gateway =
+            Self { port, directory, environment: Vec::new(), process: None, last: Vec::new() };
         gateway.configure(configuration);
         gateway
     }
@@ -208,6 +211,23 @@ impl Gateway {
         assert_eq!(status.code(), Some(0), "exit status after SIGTERM");
         let stopped = events.into_iter().rfind(|event| event.name == "stopped");
         stopped.expect("the last event is stopped")
+    }
+
+    /// Waits for the end that something else brought about.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        let status = process.wait_exit(PATIENCE);
+        self.last = process.log.lines();
+        status
+    }
+
+    /// What was said until the last [`Gateway::wait_exit`].
+    pub fn last_lines(&self) -> &[String] {
+        &self.last
+    }
+
+    pub fn last_events(&self) -> Vec<Event> {
+        self.last.iter().filter_map(|line| Event::parse(line)).collect()
     }
 
     /// Lines said since this start; what to pass to the `_from` calls.

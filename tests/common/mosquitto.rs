@@ -87,6 +87,14 @@ impl Mosquitto {
         found.unwrap_or_else(|| panic!("mosquitto never said {part}"))
     }
 
+    /// The same, with something to do meanwhile.
+    pub fn wait_line_while(&self, part: &str, mut meanwhile: impl FnMut()) {
+        wait_until(part, || {
+            meanwhile();
+            self.count_lines(part) > 0
+        });
+    }
+
     /// How many of its lines hold `part`.
     pub fn count_lines(&self, part: &str) -> usize {
         let log = &self.process.as_ref().expect("it runs").log;

@@ -44,8 +44,7 @@ impl Publisher {
 
     /// `count` numbered messages on one topic.
     pub fn numbered(id: &str, topic: &str, qos: u8, count: usize) -> Self {
-        let plan = (0..count).map(|n| Message::new(topic, super::numbered(n)).qos(qos)).collect();
-        Self::new(Connect::v4(id).persistent(), 50, plan)
+        Self::new(Connect::v4(id).persistent(), 50, wire::numbered_plan(topic, qos, count))
     }
 
     pub fn accepted_count(&self) -> usize {

@@ -119,6 +119,11 @@ impl Message {
     }
 }
 
+/// `count` numbered messages on one topic.
+pub fn numbered_plan(topic: &str, qos: u8, count: usize) -> Vec<Message> {
+    (0..count).map(|n| Message::new(topic, super::numbered(n)).qos(qos)).collect()
+}
+
 #[derive(Clone, Debug)]
 pub struct Connect {
     /// 3, 4 or 5; 0x84 with the bridge bit.

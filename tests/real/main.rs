@@ -8,13 +8,23 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backlog;
 mod delivery;
+mod dns;
+mod failover;
+mod independent;
 mod limits;
+mod links;
 mod malformed;
+mod overflow;
+mod pace;
 mod parts;
+mod process;
 mod properties;
 mod retained;
 mod rules;
 mod sessions;
+mod status;
 mod versions;
 mod wills;
+mod window;
