@@ -54,20 +54,29 @@ impl Collector {
         self.wait_state(&format!("subscription {count}"), |state| state.subscribed >= count);
     }
 
-    fn wait_state(&self, what: &str, mut holds: impl FnMut(&State) -> bool) {
+    fn wait_state(&self, what: &str, holds: impl FnMut(&State) -> bool) {
+        if !self.state_within_patience(holds) {
+            let messages = self.messages();
+            let last: Vec<String> = messages.iter().rev().take(5).map(Message::text).collect();
+            panic!("never: {what}; {} messages, the newest first: {last:?}", messages.len());
+        }
+    }
+
+    fn state_within_patience(&self, mut holds: impl FnMut(&State) -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE * 2;
         let mut state = self.shared.state.lock().expect("no holder panics");
         while !holds(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let count = state.messages.len();
-                let last: Vec<String> =
-                    state.messages.iter().rev().take(5).map(Message::text).collect();
-                drop(state);
-                panic!("never: {what}; {count} messages, the newest first: {last:?}");
+                return false;
             }
             state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
         }
+        true
+    }
+
+    fn wait_quietly(&self, mut holds: impl FnMut(&[Message]) -> bool) -> bool {
+        self.state_within_patience(|state| holds(&state.messages))
     }
 
     pub fn messages(&self) -> Vec<Message> {
@@ -91,7 +100,7 @@ impl Collector {
     pub fn wait_all_in_order(&self, count: usize) -> usize {
         let mut seen = vec![false; count];
         let (mut distinct, mut at) = (0, 0);
-        self.wait(&format!("all of {count} messages"), |messages| {
+        let all = self.wait_quietly(|messages| {
             for message in &messages[at..] {
                 let number = number_of(&message.payload);
                 if !std::mem::replace(&mut seen[number], true) {
@@ -101,6 +110,10 @@ impl Collector {
             at = messages.len();
             distinct == count
         });
+        if !all {
+            let missing: Vec<usize> = (0..count).filter(|n| !seen[*n]).collect();
+            panic!("{} of {count} never came: {missing:?}", missing.len());
+        }
         let mut expected = 0;
         for message in self.messages() {
             let number = number_of(&message.payload);

@@ -143,7 +143,8 @@ impl Drop for Process {
         if thread::panicking() {
             eprintln!("--- what {} {} said", self.name, self.child.id());
             let lines = self.log.lines();
-            for line in &lines[lines.len().saturating_sub(80)..] {
+            let most = std::env::var("SPILLWAY_LINES").ok().and_then(|text| text.parse().ok());
+            for line in &lines[lines.len().saturating_sub(most.unwrap_or(80))..] {
                 eprintln!("{line}");
             }
         }

@@ -113,14 +113,15 @@ fn a_kill_in_the_middle_of_everything_loses_nothing_accepted() {
 
 #[test]
 fn what_comes_in_outlives_kills_on_its_way_to_a_persistent_session() {
-    let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+    let remote = Mosquitto::start();
     let rules = ["subscribe.1.remote_topic = n", "subscribe.1.qos = 2"];
     let mut gateway = Gateway::start(&bridge("up", remote.port, &rules));
     gateway.wait("bridge_up");
     remote.wait_line("Sending SUBACK");
     let near = Collector::start(gateway.port, "near", "n");
     let port = remote.port;
-    let publisher = thread::spawn(move || Publisher::numbered("publisher", "n", 2, 4000).run(port));
+    let publisher =
+        thread::spawn(move || Publisher::numbered("publisher", "n", 2, 4000).window(15).run(port));
     for n in 1..=3 {
         near.wait_count(500 * n);
         gateway.kill();
@@ -207,6 +208,9 @@ fn without_a_store_the_ring_carries_over_an_outage_and_says_what_a_stop_loses() 
     Publisher::numbered("publisher", "n", 2, 100).run(gateway.port);
     link.set(Mode::Pass);
     assert_eq!(far.wait_all_in_order(100), 0);
+    gateway.wait_bridge_stats("up", "all completed", |b| {
+        b.number("fwd_acked") == 100 && b.number("inflight") == 0
+    });
     link.set(Mode::Refuse);
     gateway.wait_bridge_stats("up", "the link down", |b| b.text("up") == "false");
     let mut client = Connect::v4("client").open(gateway.port);

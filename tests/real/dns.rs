@@ -71,7 +71,10 @@ fn a_server_that_falls_silent_does_not_matter_once_the_address_is_known() {
     let mut remote = Mosquitto::start_persistent();
     let names = NameServer::start(Answer::Loopback);
     let far = Collector::start(remote.port, "far", "n");
-    let gateway = Gateway::start_with(&bridged(remote.port), &names.environment());
+    // Time enough to find the server silent and then to connect to what it said before.
+    let server = format!("mqtt://broker.example:{}", remote.port);
+    let rules = ["forward.1.local_topic = n", "connect_timeout = 8s"];
+    let gateway = Gateway::start_with(&bridge_to("up", &server, &rules), &names.environment());
     gateway.wait("bridge_up");
     names.set(Answer::Silence);
     remote.stop();

