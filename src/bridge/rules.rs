@@ -156,3 +156,42 @@ pub fn name_hash(name: &str) -> u32 {
     }
     hash.max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn rules() -> Rules {
+        let text = "bridge.b.server = mqtt://h\nstore.path = /x\n\
+                    bridge.b.forward.r.local_topic = p/#\nbridge.b.forward.r.rate = 1/s\n\
+                    bridge.b.forward.h.local_topic = #\nbridge.b.forward.h.priority = high\n";
+        let (config, _) = config::load("t", text, &mut |_| Err(String::new()), "n").unwrap();
+        Rules::new(&config.bridges[0])
+    }
+
+    #[test]
+    fn the_first_matching_rule_wins() {
+        let rules = rules();
+        assert_eq!(rules.forwards("p/1"), Some(0));
+        assert_eq!(rules.forwards("q"), Some(1));
+        assert_eq!(rules.of_stored(name_hash("h"), "p/1"), Some(1));
+        assert_eq!(rules.of_stored(name_hash("gone"), "p/1"), Some(0));
+    }
+
+    #[test]
+    fn paced_topics_have_streams_of_their_own_until_all_are_lent() {
+        let mut rules = rules();
+        let mut seen = std::collections::BTreeSet::new();
+        for topic in 0..LENT {
+            let lane = rules.stream(0, &format!("p/{topic}"), Instant::START, &mut |_| true);
+            assert!(lane.fresh && seen.insert(lane.stream));
+        }
+        let shared = rules.stream(0, "p/more", Instant::START, &mut |_| true);
+        assert!(usize::from(shared.stream) >= LANES + LENT);
+        // A stream that becomes free does not tear the topic from what it has waiting.
+        let again = rules.stream(0, "p/more", Instant::START, &mut |stream| stream > 100);
+        assert_eq!(again.stream, shared.stream);
+        assert_eq!(rules.stream(1, "x", Instant::START, &mut |_| true).stream, 0);
+    }
+}

@@ -336,10 +336,14 @@ impl Gateway {
         if let Some(will) = &entry.will {
             entry.will_at = now.plus(will.delay.min(entry.expiry));
         }
+        let at_once = entry.will_at <= now;
         let due = entry.expires_at.min(entry.will_at);
         let client = text(&entry.client_id);
         self.due_by(due);
         self.note(Note::ClientDisconnected { client, addr, reason: text(reason) });
+        if at_once {
+            self.publish_will(now, session);
+        }
         if self.sessions[session].expiry.is_zero() {
             self.publish_will(now, session);
             self.end_session(now, session);

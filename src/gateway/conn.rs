@@ -238,7 +238,8 @@ impl Conn {
 
     /// Room for one more one-off reply of so many bytes?
     pub fn has_control_room(&self, bytes: usize) -> bool {
-        self.control.len() + bytes <= self.control_bytes
+        let used = if self.control_left() == 0 { 0 } else { self.control.len() };
+        used + bytes <= self.control_bytes
     }
 
     /// Appends an encoded packet; `write` gets the room there is and says how much it took.
@@ -253,6 +254,12 @@ impl Conn {
         let taken = write(&mut self.control[start..]);
         self.control.truncate(start + taken.unwrap_or(0));
         taken.is_some()
+    }
+
+    /// Nothing more is to be said.
+    pub fn forget_control(&mut self) {
+        self.control.clear();
+        self.control_sent = 0;
     }
 
     pub fn control_left(&self) -> usize {

@@ -154,7 +154,7 @@ impl Gateway {
             let turn = self.conn(slot).zero_turn;
             let alone = link.is_some_and(|b| self.link(b).alone)
                 && !self.queue.outbox(dest).flight.is_empty()
-                && self.queue.outbox(dest).unsent == crate::queue::pool::NONE;
+                && self.queue.outbox(dest).unsent != self.queue.outbox(dest).flight.head;
             let queued =
                 if zero.is_some() && turn || alone { None } else { self.queue.next(dest, blocked) };
             self.conn_mut(slot).zero_turn = !turn;
@@ -222,7 +222,7 @@ impl Gateway {
         out: &mut [u8],
         fresh: bool,
     ) -> Wrote {
-        let resend = next.packet_id.is_some();
+        let resend = next.dup;
         let Some(expiry_s) = remaining(&self.queue, next, now) else {
             if !resend {
                 self.queue.drop_entry(dest, next.entry, DropReason::Expired);

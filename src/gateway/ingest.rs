@@ -78,8 +78,7 @@ impl Gateway {
         };
         let exactly_once = message.qos == Qos::ExactlyOnce;
         if exactly_once && self.queue.recv.contains(owner.0, id.raw()) {
-            self.received_again(owner, slot, id);
-            return Ok(true);
+            return Ok(self.received_again(owner, slot, id));
         }
         let conn = self.conn(slot);
         let limit = usize::from(self.inbound_limit(source));
@@ -133,11 +132,15 @@ impl Gateway {
     }
 
     /// A QoS 2 PUBLISH that is here already: PUBREC again, once everything is safe.
-    fn received_again(&mut self, owner: DestId, slot: u16, id: PacketId) {
+    /// `false`: so many are owed that it has to wait.
+    fn received_again(&mut self, owner: DestId, slot: u16, id: PacketId) -> bool {
         let journalled = self.queue.is_journalled(owner);
         let conn = self.conn(slot);
-        if conn.pubrecs.contains(id) || conn.pubrecs.is_full() {
-            return;
+        if conn.pubrecs.contains(id) {
+            return true;
+        }
+        if conn.pubrecs.is_full() {
+            return false;
         }
         let mut after = 0;
         if journalled {
@@ -156,6 +159,7 @@ impl Gateway {
             owner: journalled.then_some(owner),
         });
         self.ready.set(slot);
+        true
     }
 
     /// Finds the destinations, reserves, and only then changes anything.

@@ -10,12 +10,15 @@
 mod clients;
 mod conn;
 mod egress;
+mod failback;
+mod greeting;
 mod ingest;
 mod links;
 mod persist;
 mod plan;
 mod receive;
 mod replies;
+mod service;
 mod stats;
 mod subscribe;
 pub mod verbs;
@@ -244,6 +247,11 @@ impl Gateway {
         let retained = self
             .retained_since
             .map_or(Instant::NEVER, |t| t.plus(self.config.store.retained_after));
+        let retained =
+            if retained == Instant::NEVER { retained } else { self.queue.not_before(retained) };
+        if self.parked > 0 && self.queue.changes() != self.parked_at {
+            return self.now;
+        }
         self.due.min(self.drops_at).min(self.queue.flush_at(self.now)).min(retained)
     }
 

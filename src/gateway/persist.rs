@@ -50,7 +50,8 @@ impl Gateway {
     pub fn flush(&mut self, now: Instant, store: &mut impl SpillStore) {
         self.now = now;
         if !self.queue.store_due(now) {
-            return;
+            self.wake_destinations();
+            return self.after_flush();
         }
         let rows = match self.put_rows(now, store) {
             Ok(rows) => rows,
@@ -159,7 +160,8 @@ impl Gateway {
             if self.conns[slot].awaits_commit
                 && let Ok(slot) = u16::try_from(slot)
             {
-                self.conn_mut(slot).awaits_commit = false;
+                let conn = self.conn_mut(slot);
+                conn.awaits_commit = conn.pubrecs.len() + conn.pubcomps.len() > 0;
                 self.ready.set(slot);
             }
         }
@@ -182,6 +184,14 @@ impl Gateway {
             rows.wrote = true;
             rows.meta = true;
         }
+        // First, for a client id may have a new session already.
+        for key in &self.forgotten {
+            store.delete(Table::Session, key.as_bytes())?;
+            let mut dest = String::from("s:");
+            dest.push_str(key);
+            store.delete(Table::Destination, dest.as_bytes())?;
+            rows.wrote = true;
+        }
         for session in 0..self.sessions.count() {
             if !self.sessions[session].used || !self.sessions[session].dirty {
                 continue;
@@ -195,13 +205,6 @@ impl Gateway {
             }
             rows.wrote = true;
             rows.sessions = true;
-        }
-        for key in &self.forgotten {
-            store.delete(Table::Session, key.as_bytes())?;
-            let mut dest = String::from("s:");
-            dest.push_str(key);
-            store.delete(Table::Destination, dest.as_bytes())?;
-            rows.wrote = true;
         }
         let due = self
             .retained_since

@@ -13,6 +13,10 @@ use crate::note::{Note, text};
 use crate::queue::window::Acked;
 use crate::vocab::{ConnId, Instant};
 
+/// Packet types, the upper half of the first byte (2.1.2).
+const SUBSCRIBE: u8 = 8;
+const UNSUBSCRIBE: u8 = 10;
+
 /// What became of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -50,11 +54,12 @@ impl Gateway {
         let Some(slot) = self.live(id) else { return nothing };
         let (parked, retry) = {
             let conn = self.conn_mut(slot);
-            (conn.parked.min(buffer.len()), core::mem::take(&mut conn.retry))
+            (core::mem::take(&mut conn.parked), core::mem::take(&mut conn.retry))
         };
         if parked > 0 {
             self.parked -= 1;
         }
+        let parked = parked.min(buffer.len());
         if buffer.len() > parked {
             self.conn_mut(slot).received_at = now;
         }
@@ -63,6 +68,7 @@ impl Gateway {
         let mut open = true;
         let mut packet_bytes = None;
         let mut publishes_wait = kept > 0;
+        let mut subscribes_wait = kept > 0 && self.conn(slot).subscribing.is_some();
         let mut zero_waits = publishes_wait && self.conn(slot).zero_parked;
         loop {
             if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
@@ -80,6 +86,13 @@ impl Gateway {
                     return nothing;
                 }
             };
+            let kind = buffer[read] >> 4;
+            if subscribes_wait && matches!(kind, SUBSCRIBE | UNSUBSCRIBE) {
+                buffer.copy_within(read..read + total, kept);
+                kept += total;
+                read += total;
+                continue;
+            }
             let step =
                 self.packet(now, slot, &buffer[read..read + total], publishes_wait, zero_waits);
             match step {
@@ -87,6 +100,12 @@ impl Gateway {
                 Ok(Step::Park) => {
                     publishes_wait = true;
                     zero_waits |= self.plan.wait || buffer[read] & 0x06 == 0;
+                    buffer.copy_within(read..read + total, kept);
+                    kept += total;
+                }
+                // Its retained messages wait for acknowledgements that may lie behind it.
+                Ok(Step::Stall) if kind == SUBSCRIBE && self.conn(slot).subscribing.is_some() => {
+                    subscribes_wait = true;
                     buffer.copy_within(read..read + total, kept);
                     kept += total;
                 }
@@ -232,15 +251,13 @@ impl Gateway {
             return match source {
                 Source::Client { .. } => Err(Reason::TOPIC_NAME_INVALID.into()),
                 Source::Link { .. } | Source::Own => {
-                    self.swallow(slot, publish, "topic_too_long");
-                    Ok(Step::Done)
+                    Ok(self.swallow(slot, publish, "topic_too_long"))
                 }
             };
         }
         if matches!(source, Source::Client { .. }) && publish.topic.starts_with("$SYS/") {
             // Read-only: acknowledged and dropped, as other brokers do.
-            self.swallow(slot, publish, "sys_topic");
-            return Ok(Step::Done);
+            return Ok(self.swallow(slot, publish, "sys_topic"));
         }
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut topics = core::mem::take(&mut self.topic);
@@ -282,8 +299,7 @@ impl Gateway {
             let rules = &self.links[usize::from(bridge.0)].rules;
             let Some(rule) = rules.brings(publish.topic) else {
                 // Not asked for: a subscription of an earlier configuration.
-                self.swallow(slot, publish, "no_rule");
-                return Ok(true);
+                return Ok(self.swallow(slot, publish, "no_rule") == Step::Done);
             };
             message.retain = match rule.retain {
                 RetainRule::Keep => publish.retain,
@@ -294,8 +310,7 @@ impl Gateway {
                 let mapped = rule.mapping.map(publish.topic, topics).ok();
                 let mapped = mapped.and_then(|n| core::str::from_utf8(&topics[..n]).ok());
                 let Some(topic) = mapped else {
-                    self.swallow(slot, publish, "topic_too_long");
-                    return Ok(true);
+                    return Ok(self.swallow(slot, publish, "topic_too_long") == Step::Done);
                 };
                 message.topic = topic;
             }
@@ -304,12 +319,15 @@ impl Gateway {
     }
 
     /// Acknowledges a message without passing it on; counted.
-    fn swallow(&mut self, slot: u16, publish: &Publish<'_>, reason: &'static str) {
+    fn swallow(&mut self, slot: u16, publish: &Publish<'_>, reason: &'static str) -> Step {
         if let Some(packet_id) = publish.packet_id {
             let conn = self.conn_mut(slot);
             let debts =
                 if publish.qos == Qos::ExactlyOnce { &mut conn.pubrecs } else { &mut conn.pubacks };
-            if !debts.is_full() {
+            if debts.is_full() {
+                return Step::Park;
+            }
+            {
                 debts.push(super::conn::Debt {
                     packet_id,
                     reason: Reason::SUCCESS,
@@ -322,6 +340,7 @@ impl Gateway {
         }
         self.queue.counters.drops += 1;
         self.note(Note::Drop { reason, destination: text("local"), count: 1 });
+        Step::Done
     }
 
     /// The four acknowledgements, the same for sessions and links.
@@ -401,11 +420,17 @@ impl Gateway {
 
     /// Lets the shell close a connection; nothing of it counts from here on.
     pub(super) fn close(&mut self, now: Instant, slot: u16, after_flush: bool) {
+        let cut = self.conn(slot).sending.is_some();
         self.drop_sending(slot);
         let conn = self.conn_mut(slot);
         if matches!(conn.role, Role::Free | Role::Closing) {
             return;
         }
+        if cut {
+            // Last words inside a half-written PUBLISH would be its payload.
+            conn.forget_control();
+        }
+        let after_flush = after_flush && !cut;
         conn.role = Role::Closing;
         conn.forget_debts();
         let was_parked = core::mem::take(&mut conn.parked) > 0;

@@ -43,6 +43,11 @@ impl Queue {
         self.wall_s
     }
 
+    /// `at`, or when the store may be tried again.
+    pub fn not_before(&self, at: Instant) -> Instant {
+        at.max(self.retry_at)
+    }
+
     /// Grows with everything that may let a refused message in.
     pub fn changes(&self) -> u64 {
         self.changes

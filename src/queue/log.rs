@@ -68,6 +68,8 @@ pub struct Slot {
     pub part: u16,
     /// `streams` is exact (after a restart it is not until the slot has been read).
     pub known: bool,
+    /// Records from before the restart whose bytes are not counted yet.
+    pub unread: u16,
     pub dirty: bool,
     pub settled_bits: Bits,
     /// Settled, or in RAM.
@@ -91,6 +93,7 @@ impl Slot {
         continuation: false,
         part: 0,
         known: true,
+        unread: 0,
         dirty: false,
         settled_bits: Bits::NONE,
         taken_bits: Bits::NONE,

@@ -7,6 +7,7 @@
 //! Custody: in flight → waiting in RAM → on disk only → staged for the disk, oldest first. A commit
 //! takes a destination's whole uncommitted prefix, so its log is always in sequence.
 
+mod append;
 pub mod entry;
 pub mod facts;
 pub mod flush;
@@ -374,7 +375,7 @@ impl Queue {
             self.conflate(dest, index, hash);
         }
         let outbox = &mut self.boxes[usize::from(dest.0)];
-        if !outbox.has_gap(push.stream) {
+        if !self.entries[index].flags.listed && !outbox.has_gap(push.stream) {
             let stream = &mut outbox.streams[usize::from(push.stream)];
             self.entries[index].flags.listed = true;
             self.entries.push_back(&mut stream.list, Chain::Line, index);
@@ -402,7 +403,11 @@ impl Queue {
                 if old.entry != NONE {
                     self.replace(dest, old.entry, index);
                 } else if let Some(place) = old.place {
-                    self.settle_stored(dest, place, Some(old.stream));
+                    let bytes = u64::from(old.bytes);
+                    let outbox = self.outbox_mut(dest);
+                    outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
+                    let known = self.log.slots[pool::widen(place.slot)].known;
+                    self.settle_stored(dest, place, Some(old.stream).filter(|_| known));
                 }
                 at
             }
@@ -413,8 +418,9 @@ impl Queue {
             },
         };
         let stream = self.entries[index].stream;
+        let bytes = self.entries[index].body_bytes;
         let outbox = self.outbox_mut(dest);
-        outbox.conflated[at] = Conflated { hash, rule, entry: index, place: None, stream };
+        outbox.conflated[at] = Conflated { hash, rule, entry: index, place: None, stream, bytes };
         self.entries[index].conflate = u16::try_from(at).unwrap_or(u16::MAX);
     }
 

@@ -59,6 +59,7 @@ pub struct Conflated {
     /// When `entry` is `NONE`.
     pub place: Option<Place>,
     pub stream: u8,
+    pub bytes: u32,
 }
 
 /// What a destination has left on the wire when its identifiers are on disk.
@@ -229,7 +230,14 @@ impl Outbox {
             progress: Instant::ZERO,
             srtt: Duration::ZERO,
             conflated: vec![
-                Conflated { hash: 0, rule: 0, entry: NONE, place: None, stream: 0 };
+                Conflated {
+                    hash: 0,
+                    rule: 0,
+                    entry: NONE,
+                    place: None,
+                    stream: 0,
+                    bytes: 0
+                };
                 conflated
             ]
             .into_boxed_slice(),

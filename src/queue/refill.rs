@@ -65,7 +65,9 @@ impl Queue {
         self.boxes.iter().any(|outbox| {
             outbox.used
                 && outbox.up == Up::Up
-                && (outbox.load_wanted || (room && self.short_streams(outbox) != 0))
+                && (outbox.load_wanted
+                    || (outbox.qos2_wanted && !outbox.reorder && outbox.inflight < outbox.window)
+                    || (room && self.short_streams(outbox) != 0))
         })
     }
 
@@ -242,6 +244,8 @@ impl Queue {
     fn learn(&mut self, dest: DestId, slot: u32, classify: &mut impl Classify) {
         let mut walk = Walk::new(self.log.slots[widen(slot)].count);
         let mut streams = 0u128;
+        // What was appended in this run is counted already.
+        let unread = core::mem::take(&mut self.log.slots[widen(slot)].unread);
         while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
             if self.log.slots[widen(slot)].taken_bits.get(ordinal) {
                 continue;
@@ -252,8 +256,10 @@ impl Queue {
                     let outbox = self.outbox_mut(dest);
                     outbox.streams[usize::from(stream)].gap += 1;
                     outbox.gaps |= 1 << stream;
-                    let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
-                    outbox.pending_bytes += bytes;
+                    if ordinal < unread {
+                        let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
+                        outbox.pending_bytes += bytes;
+                    }
                 }
                 None => {
                     self.log.slots[widen(slot)].known = true;
@@ -459,6 +465,7 @@ impl Queue {
                     let entry = &mut self.entries[index];
                     entry.record = Some(record);
                     entry.arrival = self.pool.head(record).arrival;
+                    entry.flags.retain = self.pool.head(record).retain;
                     let outbox = self.outbox_mut(dest);
                     outbox.blocks += blocks;
                     outbox.records += 1;
@@ -542,11 +549,6 @@ impl Queue {
             let outbox = self.outbox_mut(dest);
             let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
             outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
-            for row in &mut outbox.conflated {
-                if row.place == Some(place) {
-                    row.place = None;
-                }
-            }
             self.settle_stored(dest, place, stream);
             dropped += 1;
             if self.log.slots[widen(slot)].owner != dest.0 {

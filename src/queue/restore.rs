@@ -191,6 +191,7 @@ impl Queue {
                 first_seq
             };
             let slot = self.log.slots[widen(index)];
+            self.log.slots[widen(index)].unread = slot.count;
             let outbox = self.outbox_mut(dest);
             outbox.next_seq = outbox.next_seq.max(last_seq + 1).max(first_seq + 1);
             outbox.stored += u64::from(slot.unsettled());
@@ -278,11 +279,15 @@ impl Queue {
             Some((place, body, stream, rule)) => (Some(place), body, stream, rule),
             // Its record is settled or gone; the exchange still has to be completed.
             None if flight.release => (None, 0, 0, 0),
-            None => return Ok(()),
+            None => {
+                self.doubt_session(dest);
+                return Ok(());
+            }
         };
         let outbox = self.outbox(dest);
         let mask = outbox.wire.len() - 1;
         if flight.packet_id == 0 || outbox.wire[usize::from(flight.packet_id) & mask] != NONE {
+            self.doubt_session(dest);
             return Ok(());
         }
         let Some(index) = self.entries.take() else { return Ok(()) };
@@ -310,6 +315,12 @@ impl Queue {
             self.entries.push_back(&mut outbox.flight, Chain::Line, index);
         }
         Ok(())
+    }
+
+    /// An identifier that the peer may know has no place here: its session must not be resumed, or
+    /// the identifier would be used again under it.
+    fn doubt_session(&mut self, dest: DestId) {
+        self.outbox_mut(dest).row_stored = false;
     }
 
     /// Where the unsettled record with this sequence number lies.

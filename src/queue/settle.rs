@@ -29,6 +29,9 @@ impl Queue {
         if state != State::Zero {
             outbox.pending = outbox.pending.saturating_sub(1);
             outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
+            if outbox.pending == 0 {
+                outbox.pending_bytes = 0;
+            }
         }
         if journalled {
             entry.state = State::Done;
@@ -100,16 +103,36 @@ impl Queue {
             entry.state = State::Conflated;
             entry.replaced = older;
             self.entries[new].replaced = old;
+            self.hold_too(dest, new);
         } else {
             self.entries.give(old);
         }
     }
 
+    /// A replacement is waited for as what it replaced was.
+    fn hold_too(&mut self, dest: DestId, index: u32) {
+        let entry = &mut self.entries[index];
+        if let (false, Some(record)) = (entry.flags.hold, entry.record) {
+            entry.flags.hold = true;
+            let custody = entry.flags.custody;
+            self.pool.hold(record);
+            self.outbox_mut(dest).custody_held += u32::from(custody);
+        }
+    }
+
     /// A record that is on disk only is settled. `stream`: whose gap it leaves, when known.
     pub(crate) fn settle_stored(&mut self, dest: DestId, place: Place, stream: Option<u8>) {
+        for row in &mut self.outbox_mut(dest).conflated {
+            if row.place == Some(place) {
+                row.place = None;
+            }
+        }
         self.settle_place(dest, place);
         let outbox = self.outbox_mut(dest);
         outbox.pending = outbox.pending.saturating_sub(1);
+        if outbox.pending == 0 {
+            outbox.pending_bytes = 0;
+        }
         if let Some(stream) = stream {
             self.close_gap(dest, stream, 1);
         }

@@ -217,7 +217,10 @@ impl Queue {
     pub fn by_id(&self, dest: DestId, id: PacketId) -> Option<u32> {
         let outbox = self.outbox(dest);
         let index = outbox.wire[usize::from(id.raw()) & (outbox.wire.len() - 1)];
-        (index != NONE && self.entries[index].packet_id == id.raw()).then_some(index)
+        let live = index != NONE
+            && self.entries[index].packet_id == id.raw()
+            && self.entries[index].state != State::Done;
+        live.then_some(index)
     }
 
     /// Ends the exchange of an entry and lets it wait again, before the others of its stream.
@@ -265,8 +268,10 @@ impl Queue {
                 let slot = &mut self.log.slots[widen(place.slot)];
                 slot.taken_bits.clear(place.ordinal);
                 slot.streams |= 1 << stream;
-                outbox.streams[usize::from(stream)].gap += 1;
-                outbox.gaps |= 1 << stream;
+                if slot.known {
+                    outbox.streams[usize::from(stream)].gap += 1;
+                    outbox.gaps |= 1 << stream;
+                }
             }
             outbox.reorder = true;
             self.entries.give(index);
@@ -340,6 +345,15 @@ impl Queue {
                 }
             }
             return 0;
+        }
+        // Identifiers of a session that is gone mean other messages when they come again.
+        self.recv.clear(dest.0);
+        let outbox = self.outbox_mut(dest);
+        outbox.received = 0;
+        outbox.row_partial = false;
+        if outbox.params.journal {
+            outbox.row_dirty = true;
+            outbox.row_urgent = true;
         }
         let mut in_doubt = 0;
         // From the last sent, so that each goes before those sent after it. What was released is

@@ -1,0 +1,255 @@
+//! CONNECT to a remote and its CONNACK: what we ask for, what it allows, and the next lower way to
+//! speak when it refuses. Read MQTT 5 sections 3.1 and 3.2 first.
+
+use super::clients::{seconds, version_word};
+use super::receive::{Fatal, Step};
+use super::replies::properties;
+use super::verbs::Action;
+use super::{Gateway, State};
+use crate::bridge::link::{Remote, Subscribed};
+use crate::limits::STABLE_AFTER;
+use crate::mqtt::props::{Properties, Property};
+use crate::mqtt::{Connack, Connect, Packet, Qos, Reason, Version, Will};
+use crate::note::Note;
+use crate::vocab::{BridgeId, Instant};
+use core::time::Duration;
+
+/// A version that was refused is tried again after this.
+const UPGRADE_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+impl Gateway {
+    /// Does the link ask for a clean session because ours does not fit the remote's?
+    pub(super) fn asked_clean(&self, bridge: BridgeId) -> bool {
+        let link = self.link(bridge);
+        // What is in flight belongs to one server's session: another one starts afresh.
+        link.clean || link.session_server.is_some_and(|session| session != link.dial.server())
+    }
+
+    /// CONNECT, as configured and as far as this remote went along before.
+    pub(super) fn owe_connect(&mut self, slot: u16, bridge: BridgeId, candidate: bool) {
+        let config = self.config.bridges[usize::from(bridge.0)].clone();
+        let link = self.link(bridge);
+        let version = link.version;
+        let server = if candidate { 0 } else { link.dial.server() };
+        // What is in flight belongs to one server's session: another one starts afresh.
+        let other = link.session_server.is_some_and(|session| session != server);
+        let clean = config.clean_start || link.clean || other;
+        let client_id = link.client_id.clone();
+        let bridge_bit = link.bridge_bit && version == Version::V311;
+        let mut buffer = [0; 64];
+        let expiry = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
+        let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
+        let list = [
+            Property::SessionExpiry(expiry),
+            Property::ReceiveMaximum(super::inbound_window(&self.config)),
+            Property::MaximumPacketSize(packet_bytes),
+        ];
+        let properties = match version {
+            Version::V5 => properties(&list, &mut buffer),
+            Version::V31 | Version::V311 => Properties::EMPTY,
+        };
+        let will = match (&config.will, &config.notify_topic) {
+            (Some(will), _) => Some(Will {
+                topic: &will.topic,
+                payload: &will.payload,
+                qos: will.qos,
+                retain: will.retain,
+                properties: Properties::EMPTY,
+            }),
+            (None, Some(topic)) => Some(Will {
+                topic,
+                payload: b"0",
+                qos: Qos::AtLeastOnce,
+                retain: true,
+                properties: Properties::EMPTY,
+            }),
+            (None, None) => None,
+        };
+        let connect = Connect {
+            version,
+            bridge: bridge_bit,
+            clean_start: clean,
+            keepalive: u16::try_from(config.keepalive.as_secs()).unwrap_or(u16::MAX),
+            client_id: &client_id,
+            will,
+            username: config.username.as_deref(),
+            password: config.password.as_deref(),
+            properties,
+        };
+        let conn = self.conn_mut(slot);
+        conn.version = version;
+        // The slot's replies were sized for it.
+        let _ = self.reply(slot, &Packet::Connect(connect));
+    }
+
+    pub(super) fn link_connack(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bridge: BridgeId,
+        connack: &Connack<'_>,
+    ) -> Result<Step, Fatal> {
+        let id = self.conn(slot).id(slot);
+        let candidate = self.link(bridge).is_candidate(id);
+        let greeting =
+            matches!(self.link(bridge).state, State::Greeting { conn, .. } if conn == id);
+        if !candidate && !greeting {
+            return Err(Reason::PROTOCOL_ERROR.into());
+        }
+        if connack.code != 0 {
+            self.connect_refused(now, slot, bridge, candidate, connack.code);
+            return Ok(Step::Done);
+        }
+        let keeps = !self.config.bridges[usize::from(bridge.0)].clean_start;
+        if !candidate && keeps && self.asked_clean(bridge) && self.conn(slot).version != Version::V5
+        {
+            // Before MQTT 5 a clean session ends with its connection: this one has cleared what
+            // the remote had, the next one asks for a session that lasts.
+            self.say_goodbye(slot, Reason::SUCCESS);
+            self.close(now, slot, true);
+            let link = self.link_mut(bridge);
+            link.clean = false;
+            link.session_server = Some(link.dial.server());
+            self.begin_attempt(now, bridge);
+            return Ok(Step::Done);
+        }
+        if candidate {
+            self.fail_back(now, bridge);
+        } else {
+            self.link_mut(bridge).dial.up(now);
+        }
+        self.take_limits(slot, bridge, connack);
+        let dest = Self::bridge_dest(bridge);
+        let server = self.link(bridge).dial.server();
+        let clean = self.link(bridge).clean;
+        let link = self.link_mut(bridge);
+        link.state = State::Up { conn: id };
+        link.clean = false;
+        link.silent_closes = 0;
+        link.session_server = Some(server);
+        link.up_since = now;
+        link.ping_sent = None;
+        link.heard = true;
+        link.held_until = Instant::ZERO;
+        let (window, first) = (link.remote.receive_maximum, link.first);
+        let _ = clean;
+        let in_doubt = self.queue.connected(dest, connack.session_present, window, now);
+        self.queue.remember(dest);
+        if in_doubt > 0 {
+            let bridge = self.bridge_name(bridge);
+            self.note(Note::Qos2InDoubt { bridge, count: in_doubt, reason: "session_lost" });
+        }
+        let again = !connack.session_present || first;
+        for subscribed in &mut self.link_mut(bridge).subscribed {
+            // One that was asked and not answered has to be asked again.
+            if again || *subscribed == Subscribed::Asked {
+                *subscribed = Subscribed::Due { at: now };
+            }
+        }
+        self.link_mut(bridge).first = false;
+        self.send_subscribes(now, slot, bridge);
+        self.announce(now, bridge, true);
+        let note = Note::BridgeUp {
+            bridge: self.bridge_name(bridge),
+            server: self.server_name(bridge),
+            version: version_word(self.link(bridge).version),
+            session_present: connack.session_present,
+            receive_maximum: window,
+            backlog: self.queue.outbox(dest).pending,
+        };
+        self.note(note);
+        let keepalive = self.config.bridges[usize::from(bridge.0)].keepalive;
+        self.due_by(now.plus(keepalive / 4).min(now.plus(STABLE_AFTER)));
+        self.ready.set(slot);
+        Ok(Step::Done)
+    }
+
+    /// What the remote takes, by its CONNACK and by our configuration.
+    pub(super) fn take_limits(&mut self, slot: u16, bridge: BridgeId, connack: &Connack<'_>) {
+        let config = &self.config.bridges[usize::from(bridge.0)];
+        let mut remote = Remote::unlimited(config);
+        let props = &connack.properties;
+        if let Some(receive_maximum) = props.receive_maximum() {
+            remote.receive_maximum = receive_maximum;
+        }
+        if let Some(bytes) = props.maximum_packet_size() {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            remote.packet_bytes_max = remote.packet_bytes_max.min(bytes);
+        }
+        if let Some(qos) = props.maximum_qos().and_then(Qos::from_u8) {
+            remote.qos_max = qos;
+        }
+        remote.retain_available = props.retain_available().unwrap_or(true);
+        let mut keepalive = config.keepalive;
+        if let Some(told) = props.server_keepalive() {
+            keepalive = seconds(u32::from(told));
+        }
+        let max_inflight = config.max_inflight;
+        remote.receive_maximum = remote.receive_maximum.min(max_inflight);
+        if let Some(assigned) = props.assigned_client_id() {
+            self.link_mut(bridge).client_id = assigned.to_string();
+        }
+        self.link_mut(bridge).remote = remote;
+        let conn = self.conn_mut(slot);
+        conn.packet_bytes_max = remote.packet_bytes_max;
+        conn.keepalive = keepalive;
+    }
+
+    pub(super) fn connect_refused(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bridge: BridgeId,
+        candidate: bool,
+        code: u8,
+    ) {
+        let version = self.link(bridge).version;
+        let word = refusal_word(version, code);
+        self.close(now, slot, false);
+        if candidate {
+            self.candidate_failed(now, bridge);
+            return;
+        }
+        let version_refused = match version {
+            Version::V5 => matches!(code, 0x84 | 0x01 | 0x81 | 0x82),
+            Version::V31 | Version::V311 => code == 1,
+        };
+        if version_refused && self.fall_back(now, bridge) {
+            let next = self.link_mut(bridge).dial.begin(now);
+            self.link_mut(bridge).state = State::Resolving { deadline: next };
+            let server = self.link(bridge).dial.server();
+            self.actions.push_back(Action::Resolve { bridge, server });
+            return;
+        }
+        let next = self.link_mut(bridge).dial.refused();
+        self.follow(now, bridge, next, word);
+    }
+
+    /// The next lower way to speak; remembered, and tried again daily. `false`: there is none.
+    pub(super) fn fall_back(&mut self, now: Instant, bridge: BridgeId) -> bool {
+        let link = self.link_mut(bridge);
+        let lower = match (link.version, link.bridge_bit) {
+            (Version::V5, bit) => Some((Version::V311, bit)),
+            (Version::V311, true) => Some((Version::V311, false)),
+            (Version::V311 | Version::V31, _) => None,
+        };
+        let Some((version, bit)) = lower else { return false };
+        link.version = version;
+        link.bridge_bit = bit;
+        link.upgrade_at = now.plus(UPGRADE_AFTER);
+        true
+    }
+}
+
+/// Why a CONNECT was refused, as a word for the log.
+fn refusal_word(version: Version, code: u8) -> &'static str {
+    match (version, code) {
+        (Version::V5, code) => Reason(code).word(),
+        (_, 1) => "unsupported_version",
+        (_, 2) => "client_id_invalid",
+        (_, 3) => "server_unavailable",
+        (_, 4) => "bad_credentials",
+        (_, 5) => "not_authorized",
+        _ => "refused_by_remote",
+    }
+}

@@ -1,0 +1,260 @@
+//! A link that is up: keepalive, acknowledgements that do not come, subscriptions, messages the
+//! remote refuses, and the word that the bridge is up. Read MQTT 5 sections 3.8, 3.12, 4.9 first.
+
+use super::Gateway;
+use super::conn::Role;
+use super::links::{NO_RULE, SUBSCRIBE_ID};
+use super::verbs::Action;
+use crate::bridge::link::Subscribed;
+use crate::limits::REFUSED_RETRY;
+use crate::mqtt::props::Properties;
+use crate::mqtt::{
+    Ack, Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode,
+};
+use crate::note::{Note, text};
+use crate::queue::outbox::DestId;
+use crate::queue::pool::Head;
+use crate::queue::{DropReason, Push};
+use crate::vocab::{BridgeId, Instant};
+use core::time::Duration;
+
+impl Gateway {
+    /// After two deaths with the same oldest message it is sent alone; three closes by the peer
+    /// with it alone on the wire and it is set aside.
+    pub(super) fn suspect(&mut self, now: Instant, bridge: BridgeId, reason: &'static str) {
+        let dest = Self::bridge_dest(bridge);
+        if !matches!(reason, "peer_closed" | "reset" | "disconnected_by_peer") {
+            return;
+        }
+        let Some((index, seq, alone)) = self.queue.oldest_on_wire(dest) else { return };
+        let link = self.link_mut(bridge);
+        let was_alone = link.alone && alone;
+        let deaths = match link.suspect {
+            Some((known, deaths)) if known == seq => {
+                if link.alone && !was_alone {
+                    deaths
+                } else {
+                    deaths + 1
+                }
+            }
+            _ => 1,
+        };
+        link.suspect = Some((seq, deaths));
+        link.alone = deaths >= 2;
+        if deaths >= 5 && was_alone {
+            link.suspect = None;
+            link.alone = false;
+            self.quarantine(now, dest, index, "remote_closes");
+        }
+    }
+
+    /// Takes a message out of a queue and keeps it aside: counted and logged.
+    pub(super) fn quarantine(
+        &mut self,
+        _now: Instant,
+        dest: DestId,
+        index: u32,
+        reason: &'static str,
+    ) {
+        let destination = self.queue.name(dest);
+        self.queue.set_aside(dest, index);
+        self.note(Note::Quarantined { destination, reason: text(reason), count: 1 });
+    }
+
+    /// PUBACK or PUBREC with an error: what the remote will never take is set aside, the rest waits
+    /// and is tried again.
+    pub(super) fn refused(&mut self, now: Instant, slot: u16, dest: DestId, ack: &Ack<'_>) {
+        let Some(index) = self.queue.by_id(dest, ack.packet_id) else { return };
+        let Role::Link { bridge } = self.conn(slot).role else {
+            // A local subscriber that refuses a message has settled it [MQTT-4.3.3].
+            self.queue.drop_entry(dest, index, DropReason::Refused);
+            return;
+        };
+        match ack.reason {
+            Reason::UNSPECIFIED | Reason::IMPLEMENTATION_SPECIFIC | Reason::QUOTA_EXCEEDED => {
+                if self.queue.put_back(dest, index) {
+                    let link = self.link_mut(bridge);
+                    link.held_for =
+                        (link.held_for * 2).clamp(Duration::from_secs(1), Duration::from_secs(60));
+                    link.held_until = now.plus(link.held_for);
+                    let until = link.held_until;
+                    self.due_by(until);
+                }
+            }
+            reason => self.quarantine(now, dest, index, reason.word()),
+        }
+    }
+
+    /// Keepalive, acknowledgement time-out, probes of the first server.
+    pub(super) fn expire_up(&mut self, now: Instant, bridge: BridgeId, slot: u16) -> Instant {
+        let dest = Self::bridge_dest(bridge);
+        let ack_timeout = self.config.bridges[usize::from(bridge.0)].ack_timeout;
+        let mut next = Instant::NEVER;
+        if let Some(sent) = self.queue.oldest_sent(dest) {
+            let at = sent.plus(ack_timeout);
+            if at <= now {
+                self.link_lost(now, slot, bridge, "ack_timeout");
+                return now;
+            }
+            next = next.min(at);
+        }
+        let conn = self.conn(slot);
+        if !conn.keepalive.is_zero() {
+            let keepalive = conn.keepalive;
+            let asked = self.link(bridge).ping_sent;
+            if let Some(asked) = asked {
+                let heard = conn.received_at > asked;
+                if !heard && asked.plus(keepalive) <= now {
+                    self.link_lost(now, slot, bridge, "keepalive_timeout");
+                    return now;
+                }
+                next = next.min(asked.plus(keepalive));
+                if heard && asked.plus(keepalive) <= now {
+                    self.link_mut(bridge).ping_sent = None;
+                }
+            }
+            let conn = self.conn(slot);
+            let quiet = conn.sent_at.min(conn.received_at).plus(keepalive * 3 / 4);
+            if self.link(bridge).ping_sent.is_none() {
+                if quiet <= now {
+                    self.link_mut(bridge).ping_sent = Some(now);
+                    let _ = self.reply(slot, &Packet::Pingreq);
+                    next = next.min(now.plus(keepalive));
+                } else {
+                    next = next.min(quiet);
+                }
+            }
+        }
+        if self.link(bridge).stable_at() <= now {
+            let link = self.link_mut(bridge);
+            link.attempts = 0;
+            link.backoff.reset();
+            link.takeovers = 0;
+        }
+        next = next.min(self.send_subscribes(now, slot, bridge));
+        if self.link_mut(bridge).dial.poll_probe(now) {
+            self.actions.push_back(Action::Probe { bridge, server: 0 });
+        }
+        next
+    }
+
+    /// Sends the SUBSCRIBEs that are due; when the next is.
+    pub(super) fn send_subscribes(&mut self, now: Instant, slot: u16, bridge: BridgeId) -> Instant {
+        let mut next = Instant::NEVER;
+        for rule in 0..self.link(bridge).subscribed.len() {
+            let Subscribed::Due { at } = self.link(bridge).subscribed[rule] else { continue };
+            if at > now {
+                next = next.min(at);
+                continue;
+            }
+            if !self.owe_subscribe(slot, bridge, rule) {
+                // No room among the replies: soon.
+                next = next.min(now.plus(Duration::from_millis(10)));
+                continue;
+            }
+            self.link_mut(bridge).subscribed[rule] = Subscribed::Asked;
+        }
+        self.due_by(next);
+        next
+    }
+
+    pub(super) fn owe_subscribe(&mut self, slot: u16, bridge: BridgeId, rule: usize) -> bool {
+        let rules = &self.links[usize::from(bridge.0)].rules;
+        let Some(subscribe) = rules.subscribe.get(rule) else { return true };
+        let offset = u16::try_from(rule).unwrap_or(0);
+        let Some(packet_id) = PacketId::new(SUBSCRIBE_ID + offset) else { return true };
+        let qos = subscribe.qos;
+        let options = SubscribeOptions {
+            qos,
+            // What we sent does not come back.
+            no_local: true,
+            retain_as_published: true,
+            retain_handling: 0,
+        };
+        let conn = &mut self.conns[usize::from(slot)];
+        let version = conn.version;
+        if !conn.has_control_room(subscribe.remote_topic.len() + 16) {
+            return false;
+        }
+        let filters = [(subscribe.remote_topic.as_str(), options)];
+        let filters = crate::mqtt::Filters::from_list(&filters);
+        let packet = Subscribe { packet_id, properties: Properties::EMPTY, filters };
+        let fits = conn.control(|out| encode(version, &Packet::Subscribe(packet), out).ok());
+        self.ready.set(slot);
+        fits
+    }
+
+    pub(super) fn link_suback(&mut self, now: Instant, bridge: BridgeId, suback: &Suback<'_>) {
+        let Some(rule) = suback.packet_id.raw().checked_sub(SUBSCRIBE_ID) else { return };
+        let rule = usize::from(rule);
+        let code = suback.codes.first().copied().unwrap_or(0x80);
+        if rule >= self.link(bridge).subscribed.len() {
+            return;
+        }
+        if code < 0x80 {
+            self.link_mut(bridge).subscribed[rule] = Subscribed::Granted;
+            return;
+        }
+        let at = now.plus(REFUSED_RETRY);
+        self.link_mut(bridge).subscribed[rule] = Subscribed::Due { at };
+        self.due_by(at);
+        let filter = text(&self.link(bridge).rules.subscribe[rule].remote_topic);
+        let note = Note::SubscribeRefused {
+            bridge: self.bridge_name(bridge),
+            filter,
+            code: u16::from(code),
+            retry_in_ms: u64::try_from(REFUSED_RETRY.as_millis()).unwrap_or(0),
+        };
+        self.note(note);
+    }
+
+    /// `notify_topic`: 1 locally and at the remote when the bridge is up; 0 locally when it is not
+    /// (its will says so at the remote).
+    pub(super) fn announce(&mut self, now: Instant, bridge: BridgeId, up: bool) {
+        let Some(topic) = self.config.bridges[usize::from(bridge.0)].notify_topic.clone() else {
+            return;
+        };
+        let payload: &[u8] = if up { b"1" } else { b"0" };
+        if up {
+            self.say_to_remote(now, bridge, &topic, payload);
+        }
+        self.say_locally(now, &topic, payload);
+    }
+
+    pub(super) fn say_to_remote(
+        &mut self,
+        now: Instant,
+        bridge: BridgeId,
+        topic: &str,
+        payload: &[u8],
+    ) {
+        if !self.queue.fits(Qos::AtLeastOnce, topic.len() + payload.len(), 1) {
+            return;
+        }
+        let head = Head {
+            topic_bytes: u16::try_from(topic.len()).unwrap_or(0),
+            props_bytes: 0,
+            payload_bytes: u32::try_from(payload.len()).unwrap_or(0),
+            qos: Qos::AtMostOnce,
+            retain: true,
+            arrival: now,
+            wall_s: self.queue.wall_s(),
+            expiry_s: None,
+            source: u16::MAX,
+        };
+        // `fits` said so.
+        let Ok(record) = self.queue.pool.insert(head) else { return };
+        self.queue.pool.write(record, 0, topic.as_bytes());
+        self.queue.pool.write(record, topic.len(), payload);
+        let push = Push {
+            qos: Qos::AtMostOnce,
+            retain: true,
+            stream: 1,
+            rule: NO_RULE,
+            hold: false,
+            conflate: None,
+        };
+        self.queue.push(Self::bridge_dest(bridge), record, push);
+        self.queue.pool.release(record);
+    }
+}

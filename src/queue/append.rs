@@ -1,0 +1,267 @@
+//! Appending records to a destination's log in the open transaction: slots taken into use, bytes
+//! gathered so that a slot is written once, what has to be undone if the transaction fails.
+
+use super::Queue;
+use super::entry::{Chain, Place};
+use super::outbox::DestId;
+use super::pool::{NONE, widen};
+use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
+use super::store::{SlotId, SpillStore, StoreError};
+use crate::config::Overflow;
+use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
+
+pub(super) enum Append {
+    Done,
+    /// No slot for this destination.
+    NoRoom,
+    /// The transaction is large enough.
+    Enough,
+}
+
+impl Queue {
+    /// Appends a destination's custody to its log. `false`: the transaction is full.
+    pub(super) fn append_all(
+        &mut self,
+        dest: DestId,
+        store: &mut impl SpillStore,
+    ) -> Result<bool, StoreError> {
+        let mut at = self.outbox(dest).custody.head;
+        let mut count = 0;
+        let mut room = true;
+        while at != NONE {
+            match self.append(dest, at, store)? {
+                Append::Done => count += 1,
+                Append::NoRoom => {
+                    self.no_room(dest);
+                    break;
+                }
+                Append::Enough => {
+                    room = false;
+                    break;
+                }
+            }
+            at = self.entries.next(Chain::Custody, at);
+        }
+        if count > 0 {
+            self.txn.appended.push((dest.0, count));
+            self.txn.wrote = true;
+        }
+        Ok(room)
+    }
+
+    /// No slot for a destination: a session and `drop_oldest` give up their oldest in the next
+    /// flush, the others block.
+    pub(super) fn no_room(&mut self, dest: DestId) {
+        let outbox = self.outbox_mut(dest);
+        outbox.stuck = true;
+        outbox.evict = false;
+        let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
+        if drops && outbox.chain.head != NONE {
+            let head = outbox.chain.head;
+            let unsettled = u32::from(self.log.slots[widen(head)].unsettled());
+            self.outbox_mut(dest).trim += unsettled.max(1);
+        }
+    }
+
+    /// Appends one record.
+    pub(super) fn append(
+        &mut self,
+        dest: DestId,
+        index: u32,
+        store: &mut impl SpillStore,
+    ) -> Result<Append, StoreError> {
+        let entry = self.entries[index];
+        // An entry in custody has its bytes in RAM: they leave only after the commit.
+        let Some(record) = entry.record else { unreachable!("custody implies bytes in RAM") };
+        let head = *self.pool.head(record);
+        let log_head = LogHead {
+            crc: 0,
+            seq: entry.seq,
+            topic_bytes: head.topic_bytes,
+            props_bytes: head.props_bytes,
+            payload_bytes: head.payload_bytes,
+            qos: entry.qos,
+            retain: entry.flags.retain,
+            rule: self.rule_hash(dest, entry.rule),
+            arrival_ms: head.arrival.as_millis(),
+            run: self.setup.run,
+            wall_s: head.wall_s,
+            expiry_s: head.expiry_s,
+        };
+        let total = log_head.bytes();
+        if self.txn.bytes + total > COMMIT_BYTES_MAX && self.txn.bytes > 0 {
+            return Ok(Append::Enough);
+        }
+        let chain = self.outbox(dest).chain;
+        let fits = chain.tail != NONE && {
+            let slot = &self.log.slots[widen(chain.tail)];
+            !slot.closed
+                && widen(slot.used) + total <= SLOT_BYTES
+                && usize::from(slot.count) < SLOT_RECORDS_MAX
+        };
+        if !fits {
+            let slots = u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX);
+            if !self.slots_for(dest, slots) {
+                return Ok(Append::NoRoom);
+            }
+            self.write_buffer(store)?;
+            if chain.tail != NONE {
+                self.save(chain.tail);
+                self.log.slots[widen(chain.tail)].closed = true;
+                self.log.mark(chain.tail);
+            }
+            self.allocate(dest, entry.seq);
+        }
+        let tail = self.outbox(dest).chain.tail;
+        self.save(tail);
+        let slot = &self.log.slots[widen(tail)];
+        let spot = Spot { slot: tail, generation: slot.generation, at: slot.used };
+        let place = Place { slot: tail, ordinal: slot.count };
+        let mut raw = [0; HEAD_BYTES];
+        log_head.encode(&mut raw);
+        let mut crc = crc_at(spot);
+        crc.update(&raw[4..]);
+        if total <= SLOT_BYTES {
+            self.append_small(tail, record, raw, crc, store)?;
+        } else {
+            self.append_large(dest, tail, record, raw, crc, store)?;
+        }
+        self.txn.bytes += total;
+        self.entries[index].place = Some(place);
+        if entry.flags.hold {
+            self.pool.stage(record, true);
+        }
+        Ok(Append::Done)
+    }
+
+    pub(super) fn append_small(
+        &mut self,
+        tail: u32,
+        record: super::pool::RecordId,
+        mut raw: [u8; HEAD_BYTES],
+        mut crc: crc32fast::Hasher,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        let at = widen(self.log.slots[widen(tail)].used);
+        if self.txn.buffer_slot != tail || self.txn.buffer_at + self.txn.buffer.len() != at {
+            self.write_buffer(store)?;
+            self.txn.buffer_slot = tail;
+            self.txn.buffer_at = at;
+        }
+        let body = self.pool.head(record).body_bytes();
+        let buffer = &mut self.txn.buffer;
+        let start = buffer.len();
+        buffer.extend_from_slice(&raw);
+        buffer.resize(start + HEAD_BYTES + body, 0);
+        self.pool.read(record, 0, &mut buffer[start + HEAD_BYTES..]);
+        crc.update(&buffer[start + HEAD_BYTES..]);
+        raw[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+        buffer[start..start + 4].copy_from_slice(&raw[..4]);
+        let slot = &mut self.log.slots[widen(tail)];
+        slot.used += u32::try_from(HEAD_BYTES + body).unwrap_or(0);
+        slot.count += 1;
+        Ok(())
+    }
+
+    /// A record larger than a slot takes slots of its own, one after the other in its chain.
+    pub(super) fn append_large(
+        &mut self,
+        dest: DestId,
+        first: u32,
+        record: super::pool::RecordId,
+        mut raw: [u8; HEAD_BYTES],
+        mut crc: crc32fast::Hasher,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        self.write_buffer(store)?;
+        let body = self.pool.head(record).body_bytes();
+        let seq = self.log.slots[widen(first)].first_seq;
+        let mut done = 0;
+        let mut slot = first;
+        let mut skip = HEAD_BYTES;
+        let mut part = 0;
+        loop {
+            let take = (body - done).min(SLOT_BYTES - skip);
+            let mut chunk = core::mem::take(&mut self.txn.buffer);
+            chunk.clear();
+            chunk.resize(take, 0);
+            self.pool.read(record, done, &mut chunk);
+            crc.update(&chunk);
+            let result = store.write_slot(SlotId(slot), skip, &chunk);
+            chunk.clear();
+            self.txn.buffer = chunk;
+            result?;
+            done += take;
+            if done == body {
+                break;
+            }
+            skip = 0;
+            slot = self.allocate(dest, seq);
+            part += 1;
+            self.log.slots[widen(slot)].part = part;
+            self.log.slots[widen(slot)].continuation = true;
+            self.log.slots[widen(slot)].closed = true;
+        }
+        raw[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+        store.write_slot(SlotId(first), 0, &raw)?;
+        let head = &mut self.log.slots[widen(first)];
+        head.count = 1;
+        head.used = u32::try_from(SLOT_BYTES).unwrap_or(u32::MAX);
+        head.closed = true;
+        Ok(())
+    }
+
+    pub(super) fn rule_hash(&self, dest: DestId, rule: u8) -> u32 {
+        self.outbox(dest).params.rules.get(usize::from(rule)).copied().unwrap_or(0)
+    }
+
+    /// Are there `count` slots more for this destination?
+    pub(super) fn slots_for(&self, dest: DestId, count: u32) -> bool {
+        let outbox = self.outbox(dest);
+        let own = if outbox.params.session {
+            self.session_slots + count <= self.setup.session_slots_max
+        } else {
+            true
+        };
+        own && outbox.chain.len + count <= outbox.params.slots_max && self.log.free_count >= count
+    }
+
+    pub(super) fn allocate(&mut self, dest: DestId, seq: u64) -> u32 {
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        let number = outbox.number;
+        // `slots_for` counted it.
+        let Some(slot) = self.log.allocate(&mut outbox.chain, dest.0, number, seq) else {
+            unreachable!("slots_for reserved the slot")
+        };
+        if outbox.params.session {
+            self.session_slots += 1;
+        }
+        if !outbox.row_stored && outbox.params.persistent {
+            outbox.row_dirty = true;
+            outbox.row_urgent = true;
+        }
+        self.txn.taken.push((slot, dest.0));
+        slot
+    }
+
+    /// Remembers a slot as it is before this transaction changes it.
+    pub(super) fn save(&mut self, slot: u32) {
+        let fresh = self.txn.taken.iter().any(|(taken, _)| *taken == slot);
+        if !fresh && !self.txn.saved.iter().any(|(saved, _)| *saved == slot) {
+            self.txn.saved.push((slot, self.log.slots[widen(slot)]));
+        }
+    }
+
+    pub(super) fn write_buffer(&mut self, store: &mut impl SpillStore) -> Result<(), StoreError> {
+        if self.txn.buffer_slot != NONE && !self.txn.buffer.is_empty() {
+            if self.slot_in_buffer == self.txn.buffer_slot {
+                self.slot_in_buffer = NONE;
+            }
+            let slot = SlotId(self.txn.buffer_slot);
+            store.write_slot(slot, self.txn.buffer_at, &self.txn.buffer)?;
+        }
+        self.txn.buffer.clear();
+        self.txn.buffer_slot = NONE;
+        Ok(())
+    }
+}
