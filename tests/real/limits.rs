@@ -1,0 +1,223 @@
+//! What is too much is refused by name; what fits goes on.
+
+use crate::common::client::{Wire, dial};
+use crate::common::gateway::Gateway;
+use crate::common::wire::{
+    self, Connect, MAXIMUM_PACKET_SIZE, Message, Packet, RECEIVE_MAXIMUM, find, four_bytes,
+};
+
+fn disconnect_code(packets: &[Packet]) -> Option<u8> {
+    match packets.last() {
+        Some(Packet::Disconnect { code }) => Some(*code),
+        _ => None,
+    }
+}
+
+#[test]
+fn one_client_too_many_is_told_so_until_there_is_room() {
+    let gateway = Gateway::start("limit.clients = 2");
+    let first = Connect::v4("first").open(gateway.port);
+    let _second = Connect::v4("second").open(gateway.port);
+    for (level, code) in [(5, 0x97), (4, 3)] {
+        let connect = Connect::new(level, &format!("third-{level}"));
+        let third = connect.try_open(gateway.port).expect("a CONNACK");
+        assert_eq!(third.connack.code, code);
+    }
+    gateway.wait("client_refused");
+    first.disconnect();
+    gateway.wait_with("client_disconnected", &[("client", "first")]);
+    Connect::v4("third").open(gateway.port).ping();
+}
+
+#[test]
+fn a_listener_has_its_own_bound() {
+    let second = crate::common::place::free_port();
+    let gateway = Gateway::start(&format!(
+        "listener.small.url = mqtt://127.0.0.1:{second}\nlistener.small.max_clients = 1"
+    ));
+    gateway.wait_with("listening", &[("listener", "small")]);
+    let _only = Connect::v4("only").open(second);
+    let refused = Connect::v4("refused").try_open(second).expect("a CONNACK");
+    assert_eq!(refused.connack.code, 3);
+    Connect::v4("elsewhere").open(gateway.port).ping();
+}
+
+#[test]
+fn a_client_that_takes_its_own_place_over_needs_no_room() {
+    let gateway = Gateway::start("limit.clients = 1");
+    let mut first = Connect::v5("same").open(gateway.port);
+    let second = Connect::v5("same").try_open(gateway.port).expect("a CONNACK");
+    // One connection more than the limit may be refused; then the first one goes on.
+    if second.connack.code == 0 {
+        assert_eq!(disconnect_code(&first.wait_closed()), Some(0x8E));
+    } else {
+        assert_eq!(second.connack.code, 0x97);
+        first.ping();
+    }
+}
+
+#[test]
+fn the_largest_packet_is_announced_and_enforced() {
+    let gateway = Gateway::start("limit.packet_size = 4KiB");
+    let mut watcher = Connect::v5("watcher").open(gateway.port);
+    watcher.subscribe(&[("t", 1)]);
+    let mut client = Connect::v5("client").open(gateway.port);
+    let announced = find(&client.connack.properties, MAXIMUM_PACKET_SIZE).map(four_bytes);
+    assert_eq!(announced, Some(4096));
+    // Fixed header 3, topic 3, packet id 2, properties 1.
+    let fits = vec![b'x'; 4096 - 9];
+    let bytes = Message { id: 1, ..Message::new("t", &fits).qos(1) }.bytes(5);
+    assert_eq!(bytes.len(), 4096);
+    assert_eq!(client.publish(&Message::new("t", &fits).qos(1)), 0);
+    assert_eq!(watcher.next().payload, fits);
+    client.publish_without_waiting(&Message::new("t", [&fits[..], b"x"].concat()).qos(1));
+    assert_eq!(disconnect_code(&client.wait_closed()), Some(0x95));
+    // 3.1.1 has no word for it.
+    let mut client = Connect::v4("client").open(gateway.port);
+    client.publish_without_waiting(&Message::new("t", vec![b'x'; 4096]).qos(1));
+    assert!(client.wait_closed().is_empty());
+    watcher.publish(&Message::new("t", "last").qos(1));
+    assert_eq!(watcher.until("last"), []);
+}
+
+#[test]
+fn the_header_alone_is_enough_to_refuse_a_giant() {
+    let gateway = Gateway::start("");
+    let mut client = Connect::v5("client").open(gateway.port);
+    client.send(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F]);
+    assert_eq!(disconnect_code(&client.wait_closed()), Some(0x95));
+    let mut first = Wire::new(dial(gateway.port).expect("a connection"), 4);
+    first.send(&[0x10, 0xFF, 0xFF, 0xFF, 0x7F]).expect("sent");
+    first.read_to_the_end();
+}
+
+#[test]
+fn large_messages_of_more_clients_than_large_buffers_all_arrive() {
+    let gateway = Gateway::start("limit.large_buffers = 2\nlog.level = debug");
+    let mut watcher = Connect::v4("watcher").open(gateway.port);
+    watcher.subscribe(&[("t/#", 1)]);
+    let mut clients: Vec<_> =
+        (0..6).map(|n| Connect::v4(&format!("client-{n}")).open(gateway.port)).collect();
+    let payload = vec![b'x'; 60_000];
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.publish_without_waiting(&Message::new(&format!("t/{n}"), &payload).qos(1));
+    }
+    let mut topics: Vec<String> = (0..6)
+        .map(|_| {
+            let message = watcher.next();
+            assert_eq!(message.payload.len(), 60_000);
+            message.topic
+        })
+        .collect();
+    topics.sort();
+    assert_eq!(topics, ["t/0", "t/1", "t/2", "t/3", "t/4", "t/5"]);
+    for client in &mut clients {
+        client.wait_ack(wire::PUBACK, 1);
+    }
+}
+
+#[test]
+fn a_topic_beyond_the_limit_is_refused() {
+    let gateway = Gateway::start("limit.topic_bytes = 40");
+    let (fits, long) = ("a".repeat(40), "a".repeat(41));
+    let mut watcher = Connect::v5("watcher").open(gateway.port);
+    assert_eq!(watcher.subscribe(&[("#", 1)]), [1]);
+    for level in [5, 4] {
+        let mut client = Connect::new(level, &format!("client-{level}")).open(gateway.port);
+        assert_eq!(client.publish(&Message::new(&fits, "fits").qos(1)), 0);
+        assert_eq!(watcher.next().topic, fits);
+        client.publish_without_waiting(&Message::new(&long, "long").qos(1));
+        match client.wire.read(crate::common::PATIENCE) {
+            Ok(Packet::Ack(ack)) if level == 5 => assert_eq!(ack.code, 0x90),
+            Ok(Packet::Disconnect { code }) if level == 5 => assert_eq!(code, 0x90),
+            Ok(packet) => panic!("{packet:?} in version {level}"),
+            Err(_) => assert_eq!(level, 4, "closed without a word"),
+        }
+        // As a filter: refused in the SUBACK or by closing.
+        let mut client = Connect::new(level, "filter").open(gateway.port);
+        client.send(&wire::subscribe(level, 1, &[(&long, 1), ("other", 1)], &[]));
+        match client.wire.read(crate::common::PATIENCE) {
+            Ok(Packet::Suback { codes, .. }) => {
+                assert!(codes[0] >= 0x80 && codes[1] == 1, "{codes:x?}");
+            }
+            Ok(Packet::Disconnect { code }) => assert!([0x8F, 0x90].contains(&code), "{code:x}"),
+            Ok(packet) => panic!("{packet:?} in version {level}"),
+            Err(_) => assert_eq!(level, 4, "closed without a word"),
+        }
+    }
+    watcher.publish(&Message::new("t", "last").qos(1));
+    assert_eq!(watcher.until("last"), []);
+}
+
+#[test]
+fn a_client_id_beyond_the_limit_is_refused() {
+    let gateway = Gateway::start("limit.client_id_bytes = 30");
+    for (level, code) in [(5, 0x85), (4, 2)] {
+        Connect::new(level, &"a".repeat(30)).open(gateway.port).disconnect();
+        let refused = Connect::new(level, &"a".repeat(31)).try_open(gateway.port);
+        assert_eq!(refused.expect("a CONNACK").connack.code, code);
+    }
+}
+
+#[test]
+fn one_subscription_too_many_is_refused_alone() {
+    let gateway = Gateway::start("limit.subscriptions = 3");
+    for (level, code) in [(5, 0x97), (4, 0x80)] {
+        let mut client = Connect::new(level, "client").open(gateway.port);
+        assert_eq!(client.subscribe(&[("a", 1), ("b", 1)]), [1, 1]);
+        assert_eq!(client.subscribe(&[("c", 1), ("d", 1)]), [1, code]);
+        // Replacing one needs no room, and leaving one makes room.
+        assert_eq!(client.subscribe(&[("a", 0)]), [0]);
+        client.unsubscribe("a");
+        assert_eq!(client.subscribe(&[("d", 2)]), [2]);
+        client.publish(&Message::new("d", "x").qos(1));
+        assert_eq!(client.next().text(), "x");
+        client.disconnect();
+    }
+}
+
+#[test]
+fn one_session_too_many_is_refused() {
+    let gateway = Gateway::start("limit.sessions = 2\nlimit.clients = 2");
+    for n in 0..2 {
+        let kept = Connect::v5(&format!("kept-{n}")).persistent();
+        let mut client = kept.open(gateway.port);
+        client.subscribe(&[("t", 1)]);
+        client.disconnect();
+    }
+    let third = Connect::v5("third").try_open(gateway.port).expect("a CONNACK");
+    assert!([0x97, 0x88, 0x89].contains(&third.connack.code), "{:?}", third.connack);
+    // Those that are kept can return, and one that ends makes room.
+    assert!(Connect::v5("kept-0").persistent().open(gateway.port).connack.session_present);
+    Connect::v5("kept-1").open(gateway.port).disconnect();
+    Connect::v5("third").open(gateway.port).ping();
+}
+
+#[test]
+fn more_in_flight_than_allowed_ends_an_mqtt_5_connection() {
+    // A bridge that is never up and a store that may wait keep acknowledgements back.
+    let dead = crate::common::gateway::bridge("up", 9, &["forward.1.local_topic = #"]);
+    let gateway = Gateway::start(&format!("limit.inflight = 5\nstore.flush_after = 60s\n{dead}"));
+    let mut client = Connect::v5("client").open(gateway.port);
+    assert_eq!(find(&client.connack.properties, RECEIVE_MAXIMUM), Some(&[0, 5][..]));
+    let mut bytes = Vec::new();
+    for id in 1..=6 {
+        bytes.extend(Message { id, ..Message::new("t", "x").qos(2) }.bytes(5));
+    }
+    client.send(&bytes);
+    assert_eq!(disconnect_code(&client.wait_closed()), Some(0x93));
+}
+
+#[test]
+fn a_3_1_1_client_may_pipeline_more_than_the_limit_and_waits() {
+    let gateway = Gateway::start("limit.inflight = 5");
+    let mut client = Connect::v4("client").open(gateway.port);
+    let mut bytes = Vec::new();
+    for id in 1..=200 {
+        bytes.extend(Message { id, ..Message::new("t", "x").qos(1) }.bytes(4));
+    }
+    client.send(&bytes);
+    for id in 1..=200 {
+        assert_eq!(client.wait_ack(wire::PUBACK, id).id, id);
+    }
+}

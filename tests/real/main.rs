@@ -1,0 +1,30 @@
+//! The release binary against real parts: Debian's mosquitto, its clients, another client
+//! library, and links that break in every way. One file a subject; run through `scripts/test`, or
+//! one subject with `cargo test --release --test real SUBJECT::`.
+
+// The tests watch the program from outside, in real time.
+#![allow(clippy::disallowed_methods)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod backlog;
+mod delivery;
+mod dns;
+mod failover;
+mod independent;
+mod limits;
+mod links;
+mod malformed;
+mod overflow;
+mod pace;
+mod parts;
+mod process;
+mod properties;
+mod retained;
+mod rules;
+mod sessions;
+mod status;
+mod versions;
+mod wills;
+mod window;

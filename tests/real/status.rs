@@ -1,0 +1,146 @@
+//! How a bridge shows itself: notify topic, will, refused subscriptions.
+
+use crate::common::gateway::{Gateway, bridge};
+use crate::common::mosquitto::Mosquitto;
+use crate::common::proxy::{Mode, Proxy};
+use crate::common::stub::{Seen, Stub};
+use crate::common::wire::{Connect, Message, Packet};
+
+#[test]
+fn the_notify_topic_tells_both_ends_whether_the_bridge_is_up() {
+    let remote = Mosquitto::start();
+    let link = Proxy::start(remote.port);
+    let rules = ["notify_topic = bridges/up", "keepalive = 2s"];
+    let mut gateway = Gateway::start(&bridge("up", link.port, &rules));
+    gateway.wait("bridge_up");
+    let mut near = Connect::v4("near").open(gateway.port);
+    let mut far = Connect::v4("far").open(remote.port);
+    near.subscribe(&[("bridges/#", 1)]);
+    far.subscribe(&[("bridges/#", 1)]);
+    let message = near.next();
+    assert_eq!((message.topic.as_str(), message.text()), ("bridges/up", "1".to_owned()));
+    assert_eq!(far.next().text(), "1");
+    link.set(Mode::Reset);
+    assert_eq!(near.next().text(), "0");
+    assert_eq!(far.next().text(), "0");
+    link.set(Mode::Pass);
+    assert_eq!(near.next().text(), "1");
+    assert_eq!(far.next().text(), "1");
+    // Retained at both ends.
+    for port in [gateway.port, remote.port] {
+        let mut late = Connect::v4("late").open(port);
+        late.subscribe(&[("bridges/#", 1)]);
+        let message = late.next();
+        assert_eq!((message.text(), message.retain), ("1".to_owned(), true));
+    }
+    gateway.kill();
+    assert_eq!(far.next().text(), "0");
+    gateway.run();
+    assert_eq!(far.next().text(), "1");
+    // A clean stop sends no will, so it says it itself.
+    gateway.stop();
+    assert_eq!(far.next().text(), "0");
+}
+
+#[test]
+fn the_notify_topic_is_0_at_home_before_the_first_connection() {
+    let remote = Mosquitto::start();
+    let link = Proxy::start_in(Mode::Refuse, remote.port);
+    let rules = ["notify_topic = bridges/up"];
+    let gateway = Gateway::start(&bridge("up", link.port, &rules));
+    gateway.wait("bridge_down");
+    let mut near = Connect::v4("near").open(gateway.port);
+    near.subscribe(&[("bridges/#", 1)]);
+    assert_eq!(near.next().text(), "0");
+}
+
+#[test]
+fn the_will_is_the_remotes_when_the_gateway_dies() {
+    let remote = Mosquitto::start();
+    let mut far = Connect::v4("far").open(remote.port);
+    far.subscribe(&[("routers/#", 2)]);
+    for version in ["proto_ver = 4", "proto_ver = 5"] {
+        let rules = [
+            "forward.1.local_topic = a",
+            "will.topic = routers/7",
+            "will.payload = gone",
+            "will.qos = 1",
+            version,
+        ];
+        let mut gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        gateway.wait("bridge_up");
+        gateway.kill();
+        let message = far.next();
+        assert_eq!((message.topic.as_str(), message.text()), ("routers/7", "gone".to_owned()));
+    }
+}
+
+/// Answers subscriptions to topics that begin with `secret` with `code`.
+fn refusing(level: u8, code: u8) -> Stub {
+    Stub::start(move |session, _| {
+        let Packet::Connect(connect) = session.read()? else { panic!("no CONNECT first") };
+        if connect.level != level {
+            return session.send(&[0x20, 2, 0, 1]);
+        }
+        session.send(if level == 5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] })?;
+        loop {
+            match session.read()? {
+                Packet::Subscribe { id, filters } => {
+                    let granted = |(filter, _): &(String, u8)| {
+                        if filter.starts_with("secret") { code } else { 1 }
+                    };
+                    let codes: Vec<u8> = filters.iter().map(granted).collect();
+                    session.suback(id, &codes)?;
+                }
+                packet => session.answer(&packet)?,
+            }
+        }
+    })
+}
+
+#[test]
+fn a_refused_subscription_is_named_and_the_rest_of_the_bridge_works() {
+    for (level, code) in [(5, 0x87), (4, 0x80)] {
+        let remote = refusing(level, code);
+        let rules = [
+            "subscribe.1.remote_topic = secret/#",
+            "subscribe.2.remote_topic = open/#",
+            "forward.1.local_topic = #",
+        ];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        let refused = gateway.wait("subscribe_refused");
+        assert_eq!(refused.text("filter"), "secret/#");
+        assert_eq!(refused.number("code"), u64::from(code));
+        assert!(refused.number("retry_in_ms") > 0);
+        let mut near = Connect::v4("near").open(gateway.port);
+        assert_eq!(near.publish(&Message::new("a", "x").qos(1)), 0);
+        remote.wait_published(1);
+        assert!(gateway.events().iter().all(|event| event.name != "bridge_down" || level == 4));
+    }
+}
+
+#[test]
+fn a_remote_that_forgot_the_session_is_subscribed_again() {
+    // Session present on odd connections only.
+    let remote = Stub::start(|session, number| {
+        session.greet(number % 2 == 1, 0, &[])?;
+        loop {
+            match session.read()? {
+                Packet::Publish(_) => return Ok(()),
+                packet => session.answer(&packet)?,
+            }
+        }
+    });
+    let rules = ["subscribe.1.remote_topic = in/#", "forward.1.local_topic = #"];
+    let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    gateway.wait("bridge_up");
+    remote.wait("a subscription", |seen| seen.iter().any(|s| matches!(s, Seen::Subscribe(_))));
+    // Each PUBLISH ends a connection: the message comes back on the next one.
+    let mut near = Connect::v4("near").open(gateway.port);
+    near.publish(&Message::new("a", "x").qos(1));
+    remote.wait("a subscription on the third connection", |seen| {
+        let connects = seen.iter().enumerate().filter(|(_, s)| matches!(s, Seen::Connect(_)));
+        let third = connects.map(|(at, _)| at).nth(2);
+        third.is_some_and(|at| seen[at..].iter().any(|s| matches!(s, Seen::Subscribe(_))))
+    });
+}

@@ -1,0 +1,270 @@
+//! What the remote can take is its word: Receive Maximum, packet size, QoS, retain; and what it
+//! refuses does not stop the rest.
+
+use crate::common::client::Client;
+use crate::common::gateway::{Gateway, bridge};
+use crate::common::mosquitto::Mosquitto;
+use crate::common::publisher::Publisher;
+use crate::common::stub::{Seen, Session, Stub};
+use crate::common::wire::{
+    self, Ack, Connect, MAXIMUM_PACKET_SIZE, MAXIMUM_QOS, Message, PUBACK, PUBREC, PUBREL, Packet,
+    Property, RECEIVE_MAXIMUM, RETAIN_AVAILABLE, ack_with, numbered_plan,
+};
+use crate::common::{collector::Collector, number_of};
+
+/// A remote that greets with these properties and then leaves PUBLISHes without an answer, but
+/// everything else is answered.
+fn mute(properties: Vec<Property>) -> Stub {
+    Stub::start(move |session, _| {
+        session.greet(false, 0, &properties)?;
+        loop {
+            match session.read()? {
+                Packet::Publish(_) => {}
+                packet => session.answer(&packet)?,
+            }
+        }
+    })
+}
+
+fn serving(properties: Vec<Property>) -> Stub {
+    Stub::start(move |session, _| {
+        session.greet(false, 0, &properties)?;
+        session.serve()
+    })
+}
+
+/// Waits for two PINGREQs that came after `count` PUBLISHes, and for nothing else after them.
+fn only(remote: &Stub, count: usize) {
+    remote.wait_published(count);
+    remote.wait("two pings after the window is full", |seen| {
+        let from = seen.iter().rposition(|seen| matches!(seen, Seen::Publish(_))).unwrap_or(0);
+        seen[from..].iter().filter(|seen| matches!(seen, Seen::Ping)).count() >= 2
+    });
+    assert_eq!(remote.published().len(), count);
+}
+
+fn flood(gateway: &Gateway, qos: u8, count: u16) -> Client {
+    let mut client = Connect::v4("flood").open(gateway.port);
+    for n in 0..count {
+        client.publish_without_waiting(&Message::new("t", n.to_string()).qos(qos));
+    }
+    client
+}
+
+#[test]
+fn the_remotes_receive_maximum_is_never_exceeded() {
+    for qos in [1, 2] {
+        let remote = mute(vec![(RECEIVE_MAXIMUM, vec![0, 3])]);
+        let rules = ["forward.1.local_topic = t", "keepalive = 1s"];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        assert_eq!(gateway.wait("bridge_up").number("receive_maximum"), 3);
+        let _client = flood(&gateway, qos, 20);
+        only(&remote, 3);
+    }
+}
+
+#[test]
+fn max_inflight_bounds_a_remote_that_says_nothing() {
+    let remote = mute(vec![]);
+    let rules =
+        ["forward.1.local_topic = t", "keepalive = 1s", "max_inflight = 4", "proto_ver = 4"];
+    let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    let _client = flood(&gateway, 1, 20);
+    only(&remote, 4);
+}
+
+#[test]
+fn qos_0_does_not_wait_for_the_window() {
+    let remote = mute(vec![(RECEIVE_MAXIMUM, vec![0, 1])]);
+    let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = t"]));
+    gateway.wait("bridge_up");
+    let mut client = flood(&gateway, 1, 3);
+    remote.wait_published(1);
+    client.publish(&Message::new("t", "at once"));
+    let published = remote.wait_published(2);
+    assert_eq!(published[1].text(), "at once");
+}
+
+#[test]
+fn each_acknowledgement_opens_the_window_by_one_at_once() {
+    // Acknowledges a PUBLISH when the next one is there, so that two are always under way.
+    let remote = Stub::start(|session, _| {
+        session.greet(false, 0, &[(RECEIVE_MAXIMUM, vec![0, 2])])?;
+        let mut last = None;
+        loop {
+            match session.read()? {
+                Packet::Publish(message) => {
+                    if let Some(id) = last.replace(message.id) {
+                        session.send(&wire::ack(PUBACK, id))?;
+                    }
+                }
+                packet => session.answer(&packet)?,
+            }
+        }
+    });
+    let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = t"]));
+    let _client = flood(&gateway, 1, 50);
+    let published = remote.wait_published(50);
+    let numbers: Vec<usize> = published.iter().map(|m| number_of(&m.payload)).collect();
+    assert_eq!(numbers, (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn packet_identifiers_in_use_are_not_used_again() {
+    // Never completes the first QoS 2 exchange and serves everything else.
+    let remote = Stub::start(|session, _| {
+        session.greet(false, 0, &[])?;
+        let mut stuck = None;
+        loop {
+            match session.read()? {
+                Packet::Publish(message) if message.qos == 2 && stuck.is_none() => {
+                    stuck = Some(message.id);
+                    session.send(&wire::ack(PUBREC, message.id))?;
+                }
+                Packet::Ack(Ack { kind: PUBREL, id, .. }) if stuck == Some(id) => {}
+                packet => session.answer(&packet)?,
+            }
+        }
+    });
+    let rules = ["forward.1.local_topic = t", "ack_timeout = 1h"];
+    let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    let mut client = Connect::v4("client").open(gateway.port);
+    client.publish_without_waiting(&Message::new("t", "stuck").qos(2));
+    let stuck = remote.wait_published(1)[0].id;
+    // Once around all identifiers and more.
+    let plan = numbered_plan("t", 1, 70_000);
+    Publisher::new(Connect::v4("publisher"), 60, plan).run(gateway.port);
+    let published = remote.wait_published(70_001);
+    assert!(published[1..].iter().all(|message| message.id != stuck && message.id != 0));
+}
+
+#[test]
+fn a_mosquitto_with_a_small_window_gets_everything_in_order() {
+    for (version, qos) in [("5", 1), ("5", 2), ("4", 1), ("4", 2)] {
+        let remote = Mosquitto::start_with("max_inflight_messages 3\n");
+        let far = Collector::start(remote.port, "far", "t");
+        let proto = format!("proto_ver = {version}");
+        let rules = ["forward.1.local_topic = t", &proto];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        gateway.wait("bridge_up");
+        Publisher::numbered("publisher", "t", qos, 300).run(gateway.port);
+        let again = far.wait_all_in_order(300);
+        println!("version {version} QoS {qos}: {again} duplicates");
+        assert!(qos == 1 || again == 0, "version {version}: {again} duplicates at QoS 2");
+    }
+}
+
+#[test]
+fn what_the_remote_cannot_do_is_bent() {
+    let remote = serving(vec![(MAXIMUM_QOS, vec![1]), (RETAIN_AVAILABLE, vec![0])]);
+    let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = t"]));
+    gateway.wait("bridge_up");
+    let mut client = Connect::v4("client").open(gateway.port);
+    client.publish(&Message::new("t", "x").qos(2).retained());
+    let there = remote.wait_published(1).remove(0);
+    assert_eq!((there.qos, there.retain), (1, false));
+}
+
+#[test]
+fn a_message_too_large_for_the_remote_is_dropped_and_counted() {
+    let remote = serving(vec![(MAXIMUM_PACKET_SIZE, vec![0, 0, 2, 0])]);
+    let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = t"]));
+    gateway.wait("bridge_up");
+    let mut client = Connect::v4("client").open(gateway.port);
+    for text in ["before", &"x".repeat(600), "after"] {
+        assert_eq!(client.publish(&Message::new("t", text).qos(1)), 0);
+    }
+    let texts: Vec<String> = remote.wait_published(2).iter().map(Message::text).collect();
+    assert_eq!(texts, ["before", "after"]);
+    let drop = gateway.wait("drop");
+    assert_eq!((drop.text("reason"), drop.number("count")), ("too_large", 1));
+}
+
+/// Refuses messages that say `bad` with `code`, as MQTT 5 lets a server.
+fn refusing(code: u8) -> Stub {
+    Stub::start(move |session: &mut Session, _| {
+        session.greet(false, 0, &[])?;
+        loop {
+            match session.read()? {
+                Packet::Publish(message) if message.payload == b"bad" => {
+                    let kind = if message.qos == 2 { PUBREC } else { PUBACK };
+                    session.send(&ack_with(kind, message.id, Some(code)))?;
+                }
+                packet => session.answer(&packet)?,
+            }
+        }
+    })
+}
+
+#[test]
+fn a_message_the_remote_refuses_for_good_is_quarantined_and_the_rest_goes_on() {
+    for code in [0x87, 0x90, 0x95, 0x99] {
+        let remote = refusing(code);
+        let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = t"]));
+        gateway.wait("bridge_up");
+        let mut client = Connect::v5("client").open(gateway.port);
+        for (qos, text) in [(1, "bad"), (2, "bad"), (1, "good"), (2, "good")] {
+            assert_eq!(client.publish(&Message::new("t", text).qos(qos)), 0);
+        }
+        remote.wait("both good ones", |seen| {
+            let good = |seen: &&Seen| matches!(seen, Seen::Publish(m) if m.payload == b"good");
+            seen.iter().filter(good).count() == 2
+        });
+        gateway.wait("quarantined");
+        let bad = remote.published().iter().filter(|m| m.payload == b"bad").count();
+        assert_eq!(bad, 2, "each refused once with {code:#x}");
+    }
+}
+
+#[test]
+fn a_connection_the_remote_closes_over_one_message_goes_on_without_it() {
+    let remote = Stub::start(|session, _| {
+        session.greet(false, 0, &[])?;
+        loop {
+            match session.read()? {
+                Packet::Publish(message) if message.payload == b"bad" => return Ok(()),
+                packet => session.answer(&packet)?,
+            }
+        }
+    });
+    let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = t"]));
+    gateway.wait("bridge_up");
+    let mut client = Connect::v5("client").open(gateway.port);
+    for text in ["1", "bad", "2", "3"] {
+        assert_eq!(client.publish(&Message::new("t", text).qos(1)), 0);
+    }
+    for text in ["1", "2", "3"] {
+        remote.wait(text, |seen| {
+            seen.iter().any(|s| matches!(s, Seen::Publish(m) if m.text() == text))
+        });
+    }
+    gateway.wait("quarantined");
+}
+
+#[test]
+fn a_remote_that_ignores_our_receive_maximum_is_left_and_met_again() {
+    // More than anybody may have under way, parked behind a bridge that cannot take it.
+    let remote = Stub::start(|session, number| {
+        let connect = session.greet(false, 0, &[])?;
+        let maximum = wire::find(&connect.properties, RECEIVE_MAXIMUM);
+        let maximum = maximum.map_or(65_535, |two| u16::from_be_bytes([two[0], two[1]]));
+        loop {
+            let packet = session.read()?;
+            session.answer(&packet)?;
+            if number == 0 && matches!(packet, Packet::Subscribe { .. }) {
+                for id in 1..=maximum.saturating_add(200) {
+                    let message = Message { id, ..Message::new("in/a", "flood").qos(2) };
+                    session.send(&message.bytes(5))?;
+                }
+            }
+        }
+    });
+    let rules = ["subscribe.1.remote_topic = in/#", "subscribe.1.qos = 2"];
+    let mut gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    let near = Connect::v4("near").persistent();
+    near.open(gateway.port).subscribe(&[("in/#", 2)]);
+    let down = gateway.wait("bridge_down");
+    println!("{}", down.line);
+    gateway.wait_from(gateway.mark(), "stats", &[]);
+    assert!(gateway.is_running());
+}
