@@ -140,7 +140,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if thread::panicking() {
+        if thread::panicking() || std::env::var_os("SPILLWAY_LOUD").is_some() {
             eprintln!("--- what {} {} said", self.name, self.child.id());
             let lines = self.log.lines();
             let most = std::env::var("SPILLWAY_LINES").ok().and_then(|text| text.parse().ok());
