@@ -2,8 +2,8 @@
 //! which stream of the queue a topic belongs to.
 //!
 //! Streams 0, 1 and 2 are the lanes high, normal and low. The others are lent to the topics of
-//! rules with a `rate`, one each, so that a topic without a token holds up no other; more topics
-//! than streams share them by hash.
+//! rules with a `rate`, one each, so that a topic without a token holds up no other. The last 16
+//! are shared by hash by what finds no other.
 
 use super::pace::TokenBucket;
 use crate::config::{Bridge, Forward, Priority, SubscribeRule};
@@ -22,6 +22,12 @@ pub fn lane(priority: Priority) -> usize {
 
 const LANES: usize = 3;
 
+/// Streams that topics share when all others are lent.
+const SHARED: usize = 16;
+
+/// Streams that are lent to one topic each.
+const LENT: usize = STREAMS_MAX - LANES - SHARED;
+
 #[derive(Clone, Debug)]
 struct Paced {
     hash: u64,
@@ -33,8 +39,10 @@ pub struct Rules {
     pub forward: Vec<Forward>,
     pub subscribe: Vec<SubscribeRule>,
     hashes: Vec<u32>,
-    /// By stream less the lanes.
+    /// By stream less the lanes; the last are shared.
     paced: Vec<Option<Paced>>,
+    /// Shared streams that somebody was sent to since they were last idle.
+    shared_used: [bool; SHARED],
 }
 
 /// Where a topic belongs.
@@ -52,6 +60,7 @@ impl Rules {
             hashes: bridge.forward.iter().map(|rule| name_hash(&rule.name)).collect(),
             forward: bridge.forward.clone(),
             subscribe: bridge.subscribe.clone(),
+            shared_used: [false; SHARED],
             paced: if paced { vec![None; STREAMS_MAX - LANES] } else { Vec::new() },
         }
     }
@@ -98,7 +107,14 @@ impl Rules {
         };
         let hash = topic::topic_hash(topic);
         let mut free = None;
-        for (at, paced) in self.paced.iter().enumerate() {
+        let nth = usize::try_from(hash % 16).unwrap_or(0);
+        let shared = LENT + nth;
+        // What shares a stream stays there until that is empty: order per topic.
+        self.shared_used[nth] = self.shared_used[nth] && busy(stream_at(shared));
+        if self.shared_used[nth] {
+            return Lane { stream: stream_at(shared), fresh: false };
+        }
+        for (at, paced) in self.paced[..LENT].iter().enumerate() {
             match paced {
                 Some(paced) if paced.hash == hash && paced.rule == rule => {
                     return Lane { stream: stream_at(at), fresh: false };
@@ -116,14 +132,10 @@ impl Rules {
             self.paced[at] = Some(Paced { hash, rule, bucket: TokenBucket::per_topic(rate) });
             return Lane { stream: stream_at(at), fresh: true };
         }
-        // All are lent: share one of the same rule, the same for the same topic.
-        let own: usize = self.paced.iter().flatten().filter(|paced| paced.rule == rule).count();
-        let bound = u64::try_from(own.max(1)).unwrap_or(1);
-        let nth = usize::try_from(hash % bound).unwrap_or(0);
-        let mine =
-            (0..).zip(&self.paced).filter(|(_, p)| p.as_ref().is_some_and(|p| p.rule == rule));
-        let at = mine.map(|(at, _): (usize, _)| at).nth(nth).unwrap_or(0);
-        Lane { stream: stream_at(at), fresh: false }
+        // All are lent: one of the shared streams, the same for the same topic.
+        self.shared_used[nth] = true;
+        self.paced[shared] = Some(Paced { hash, rule, bucket: TokenBucket::per_topic(rate) });
+        Lane { stream: stream_at(shared), fresh: true }
     }
 
     /// When a stream may send next; `now` when it may.
