@@ -109,8 +109,10 @@ pub struct Link {
     /// Packets from the remote in this connection: a peer that closes before the first may not
     /// speak our version.
     pub heard: bool,
-    /// Connections in a row that the peer closed before CONNACK.
-    pub silent_closes: u32,
+    /// The version was lowered only because the peer closed without a word.
+    pub guessed: bool,
+    /// What a remote that cannot say its Receive Maximum seems to take.
+    pub window_cap: u16,
     /// The reason the link went down is logged with.
     pub reason: &'static str,
     pub takeovers: u32,
@@ -152,7 +154,8 @@ impl Link {
             forwarded: 0,
             acked: 0,
             heard: false,
-            silent_closes: 0,
+            guessed: false,
+            window_cap: u16::MAX,
             reason: "",
             takeovers: 0,
             suspect: None,

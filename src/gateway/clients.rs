@@ -133,19 +133,21 @@ impl Gateway {
     }
 
     /// A CONNECT that cannot be read is answered where the version says how.
-    pub(super) fn refuse_malformed_connect(&mut self, slot: u16, malformed: &Malformed) {
-        let reason = malformed.reason();
+    pub(super) fn refuse_malformed_connect(
+        &mut self,
+        slot: u16,
+        malformed: &Malformed,
+        bytes: &[u8],
+    ) {
+        let start = &bytes[..bytes.len().min(16)];
         let version = match malformed.fault {
-            Fault::UnsupportedVersion { answer } => Some(answer),
-            // Only MQTT 5 has a code for it; others learn it from the close.
-            _ => None,
+            Fault::UnsupportedVersion { answer } => answer,
+            // Only MQTT 5 has codes for it; others learn it from the close.
+            _ if start.windows(7).any(|at| at == b"\0\x04MQTT\x05") => Version::V5,
+            _ => return,
         };
-        if let Some(version) = version {
-            self.conn_mut(slot).version = version;
-            if version == Version::V5 || reason == Reason::UNSUPPORTED_VERSION {
-                self.owe_refusal(slot, version, reason);
-            }
-        }
+        self.conn_mut(slot).version = version;
+        self.owe_refusal(slot, version, malformed.reason());
     }
 
     fn open_session(&mut self, now: Instant, client_id: &str) -> Option<u16> {

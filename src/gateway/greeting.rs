@@ -125,7 +125,7 @@ impl Gateway {
         let link = self.link_mut(bridge);
         link.state = State::Up { conn: id };
         link.clean = false;
-        link.silent_closes = 0;
+        link.guessed = false;
         link.session_server = Some(server);
         link.up_since = now;
         link.ping_sent = None;
@@ -186,6 +186,11 @@ impl Gateway {
         }
         let max_inflight = config.max_inflight;
         remote.receive_maximum = remote.receive_maximum.min(max_inflight);
+        if self.conn(slot).version != Version::V5 {
+            // Such a remote cannot say what it takes; how it ended before does.
+            let cap = self.link(bridge).window_cap;
+            remote.receive_maximum = remote.receive_maximum.min(cap);
+        }
         if let Some(assigned) = props.assigned_client_id() {
             self.link_mut(bridge).client_id = assigned.to_string();
         }
@@ -211,7 +216,7 @@ impl Gateway {
             return;
         }
         let version_refused = match version {
-            Version::V5 => matches!(code, 0x84 | 0x01 | 0x81 | 0x82),
+            Version::V5 => matches!(code, 1 | 0x84 | 0x81 | 0x82),
             Version::V31 | Version::V311 => code == 1,
         };
         if version_refused && self.fall_back(now, bridge) {

@@ -223,16 +223,15 @@ impl Gateway {
             return;
         }
         match self.link(bridge).state {
-            State::Dialing { conn, .. } if conn == id => self.attempt_failed(now, bridge, reason),
+            State::Dialing { conn, .. } if conn == id => {
+                self.take_guess_back(bridge);
+                self.attempt_failed(now, bridge, reason);
+            }
             State::Greeting { conn, .. } if conn == id => {
                 // Closed without a word to our CONNECT: it may not speak this version.
                 let silent = !self.link(bridge).heard && reason != "timed_out";
-                // Once may be a remote that is just stopping.
-                let link = self.link_mut(bridge);
-                link.silent_closes = if silent { link.silent_closes + 1 } else { 0 };
-                if link.silent_closes >= 2 {
-                    // With nothing lower left the same is tried again.
-                    let _ = self.fall_back(now, bridge);
+                if silent && self.fall_back(now, bridge) {
+                    self.link_mut(bridge).guessed = true;
                 }
                 self.attempt_failed(now, bridge, "closed_before_connack");
             }
@@ -246,9 +245,22 @@ impl Gateway {
         }
     }
 
+    /// A remote that closed and now does not even take connections was stopping: what it closed
+    /// says nothing about its version.
+    fn take_guess_back(&mut self, bridge: BridgeId) {
+        let config = &self.config.bridges[usize::from(bridge.0)];
+        let link = &mut self.links[usize::from(bridge.0)];
+        if core::mem::take(&mut link.guessed) {
+            link.version = config.version;
+            link.bridge_bit = config.bridge_bit;
+            link.upgrade_at = Instant::NEVER;
+        }
+    }
+
     pub(super) fn up_lost(&mut self, now: Instant, bridge: BridgeId, reason: &'static str) {
         let dest = Self::bridge_dest(bridge);
         self.suspect(now, bridge, reason);
+        self.shrink_window(bridge, reason);
         self.queue.disconnected(dest);
         let dropped = self.queue.drop_zero(dest, DropReason::Offline);
         let _ = dropped;
@@ -305,8 +317,7 @@ impl Gateway {
             }
             match self.link(bridge).state {
                 State::Up { conn } => {
-                    self.say_goodbye(conn.slot, Reason::SUCCESS);
-                    self.close(now, conn.slot, true);
+                    self.leave(now, bridge, conn.slot);
                     self.queue.disconnected(Self::bridge_dest(bridge));
                 }
                 State::Dialing { conn, .. } | State::Greeting { conn, .. } => {

@@ -91,6 +91,8 @@ pub struct Gateway {
     retained_since: Option<Instant>,
     drops_at: Instant,
     zero_retry_at: Instant,
+    /// `notify_topic` of every bridge says something.
+    announced: bool,
     /// Sessions that ended and whose rows have to go.
     forgotten: Vec<String>,
 }
@@ -146,6 +148,7 @@ impl Gateway {
             retained_since: None,
             drops_at: Instant::NEVER,
             zero_retry_at: Instant::ZERO,
+            announced: false,
             forgotten: Vec::new(),
             config,
         };
@@ -228,6 +231,9 @@ impl Gateway {
         }
         if now < self.due {
             return;
+        }
+        if !core::mem::replace(&mut self.announced, true) {
+            self.announce_all_down(now);
         }
         let clients = self.expire_clients(now);
         let links = self.expire_links(now);

@@ -7,8 +7,8 @@ use super::ingest::{Message, Source};
 use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::limits::CLOSE_WITHIN;
-use crate::mqtt::props::{PropertyId, copy_without};
-use crate::mqtt::{Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
+use crate::mqtt::props::{Properties, PropertyId, copy_without};
+use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
 use crate::note::{Note, text};
 use crate::queue::window::Acked;
 use crate::vocab::{ConnId, Instant};
@@ -32,6 +32,11 @@ pub(super) enum Step {
 pub(super) struct Fatal {
     pub reason: Reason,
     pub word: &'static str,
+}
+
+/// A CONNACK without properties that refuses.
+fn is_old_refusal(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x20, 2, _, 1..=5])
 }
 
 impl From<Reason> for Fatal {
@@ -161,8 +166,16 @@ impl Gateway {
         let packet = match decode(conn.version, bytes) {
             Ok(packet) => packet,
             Err(malformed) if role == Role::Greeting => {
-                self.refuse_malformed_connect(slot, &malformed);
+                self.refuse_malformed_connect(slot, &malformed, bytes);
                 return Err(malformed.into());
+            }
+            // A remote of 3.1.1 refuses version 5 in its own form.
+            Err(_) if is_old_refusal(bytes) && matches!(role, Role::Link { .. }) => {
+                Packet::Connack(Connack {
+                    session_present: false,
+                    code: bytes[3],
+                    properties: Properties::EMPTY,
+                })
             }
             Err(malformed) => return Err(malformed.into()),
         };
@@ -243,6 +256,10 @@ impl Gateway {
         if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {
             // We announce no Topic Alias Maximum [MQTT-3.3.2-9].
             return Err(Reason::TOPIC_ALIAS_INVALID.into());
+        }
+        if matches!(source, Source::Client { .. }) && publish.properties.subscription_id().is_some()
+        {
+            return Err(Reason::PROTOCOL_ERROR.into()); // [MQTT-3.3.4-6]
         }
         if publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits {
             return Ok(Step::Park);

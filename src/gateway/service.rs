@@ -7,6 +7,7 @@ use super::links::{NO_RULE, SUBSCRIBE_ID};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
 use crate::limits::REFUSED_RETRY;
+use crate::mqtt::Version;
 use crate::mqtt::props::Properties;
 use crate::mqtt::{
     Ack, Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode,
@@ -46,6 +47,30 @@ impl Gateway {
             link.alone = false;
             self.quarantine(now, dest, index, "remote_closes");
         }
+    }
+
+    /// Before MQTT 5 a remote that has more on the wire than it takes can only close: the next
+    /// connection tries half. It grows again with every connection that proves stable.
+    pub(super) fn shrink_window(&mut self, bridge: BridgeId, reason: &'static str) {
+        let conn = self.link(bridge).conn();
+        let old = conn.is_some_and(|conn| self.conn(conn.slot).version != Version::V5);
+        let inflight = self.queue.outbox(Self::bridge_dest(bridge)).inflight;
+        if old && inflight >= 2 && matches!(reason, "peer_closed" | "reset") {
+            let link = self.link_mut(bridge);
+            link.window_cap = link.window_cap.min(inflight).div_ceil(2);
+        }
+    }
+
+    /// The gateway stops: what the remote shall know of it (`notify_topic`) is its will.
+    pub(super) fn leave(&mut self, now: Instant, bridge: BridgeId, slot: u16) {
+        let notify = self.config.bridges[usize::from(bridge.0)].notify_topic.is_some();
+        match (notify, self.conn(slot).version) {
+            (false, _) => self.say_goodbye(slot, Reason::SUCCESS),
+            (true, Version::V5) => self.say_goodbye(slot, Reason::DISCONNECT_WITH_WILL),
+            // Without DISCONNECT the remote publishes the will.
+            (true, Version::V31 | Version::V311) => {}
+        }
+        self.close(now, slot, true);
     }
 
     /// Takes a message out of a queue and keeps it aside: counted and logged.
@@ -130,6 +155,7 @@ impl Gateway {
             link.attempts = 0;
             link.backoff.reset();
             link.takeovers = 0;
+            link.window_cap = link.window_cap.saturating_mul(2);
         }
         next = next.min(self.send_subscribes(now, slot, bridge));
         if self.link_mut(bridge).dial.poll_probe(now) {
@@ -219,6 +245,15 @@ impl Gateway {
             self.say_to_remote(now, bridge, &topic, payload);
         }
         self.say_locally(now, &topic, payload);
+    }
+
+    /// Before the first connection no bridge is up.
+    pub(super) fn announce_all_down(&mut self, now: Instant) {
+        for index in 0..self.links.len() {
+            if let Ok(index) = u16::try_from(index) {
+                self.announce(now, BridgeId(index), false);
+            }
+        }
     }
 
     pub(super) fn say_to_remote(

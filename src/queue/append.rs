@@ -7,8 +7,8 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
-use crate::config::Overflow;
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
+use crate::vocab::Overflow;
 
 pub(super) enum Append {
     Done,

@@ -6,15 +6,14 @@
 
 use super::Queue;
 use super::entry::{Chain, State};
-use super::log::{Log, Slot};
+use super::log::Slot;
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, widen};
 use super::recv::Stage;
 use super::refill::Classify;
-use super::store::{SpillStore, StoreError, Table};
+use super::store::{SpillStore, StoreError};
 use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_EAGER_BYTES, FLUSH_AFTER_MAX, LAZY_SETTLED_AFTER, LAZY_SETTLED_MAX,
-    SLOT_BYTES,
+    COMMIT_BYTES_MAX, COMMIT_EAGER_BYTES, FLUSH_AFTER_MAX, LAZY_SETTLED_AFTER, SLOT_BYTES,
 };
 use crate::mqtt::Qos;
 use crate::note::Note;
@@ -145,7 +144,8 @@ impl Queue {
             return Instant::NEVER;
         }
         let oldest = self.entries[outbox.custody.head].arrival;
-        let stretched = (outbox.srtt * 2).clamp(self.setup.flush_after, FLUSH_AFTER_MAX);
+        let most = FLUSH_AFTER_MAX.max(self.setup.flush_after);
+        let stretched = (outbox.srtt * 2).clamp(self.setup.flush_after, most);
         let prompt = outbox.up == Up::Up
             && outbox.gaps == 0
             && outbox.unknown_slots == 0
@@ -249,89 +249,6 @@ impl Queue {
                 return;
             }
         }
-    }
-
-    /// The rows of destinations and slots.
-    fn put_rows(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<(), StoreError> {
-        let waited = core::mem::take(&mut self.settled_source);
-        let urgent = self
-            .boxes
-            .iter()
-            .any(|outbox| outbox.used && (outbox.row_urgent || (waited && outbox.row_partial)));
-        let done_full = self.boxes.iter().any(|outbox| outbox.done.len > u32::from(outbox.window));
-        let lazy_due = (self.log.dirty_count > 0
-            || self.boxes.iter().any(|outbox| outbox.used && outbox.row_dirty))
-            && (self.stopping
-                || self.settled_dirty >= LAZY_SETTLED_MAX
-                || now >= self.settled_since.plus(LAZY_SETTLED_AFTER));
-        if !(self.txn.wrote || urgent || done_full || lazy_due) {
-            return Ok(());
-        }
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let outbox = self.outbox(DestId(index));
-            if outbox.used && outbox.row_dirty && outbox.params.persistent {
-                self.encode_row(DestId(index));
-                let key = &self.boxes[usize::from(index)].params.key;
-                store.put(Table::Destination, key.as_bytes(), &self.txn.row)?;
-                self.txn.wrote = true;
-            } else if outbox.used && outbox.row_dirty && outbox.row_stored {
-                let key = &self.boxes[usize::from(index)].params.key;
-                store.delete(Table::Destination, key.as_bytes())?;
-                self.txn.wrote = true;
-            }
-        }
-        let mut at = 0;
-        while let Some(slot) = self.log.next_dirty(at) {
-            let row = self.log.slots[widen(slot)].row();
-            store.put(Table::Slot, &Log::id(slot).0.to_be_bytes(), &row)?;
-            self.txn.wrote = true;
-            at = slot + 1;
-        }
-        Ok(())
-    }
-
-    /// A destination's row: its number, and the identifiers a peer's session may still know.
-    fn encode_row(&mut self, dest: DestId) {
-        let outbox = &self.boxes[usize::from(dest.0)];
-        let row = &mut self.txn.row;
-        row.clear();
-        row.extend_from_slice(&outbox.number.to_le_bytes());
-        row.extend_from_slice(&outbox.next_id.to_le_bytes());
-        let flights = row.len();
-        row.extend_from_slice(&[0; 2]);
-        let mut count = 0u16;
-        for (list, release) in [(outbox.flight, 0u8), (outbox.release, 1u8)] {
-            let mut at = list.head;
-            while at != NONE {
-                let entry = &self.entries[at];
-                if entry.qos == Qos::ExactlyOnce && outbox.params.journal {
-                    row.extend_from_slice(&entry.seq.to_le_bytes());
-                    row.extend_from_slice(&entry.packet_id.to_le_bytes());
-                    row.push(release);
-                    count += 1;
-                }
-                at = self.entries.next(Chain::Line, at);
-            }
-        }
-        row[flights..flights + 2].copy_from_slice(&count.to_le_bytes());
-        let mut partial = false;
-        if outbox.params.journal {
-            let pool = &self.pool;
-            self.recv.update(dest.0, &mut |id, stage| {
-                let stage = match stage {
-                    Stage::Waits(record) if !pool.will_be_settled(record) => {
-                        partial = true;
-                        return stage;
-                    }
-                    Stage::Durable => Stage::Durable,
-                    Stage::Waits(_) | Stage::Ready | Stage::Staged => Stage::Staged,
-                };
-                row.extend_from_slice(&id.to_le_bytes());
-                stage
-            });
-        }
-        self.boxes[usize::from(dest.0)].row_partial = partial;
     }
 
     /// The commit succeeded: what it made durable may be seen.

@@ -19,6 +19,7 @@ pub mod record;
 pub mod recv;
 pub mod refill;
 pub mod restore;
+mod rows;
 mod settle;
 pub mod store;
 pub mod window;

@@ -42,7 +42,7 @@ impl Queue {
         let unsent = self.outbox(dest).unsent;
         if unsent != NONE {
             let entry = &self.entries[unsent];
-            if entry.flags.barrier {
+            if entry.flags.barrier || !self.has_window(dest) {
                 return None;
             }
             if entry.record.is_none() {
@@ -73,6 +73,24 @@ impl Queue {
             return self.describe(head);
         }
         None
+    }
+
+    /// May one more packet be on the wire? A peer may take less than the last one did.
+    fn has_window(&self, dest: DestId) -> bool {
+        let outbox = self.outbox(dest);
+        if outbox.inflight <= outbox.window {
+            return true;
+        }
+        let mut sent = 0;
+        for list in [outbox.flight, outbox.release] {
+            let mut at = list.head;
+            while at != NONE && sent < outbox.window {
+                let publish = self.entries[at].state == State::Publish;
+                sent += u16::from(!publish || !self.entries[at].flags.unsent);
+                at = self.entries.next(Chain::Line, at);
+            }
+        }
+        sent < outbox.window
     }
 
     fn describe(&self, index: u32) -> Option<Next> {
