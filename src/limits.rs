@@ -68,6 +68,10 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// QoS 2 packet identifiers one session may leave unreleased; more and it is closed.
 pub const UNRELEASED_MAX: u32 = 1024;
 
+/// QoS 2 messages on the wire to a remote before MQTT 5, which cannot say what it takes. Debian's
+/// mosquitto takes 20 by default, and answers more with a PUBREC that means refusal.
+pub const QOS2_WINDOW_UNTOLD: u16 = 20;
+
 /// Packet identifiers of publishes; those of our SUBSCRIBEs lie above.
 pub const PUBLISH_ID_MAX: u16 = 60_000;
 

@@ -7,7 +7,7 @@ use super::replies::properties;
 use super::verbs::Action;
 use super::{Gateway, State};
 use crate::bridge::link::{Remote, Subscribed};
-use crate::limits::STABLE_AFTER;
+use crate::limits::{QOS2_WINDOW_UNTOLD, STABLE_AFTER};
 use crate::mqtt::props::{Properties, Property};
 use crate::mqtt::{Connack, Connect, Packet, Qos, Reason, Version, Will};
 use crate::note::Note;
@@ -133,6 +133,8 @@ impl Gateway {
         link.held_until = Instant::ZERO;
         let (window, first) = (link.remote.receive_maximum, link.first);
         let _ = clean;
+        let told = self.conn(slot).version == Version::V5;
+        self.queue.set_qos2_window(dest, if told { u16::MAX } else { QOS2_WINDOW_UNTOLD });
         let in_doubt = self.queue.connected(dest, connack.session_present, window, now);
         self.queue.remember(dest);
         if in_doubt > 0 {

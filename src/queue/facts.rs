@@ -174,6 +174,11 @@ impl Queue {
         before
     }
 
+    /// QoS 2 messages the peer may have on the wire.
+    pub fn set_qos2_window(&mut self, dest: DestId, window: u16) {
+        self.outbox_mut(dest).window_qos2 = window;
+    }
+
     pub fn set_round_trip(&mut self, dest: DestId, smoothed: Duration) {
         self.outbox_mut(dest).srtt = smoothed;
     }
@@ -183,6 +188,10 @@ impl Queue {
         let entry = &mut self.entries[index];
         let before = core::mem::replace(&mut entry.qos, qos);
         let custody = entry.flags.custody;
+        let flying = matches!(entry.state, State::Publish | State::Release);
+        if before == Qos::ExactlyOnce && flying && qos != before {
+            self.outbox_mut(dest).inflight_qos2 -= 1;
+        }
         if before == Qos::ExactlyOnce && custody && qos != before {
             self.outbox_mut(dest).custody_qos2 -= 1;
         }

@@ -215,8 +215,8 @@ impl Queue {
         let blocked = self.outbox(dest).paced;
         loop {
             let outbox = self.outbox(dest);
-            if outbox.inflight >= outbox.window {
-                self.outbox_mut(dest).qos2_wanted = true;
+            if outbox.inflight >= outbox.window || outbox.inflight_qos2 >= outbox.window_qos2 {
+                // The next acknowledgement asks again.
                 return;
             }
             // Streams paced by topic take their turn one by one, in the order of their tokens.

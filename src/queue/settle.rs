@@ -278,6 +278,7 @@ impl Queue {
                 }
                 self.entries.unlink(&mut outbox.flight, Chain::Line, index);
                 outbox.inflight -= 1;
+                outbox.inflight_qos2 -= u16::from(entry.qos == Qos::ExactlyOnce);
             }
             State::Release => {
                 if outbox.unsent_release == index {
@@ -285,6 +286,7 @@ impl Queue {
                 }
                 self.entries.unlink(&mut outbox.release, Chain::Line, index);
                 outbox.inflight -= 1;
+                outbox.inflight_qos2 -= u16::from(entry.qos == Qos::ExactlyOnce);
             }
             State::Waiting | State::Free | State::Done | State::Conflated => {}
         }
