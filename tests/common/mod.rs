@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod collector;
+mod decode;
 pub mod gateway;
 pub mod mosquitto;
 pub mod names;

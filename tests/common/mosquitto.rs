@@ -4,7 +4,6 @@ use super::place::{Directory, free_port};
 use super::process::Process;
 use super::{PATIENCE, wait_until};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 /// A mosquitto in a directory of its own, at a port it keeps over restarts.
 pub struct Mosquitto {
@@ -145,10 +144,5 @@ impl MosquittoSub {
         });
         assert_eq!(lines.len(), count, "messages mosquitto_sub printed: {lines:?}");
         lines
-    }
-
-    /// The first message if it comes in time.
-    pub fn first_within(&self, patience: Duration) -> Option<String> {
-        self.0.log.wait(0, patience, |line| line.strip_prefix("message ").map(str::to_owned))
     }
 }

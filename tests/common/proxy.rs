@@ -4,7 +4,7 @@ use super::place::free_port;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,7 +44,6 @@ struct Shared {
     /// Accepted while nothing passes, and kept open.
     mute: Mutex<Vec<TcpStream>>,
     delay_us: AtomicU64,
-    accepted: AtomicUsize,
     ended: AtomicBool,
     target: u16,
 }
@@ -69,7 +68,6 @@ impl Proxy {
             links: Mutex::new(Vec::new()),
             mute: Mutex::new(Vec::new()),
             delay_us: AtomicU64::new(0),
-            accepted: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             target,
         });
@@ -82,11 +80,6 @@ impl Proxy {
     pub fn delay(&self, one_way: Duration) {
         let micros = u64::try_from(one_way.as_micros()).expect("a short delay");
         self.shared.delay_us.store(micros, Ordering::Relaxed);
-    }
-
-    /// Connections accepted so far, whatever became of them.
-    pub fn accepted(&self) -> usize {
-        self.shared.accepted.load(Ordering::Relaxed)
     }
 
     /// Changes the mode; when it returns, connections and the listener are in the new one.
@@ -123,7 +116,6 @@ impl Proxy {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                shared.accepted.fetch_add(1, Ordering::Relaxed);
                 match mode {
                     Mode::Pass | Mode::Deaf => shared.connect(stream, mode),
                     Mode::Reset => reset(&stream),

@@ -17,6 +17,8 @@ pub enum Seen {
     Subscribe(Vec<(String, u8)>),
     Publish(Message),
     Release(u16),
+    /// PUBREC for a message of ours.
+    Received(u16),
     Ping,
     Disconnect(u8),
     /// The connection ended.
@@ -131,6 +133,7 @@ impl Session {
             Packet::Subscribe { filters, .. } => Some(Seen::Subscribe(filters.clone())),
             Packet::Publish(message) => Some(Seen::Publish(message.clone())),
             Packet::Ack(Ack { kind: PUBREL, id, .. }) => Some(Seen::Release(*id)),
+            Packet::Ack(Ack { kind: PUBREC, id, .. }) => Some(Seen::Received(*id)),
             Packet::Pingreq => Some(Seen::Ping),
             Packet::Disconnect { code } => Some(Seen::Disconnect(*code)),
             _ => None,

@@ -21,6 +21,7 @@ mod pace;
 mod parts;
 mod process;
 mod properties;
+mod resume;
 mod retained;
 mod rules;
 mod sessions;

@@ -173,7 +173,8 @@ fn a_bad_first_packet_is_never_let_in() {
     let receive_0 = Connect::v5("client").property((RECEIVE_MAXIMUM, vec![0, 0])).bytes();
     let no_name = Connect::v4("").persistent().bytes();
     // `None`: closed, with or without a CONNACK that refuses. A code: it must be said.
-    let cases: Vec<(&str, Vec<u8>, Option<&[u8]>)> = vec![
+    type Case<'a> = (&'a str, Vec<u8>, Option<&'a [u8]>);
+    let cases: Vec<Case<'_>> = vec![
         ("PINGREQ first", wire::PINGREQ.to_vec(), None),
         ("PUBLISH first", Message::new("t", "x").bytes(4), None),
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), None),

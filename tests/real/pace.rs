@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+type Times = Arc<Mutex<Vec<(Instant, Message)>>>;
+
 /// A good remote that notes when each PUBLISH came.
-fn timing() -> (Stub, Arc<Mutex<Vec<(Instant, Message)>>>) {
-    let times = Arc::new(Mutex::new(Vec::new()));
+fn timing() -> (Stub, Times) {
+    let times = Times::default();
     let stub = Stub::start({
         let times = Arc::clone(&times);
         move |session, _| {

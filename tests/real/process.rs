@@ -222,7 +222,7 @@ fn every_line_has_the_format_of_the_contract() {
         assert!(["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&words[1]), "{line}");
         assert!(words[2].starts_with("spillway::"), "{line}");
         assert!(words[3].starts_with("event="), "{line}");
-        let event = Event::parse(&line).expect("an event");
+        let event = Event::parse(line).expect("an event");
         assert_eq!((event.level.as_str(), event.target.as_str()), (words[1], words[2]));
         let plain = |key: &&str| {
             key.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit())

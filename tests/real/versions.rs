@@ -123,12 +123,13 @@ fn only_3_1_1(refuse: impl Fn(&mut crate::common::stub::Session) + Send + Sync +
 
 #[test]
 fn a_remote_that_refuses_version_5_is_spoken_to_in_3_1_1() {
-    let refusals: [(&str, &[u8]); 3] = [
-        ("return code 1", &[0x20, 2, 0, 1]),
-        ("reason 0x84", &[0x20, 3, 0, 0x84, 0]),
-        ("closed before CONNACK", &[]),
+    // A close without a word may be that of a remote that is just stopping: that is tried twice.
+    let refusals: [(&str, &[u8], usize); 3] = [
+        ("return code 1, in the form of 3.1.1", &[0x20, 2, 0, 1], 1),
+        ("reason 0x84", &[0x20, 3, 0, 0x84, 0], 1),
+        ("closed before CONNACK", &[], 2),
     ];
-    for (case, answer) in refusals {
+    for (case, answer, attempts) in refusals {
         let remote = only_3_1_1(|session| session.send(answer).expect("sent"));
         let rules = ["forward.1.local_topic = #"];
         let gateway = Gateway::start(&bridge("up", remote.port, &rules));
@@ -139,8 +140,10 @@ fn a_remote_that_refuses_version_5_is_spoken_to_in_3_1_1() {
         let there = remote.wait_published(1);
         assert_eq!((there[0].text(), there[0].properties.len()), ("x".to_owned(), 0), "{case}");
         let levels: Vec<u8> = remote.connects().iter().map(|connect| connect.level).collect();
-        assert_eq!(levels[0], 5, "{case}");
-        assert!(levels[1..].iter().all(|level| level & 0x7F == 4), "{case}: {levels:?}");
+        let (fives, rest) = levels.split_at(levels.iter().filter(|level| **level == 5).count());
+        assert!((1..=attempts).contains(&fives.len()), "{case}: {levels:?}");
+        assert!(fives.iter().all(|level| *level == 5), "{case}: {levels:?}");
+        assert!(rest.iter().all(|level| level & 0x7F == 4), "{case}: {levels:?}");
     }
 }
 
@@ -149,7 +152,7 @@ fn a_fallback_is_remembered_over_reconnects() {
     let remote = Stub::start(|session, number| {
         let Packet::Connect(connect) = session.read()? else { panic!("no CONNECT first") };
         if connect.level == 5 {
-            return session.send(&[0x20, 2, 0, 1]);
+            return session.send(&[0x20, 3, 0, 0x84, 0]);
         }
         session.send(&[0x20, 2, 0, 0])?;
         // The third connection is the one that may stay.

@@ -138,20 +138,30 @@ fn packet_identifiers_in_use_are_not_used_again() {
     assert!(published[1..].iter().all(|message| message.id != stuck && message.id != 0));
 }
 
+/// 300 numbered messages to a mosquitto with this configuration; how many came twice.
+fn through_mosquitto(configuration: &str, version: &str, qos: u8) -> usize {
+    let remote = Mosquitto::start_with(configuration);
+    let far = Collector::start(remote.port, "far", "t");
+    let proto = format!("proto_ver = {version}");
+    let rules = ["forward.1.local_topic = t", &proto];
+    let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    gateway.wait("bridge_up");
+    Publisher::numbered("publisher", "t", qos, 300).run(gateway.port);
+    far.wait_all_in_order(300)
+}
+
 #[test]
 fn a_mosquitto_with_a_small_window_gets_everything_in_order() {
-    for (version, qos) in [("5", 1), ("5", 2), ("4", 1), ("4", 2)] {
-        let remote = Mosquitto::start_with("max_inflight_messages 3\n");
-        let far = Collector::start(remote.port, "far", "t");
-        let proto = format!("proto_ver = {version}");
-        let rules = ["forward.1.local_topic = t", &proto];
-        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
-        gateway.wait("bridge_up");
-        Publisher::numbered("publisher", "t", qos, 300).run(gateway.port);
-        let again = far.wait_all_in_order(300);
-        println!("version {version} QoS {qos}: {again} duplicates");
-        assert!(qos == 1 || again == 0, "version {version}: {again} duplicates at QoS 2");
+    for (version, qos) in [("5", 1), ("5", 2), ("4", 1)] {
+        let again = through_mosquitto("max_inflight_messages 3\n", version, qos);
+        assert_eq!(again, 0, "duplicates in version {version} at QoS {qos}");
     }
+}
+
+#[test]
+fn a_3_1_1_mosquitto_that_cannot_say_its_window_gets_a_burst_at_qos_2() {
+    // mosquitto 2 takes 20 at once unless told otherwise, and closes the connection at one more.
+    assert_eq!(through_mosquitto("", "4", 2), 0, "duplicates at QoS 2");
 }
 
 #[test]
