@@ -8,7 +8,7 @@ use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::limits::CLOSE_WITHIN;
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
-use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
+use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, Version, decode, frame, topic};
 use crate::note::{Note, text};
 use crate::queue::window::Acked;
 use crate::vocab::{ConnId, Instant};
@@ -271,6 +271,10 @@ impl Gateway {
                     Ok(self.swallow(slot, publish, "topic_too_long"))
                 }
             };
+        }
+        if matches!(source, Source::Client { .. }) && topic::has_control(publish.topic) {
+            // Allowed by section 1.5.4, and some brokers close the bridge that passes it on.
+            return Err(Reason::TOPIC_NAME_INVALID.into());
         }
         if matches!(source, Source::Client { .. }) && publish.topic.starts_with("$SYS/") {
             // Read-only: acknowledged and dropped, as other brokers do.
