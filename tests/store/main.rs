@@ -8,7 +8,7 @@ mod disk;
 use spillway::config::Sync;
 use spillway::queue::SLOT_BYTES;
 use spillway::queue::store::{SlotId, SpillStore, StoreError, Table};
-use spillway::shell::sqlite::{HEAP_BYTES, OpenError, SqliteStore};
+use spillway::shell::sqlite::{OpenError, SqliteStore};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -163,20 +163,6 @@ fn a_log_at_its_cap_is_checkpointed_and_used_again() {
     assert_eq!(wal(), filled, "the log kept the size it was given at the start");
     assert_eq!(read(&mut store, 0, 0, 4000), pattern(1999, 4000));
     assert!(store.bytes() <= QUOTA);
-}
-
-#[test]
-fn a_transaction_larger_than_the_page_cache_fits_the_heap_limit() {
-    let dir = Dir::new("heap");
-    let mut store = SqliteStore::open(&dir.db(), None, Sync::Full, Some(HEAP_BYTES)).unwrap();
-    let all = pattern(5, SLOT_BYTES);
-    for round in 0..4 {
-        for slot in 0..16 {
-            store.write_slot(SlotId(slot + round * 8), 0, &all).unwrap();
-        }
-        store.commit().unwrap();
-    }
-    assert_eq!(read(&mut store, 39, 0, SLOT_BYTES), all);
 }
 
 #[test]
