@@ -298,6 +298,9 @@ impl Gateway {
     }
 }
 
+/// Room for a subscriber that is slower than what comes in: its session would drop its oldest.
+pub const ROOMY_SESSIONS: &str = "session.max_messages = 100000\nsession.max_bytes = 8MiB\n";
+
 /// A bridge to `127.0.0.1:port` that reconnects quickly; `rules` are lines like
 /// `forward.1.local_topic = #`.
 pub fn bridge(name: &str, port: u16, rules: &[&str]) -> String {

@@ -111,7 +111,9 @@ impl Proxy {
         let shared = Arc::clone(&self.shared);
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let mode = *shared.mode.lock().expect("no holder panics");
+                // Held until the connection is in its list: a change of mode finds it there.
+                let guard = shared.mode.lock().expect("no holder panics");
+                let mode = *guard;
                 if mode == Mode::Refuse || shared.ended.load(Ordering::Relaxed) {
                     return;
                 }
@@ -123,6 +125,7 @@ impl Proxy {
                         shared.mute.lock().expect("no holder panics").push(stream);
                     }
                 }
+                drop(guard);
             }
         });
     }

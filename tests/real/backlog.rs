@@ -2,7 +2,7 @@
 //! once, and by themselves.
 
 use crate::common::collector::Collector;
-use crate::common::gateway::{Gateway, bridge};
+use crate::common::gateway::{Gateway, ROOMY_SESSIONS, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::publisher::Publisher;
@@ -115,7 +115,8 @@ fn a_kill_in_the_middle_of_everything_loses_nothing_accepted() {
 fn what_comes_in_outlives_kills_on_its_way_to_a_persistent_session() {
     let remote = Mosquitto::start();
     let rules = ["subscribe.1.remote_topic = n", "subscribe.1.qos = 2"];
-    let mut gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    let mut gateway =
+        Gateway::start(&(ROOMY_SESSIONS.to_owned() + &bridge("up", remote.port, &rules)));
     gateway.wait("bridge_up");
     remote.wait_line("Sending SUBACK");
     let near = Collector::start(gateway.port, "near", "n");

@@ -1,7 +1,7 @@
 //! Local clients among themselves: every QoS, both versions, wildcards, order.
 
 use crate::common::collector::Collector;
-use crate::common::gateway::Gateway;
+use crate::common::gateway::{Gateway, ROOMY_SESSIONS};
 use crate::common::mosquitto::{MosquittoSub, mosquitto_pub};
 use crate::common::publisher::Publisher;
 use crate::common::wire::{Connect, Message, SUBSCRIPTION_ID, find};
@@ -91,7 +91,7 @@ fn mqtt_5_options_keep_ones_own_messages_out_and_name_the_subscription() {
 
 #[test]
 fn the_order_of_a_publisher_is_kept_at_every_qos() {
-    let gateway = Gateway::start("");
+    let gateway = Gateway::start(ROOMY_SESSIONS);
     for qos in [1, 2] {
         let topic = format!("n/{qos}");
         let collector = Collector::start(gateway.port, &format!("collector-{qos}"), &topic);
@@ -102,7 +102,7 @@ fn the_order_of_a_publisher_is_kept_at_every_qos() {
 
 #[test]
 fn a_subscriber_that_does_not_read_holds_up_nobody() {
-    let gateway = Gateway::start("");
+    let gateway = Gateway::start(ROOMY_SESSIONS);
     let mut lazy = Connect::v4("lazy").open(gateway.port);
     lazy.subscribe(&[("n", 0)]);
     lazy.acknowledges = false;

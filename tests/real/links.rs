@@ -2,7 +2,7 @@
 //! order holds.
 
 use crate::common::collector::Collector;
-use crate::common::gateway::{Gateway, bridge};
+use crate::common::gateway::{Gateway, ROOMY_SESSIONS, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::proxy::{Mode, Proxy, SynHole};
 use crate::common::publisher::Publisher;
@@ -122,7 +122,7 @@ fn what_comes_in_survives_too() {
         "keepalive = 2s",
         "ack_timeout = 2s",
     ];
-    let gateway = Gateway::start(&bridge("up", link.port, &rules));
+    let gateway = Gateway::start(&(ROOMY_SESSIONS.to_owned() + &bridge("up", link.port, &rules)));
     gateway.wait("bridge_up");
     remote.wait_line("Sending SUBACK");
     let near = Collector::start(gateway.port, "near", "n/#");

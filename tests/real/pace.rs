@@ -159,7 +159,8 @@ fn max_age_drops_what_waited_too_long_and_counts_it() {
     client.publish(&Message::new("t", "fresh").qos(1));
     assert_eq!(far.next().text(), "fresh");
     gateway.wait_stats("five drops", |stats| stats.number("drops") == 5);
-    assert_eq!(gateway.dropped("expired"), 5);
+    // Repeats within a second are summed up in a line of their own.
+    crate::common::wait_until("five expired", || gateway.dropped("expired") == 5);
 }
 
 #[test]
