@@ -48,7 +48,13 @@ impl Drop for Dir {
 }
 
 fn open(path: &Path) -> SqliteStore {
-    SqliteStore::open(path, Some(QUOTA), Sync::Full, None).unwrap()
+    // A child that another test has forked holds every lock until it has become its own program.
+    loop {
+        match SqliteStore::open(path, Some(QUOTA), Sync::Full, None) {
+            Err(OpenError::InUse) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 /// Bytes that tell their place.
