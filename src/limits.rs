@@ -84,6 +84,9 @@ pub const CONFLATED_TOPICS_MAX: usize = 256;
 /// A connection that stood this long has proved stable: the backoff starts over.
 pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 
+/// How often the disk is searched for expired messages of a destination that is at its quota.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long refused subscriptions and messages held by the remote's word wait.
 pub const REFUSED_RETRY: Duration = Duration::from_secs(60);
 

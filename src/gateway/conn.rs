@@ -139,6 +139,8 @@ pub struct Conn {
     pub zero_parked: bool,
     /// The parked bytes should be tried again.
     pub retry: bool,
+    /// Bytes to come of a packet that is acknowledged already and passed over.
+    pub swallow_left: usize,
     pub subscribing: Option<Progress>,
     /// A packet waits for room among the replies or debts.
     pub stalled: bool,
@@ -181,6 +183,7 @@ impl Conn {
             zero_parked: false,
             window_learned: 0,
             retry: false,
+            swallow_left: 0,
             subscribing: None,
             stalled: false,
             sending: None,
@@ -215,6 +218,7 @@ impl Conn {
         self.zero_parked = false;
         self.window_learned = 0;
         self.retry = false;
+        self.swallow_left = 0;
         self.subscribing = None;
         self.stalled = false;
         self.zero_turn = false;

@@ -3,17 +3,14 @@
 
 use super::Gateway;
 use super::conn::{Debt, Role};
-use super::plan::Target;
-use crate::broker::subs::Subscription;
-use crate::config::{Overflow, RetainRule};
+use super::plan::Loss;
 use crate::limits::UNRELEASED_MAX;
 use crate::mqtt::{PacketId, Qos, Reason, Version, topic};
 use crate::note::Note;
 use crate::queue::outbox::DestId;
 use crate::queue::pool::{Head, RecordId};
-use crate::queue::{DropReason, Push, Refusal};
+use crate::queue::{DropReason, Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
-use core::time::Duration;
 
 /// A message as the gateway passes it on: local topic, properties without those of one hop.
 #[derive(Clone, Copy, Debug)]
@@ -174,11 +171,20 @@ impl Gateway {
             return Outcome::Parked;
         }
         let body = message.topic.len() + message.properties.len() + message.payload.len();
-        if !self.queue.fits(message.qos, body, self.plan.targets.len())
-            && !self.plan.targets.is_empty()
+        let reserve = match (message.qos, source) {
+            (Qos::AtMostOnce, _) => Reserve::ForOthers,
+            (_, Source::Client { .. }) => Reserve::ForRemotes,
+            (_, Source::Link { .. } | Source::Own) => Reserve::Nothing,
+        };
+        if !self.queue.fits(reserve, body, self.plan.targets.len()) && !self.plan.targets.is_empty()
         {
             if !self.queue.could_fit(body) {
                 return self.drop_everywhere(DropReason::TooLarge);
+            }
+            // What goes for it may be what it needs.
+            let count = self.plan.targets.len();
+            if self.lose_oldest() && self.queue.fits(reserve, body, count) {
+                return self.take_in(now, source, message, refused);
             }
             if message.qos == Qos::AtMostOnce {
                 let mut wait = false;
@@ -193,6 +199,19 @@ impl Gateway {
             self.queue.press_now();
             return Outcome::Parked;
         }
+        self.take_in(now, source, message, refused)
+    }
+
+    /// There is room everywhere: what has to go for the message goes, and it is where it belongs.
+    fn take_in(
+        &mut self,
+        now: Instant,
+        source: Source,
+        message: &Message<'_>,
+        refused: bool,
+    ) -> Outcome {
+        self.lose_oldest();
+        self.lose_newest();
         if message.retain {
             self.retain(now, message);
         }
@@ -226,7 +245,31 @@ impl Gateway {
         Outcome::Routed { reason, record: Some(record) }
     }
 
+    /// Drops the oldest messages that go for this one; `true` when there were some.
+    fn lose_oldest(&mut self) -> bool {
+        let mut lost = false;
+        for at in 0..self.plan.losses.len() {
+            if let (dest, Loss::Oldest(scope)) = self.plan.losses[at] {
+                self.queue.drop_oldest(dest, scope, DropReason::QueueFull);
+                lost = true;
+            }
+        }
+        self.plan.losses.retain(|(_, loss)| matches!(loss, Loss::Newest(_)));
+        lost
+    }
+
+    /// Counts the destinations that do not get the message.
+    fn lose_newest(&mut self) {
+        for at in 0..self.plan.losses.len() {
+            if let (dest, Loss::Newest(reason)) = self.plan.losses[at] {
+                self.queue.count_drop(dest, reason, 1);
+            }
+        }
+        self.plan.losses.clear();
+    }
+
     fn drop_everywhere(&mut self, reason: DropReason) -> Outcome {
+        self.lose_newest();
         for at in 0..self.plan.targets.len() {
             let dest = self.plan.targets[at].dest;
             self.queue.count_drop(dest, reason, 1);
@@ -262,249 +305,6 @@ impl Gateway {
         pool.write(record, message.topic.len(), message.properties);
         pool.write(record, message.topic.len() + message.properties.len(), message.payload);
         record
-    }
-
-    fn plan_sessions(&mut self, source: Source, message: &Message<'_>) {
-        let own = match source {
-            Source::Client { session, .. } => Some(session),
-            Source::Link { .. } | Source::Own => None,
-        };
-        let first = u16::try_from(self.links.len()).unwrap_or(0);
-        let plan = &mut self.plan;
-        self.subs.matches(message.topic, &mut |session, sub: &Subscription| {
-            if sub.no_local && own == Some(session) {
-                return;
-            }
-            plan.add(Target {
-                dest: DestId(first + session),
-                qos: message.qos.min(sub.qos),
-                // A live message's RETAIN is passed on only when asked for [MQTT-3.3.1-12].
-                retain: message.retain && sub.retain_as_published,
-                stream: 0,
-                rule: 0,
-                conflate: false,
-                hold: true,
-            });
-        });
-        let body = message.topic.len() + message.properties.len() + message.payload.len();
-        let mut at = 0;
-        while at < self.plan.targets.len() {
-            let Target { dest, qos, .. } = self.plan.targets[at];
-            if self.admit_session(dest, qos, body) {
-                at += 1;
-            } else {
-                self.plan.targets.swap_remove(at);
-            }
-        }
-    }
-
-    /// A session never blocks anyone: at its quota its oldest goes, and what is in flight stays.
-    fn admit_session(&mut self, dest: DestId, qos: Qos, body: usize) -> bool {
-        let session = dest.0 - u16::try_from(self.links.len()).unwrap_or(0);
-        let connected = self.sessions[session].conn.is_some();
-        if qos == Qos::AtMostOnce {
-            if !connected {
-                return false;
-            }
-            if self.queue.admit(dest, qos, body).is_err() {
-                if self.queue.may_wait(dest, self.now) {
-                    self.plan.wait = true;
-                } else {
-                    self.queue.count_drop(dest, DropReason::SlowSubscriber, 1);
-                }
-                return false;
-            }
-            return true;
-        }
-        if !connected && self.sessions[session].expiry == Duration::ZERO {
-            return false;
-        }
-        if self.queue.admit(dest, qos, body) == Err(Refusal::Quota) {
-            let before = self.queue.outbox(dest).pending;
-            self.queue.drop_oldest(dest, DropReason::QueueFull);
-            let dropped = self.queue.outbox(dest).pending < before;
-            if !dropped && self.queue.outbox(dest).trim == 0 {
-                self.queue.count_drop(dest, DropReason::QueueFull, 1);
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Adds the bridges that forward it. `Ok(true)`: one refused it by its policy. `Err`: one
-    /// blocks.
-    fn plan_bridges(
-        &mut self,
-        now: Instant,
-        source: Source,
-        message: &Message<'_>,
-    ) -> Result<bool, ()> {
-        let body = message.topic.len() + message.properties.len() + message.payload.len();
-        let mut refused = false;
-        for index in 0..self.links.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let bridge = BridgeId(index);
-            // What came from a remote never goes back to it.
-            if matches!(source, Source::Link { bridge: from, .. } if from == bridge) {
-                continue;
-            }
-            let Some(rule) = self.link(bridge).rules.forwards(message.topic) else { continue };
-            let dest = Self::bridge_dest(bridge);
-            let forward = &self.links[usize::from(index)].rules.forward[usize::from(rule)];
-            let qos = forward.qos.unwrap_or(message.qos);
-            let retain = match forward.retain {
-                RetainRule::Keep => message.retain,
-                RetainRule::Always => true,
-                RetainRule::Never => false,
-            };
-            let conflate = forward.conflate;
-            if qos == Qos::AtMostOnce && !self.config.bridges[usize::from(index)].queue_qos0 {
-                let reason = if !self.link(bridge).is_up() {
-                    Some(DropReason::Offline)
-                } else if self.queue.admit(dest, qos, body).is_err() {
-                    if self.queue.may_wait(dest, self.now) {
-                        self.plan.wait = true;
-                        continue;
-                    }
-                    Some(DropReason::SlowSubscriber)
-                } else {
-                    None
-                };
-                if let Some(reason) = reason {
-                    self.queue.count_drop(dest, reason, 1);
-                    continue;
-                }
-            } else {
-                match self.admit_bridge(now, bridge, rule, message.topic, body) {
-                    Admitted::Yes => {}
-                    Admitted::Dropped => {
-                        refused = true;
-                        continue;
-                    }
-                    // At QoS 0 nobody can be made to wait.
-                    Admitted::Blocked if message.qos == Qos::AtMostOnce => {
-                        self.queue.count_drop(dest, DropReason::QueueFull, 1);
-                        continue;
-                    }
-                    Admitted::Blocked => return Err(()),
-                }
-            }
-            let queue = &self.queue;
-            let lane = self.links[usize::from(index)].rules.stream(
-                rule,
-                message.topic,
-                now,
-                &mut |stream| queue.is_stream_busy(dest, stream),
-            );
-            if lane.fresh {
-                self.lend_stream(bridge, lane.stream, rule);
-            }
-            self.plan.add(Target {
-                dest,
-                qos,
-                retain,
-                stream: lane.stream,
-                rule,
-                conflate,
-                hold: message.qos != Qos::AtMostOnce,
-            });
-        }
-        Ok(refused)
-    }
-
-    pub(super) fn lend_stream(&mut self, bridge: BridgeId, stream: u8, rule: u8) {
-        let forward = &self.link(bridge).rules.forward[usize::from(rule)];
-        let lane = crate::bridge::rules::lane(forward.priority);
-        let paced = forward.rate.is_some();
-        self.queue.set_stream(Self::bridge_dest(bridge), stream, lane, paced);
-    }
-
-    /// Room at a bridge, by its quota and the rule's, and what their policies say without.
-    fn admit_bridge(
-        &mut self,
-        now: Instant,
-        bridge: BridgeId,
-        rule: u8,
-        name: &str,
-        body: usize,
-    ) -> Admitted {
-        let dest = Self::bridge_dest(bridge);
-        let policy = self.config.bridges[usize::from(bridge.0)].overflow;
-        let forward = &self.links[usize::from(bridge.0)].rules.forward[usize::from(rule)];
-        let conflate = forward.conflate;
-        let rule_policy = forward.overflow;
-        let paced = forward.rate.is_some();
-        if let Some(max) = forward.max_messages {
-            let queue = &self.queue;
-            let stream =
-                self.links[usize::from(bridge.0)]
-                    .rules
-                    .stream(rule, name, now, &mut |stream| queue.is_stream_busy(dest, stream));
-            if stream.fresh {
-                self.lend_stream(bridge, stream.stream, rule);
-            }
-            let waiting = if paced {
-                self.queue.stream_count(dest, stream.stream)
-            } else {
-                u32::try_from(self.queue.outbox(dest).pending).unwrap_or(u32::MAX)
-            };
-            if waiting >= max && !conflate {
-                let policy =
-                    rule_policy.unwrap_or(if paced { Overflow::DropOldest } else { policy });
-                match policy {
-                    Overflow::Block => {
-                        self.blocked(now, dest, "rule_quota");
-                        return Admitted::Blocked;
-                    }
-                    Overflow::DropNewest => {
-                        self.queue.count_drop(dest, DropReason::QueueFull, 1);
-                        return Admitted::Dropped;
-                    }
-                    Overflow::DropOldest => {
-                        let stream = stream.stream;
-                        if !self.queue.drop_oldest_of(dest, stream, DropReason::QueueFull) {
-                            self.queue.drop_oldest(dest, DropReason::QueueFull);
-                        }
-                    }
-                }
-            }
-        }
-        if self.queue.admit(dest, Qos::AtLeastOnce, body).is_ok() {
-            self.unblocked(now, dest);
-            return Admitted::Yes;
-        }
-        match policy {
-            Overflow::Block => {
-                self.blocked(now, dest, "quota");
-                Admitted::Blocked
-            }
-            Overflow::DropNewest => {
-                self.queue.count_drop(dest, DropReason::QueueFull, 1);
-                Admitted::Dropped
-            }
-            Overflow::DropOldest => {
-                self.queue.drop_oldest(dest, DropReason::QueueFull);
-                Admitted::Yes
-            }
-        }
-    }
-
-    fn blocked(&mut self, now: Instant, dest: DestId, reason: &'static str) {
-        if self.queue.set_blocked(dest, Some(now)).is_none() {
-            let destination = self.queue.name(dest);
-            self.note(Note::BackpressureOn { destination, reason });
-        }
-    }
-
-    fn unblocked(&mut self, now: Instant, dest: DestId) {
-        if self.queue.outbox(dest).blocked_since.is_none() {
-            return;
-        }
-        if let Some(since) = self.queue.set_blocked(dest, None) {
-            let destination = self.queue.name(dest);
-            let duration_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(0);
-            self.note(Note::BackpressureOff { destination, duration_ms });
-        }
     }
 
     fn retain(&mut self, now: Instant, message: &Message<'_>) {
@@ -552,11 +352,4 @@ impl Gateway {
         self.ready.set(slot);
         true
     }
-}
-
-enum Admitted {
-    Yes,
-    /// Not taken, by the policy.
-    Dropped,
-    Blocked,
 }

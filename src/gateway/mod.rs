@@ -7,6 +7,7 @@
 //! An acknowledgement is emitted by `transmit` only when it is true: when every destination has
 //! settled the message. That is an invariant of `egress`, not a calling convention.
 
+mod admit;
 mod clients;
 mod conn;
 mod egress;
@@ -14,6 +15,7 @@ mod failback;
 mod greeting;
 mod ingest;
 mod links;
+mod oversize;
 mod persist;
 mod plan;
 mod receive;
@@ -391,8 +393,11 @@ impl Gateway {
         let slots = self.queue.slot_count();
         let share = u32::from(100 - self.config.store.sessions_share);
         let count = u32::try_from(self.config.bridges.len()).unwrap_or(1).max(1);
-        let quarter = self.queue.pool.block_count() / 4;
-        let records = self.queue.pool.record_count() / 4;
+        // Bridges that cannot spill leave half of the ring to everybody else, all together.
+        let parts = (2 * count).max(4);
+        let largest = crate::queue::pool::blocks_for(self.config.limit.packet_bytes);
+        let blocks = (self.queue.pool.block_count() / parts).max(largest);
+        let records = (self.queue.pool.record_count() / parts).max(1);
         for (index, bridge) in (0u16..).zip(&self.config.bridges) {
             let rules = Rules::new(bridge);
             let own_slots = match bridge.max_bytes {
@@ -413,7 +418,7 @@ impl Gateway {
                     messages_max: bridge.max_messages.unwrap_or(u64::MAX),
                     bytes_max: bridge.max_bytes.unwrap_or(u64::MAX),
                     slots_max: own_slots,
-                    blocks_ceiling: quarter,
+                    blocks_ceiling: blocks,
                     records_ceiling: records,
                     window: bridge.max_inflight,
                 },

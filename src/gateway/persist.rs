@@ -43,6 +43,11 @@ impl Classify for Streams<'_> {
         }
         Some((lane.stream, rule))
     }
+
+    fn max_age(&self, dest: DestId, rule: u8) -> Option<Duration> {
+        let link = self.links.get(usize::from(dest.0))?;
+        link.rules.forward.get(usize::from(rule))?.max_age
+    }
 }
 
 impl Gateway {
@@ -90,6 +95,7 @@ impl Gateway {
         self.now = now;
         self.retained.saved(usize::MAX);
         self.retained_since = None;
+        self.queue.press_in_ram();
         self.after_flush();
     }
 

@@ -2,7 +2,9 @@
 //! trace.
 
 use crate::mqtt::Qos;
+use crate::queue::DropReason;
 use crate::queue::outbox::DestId;
+use crate::queue::trim::Scope;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -16,9 +18,19 @@ pub struct Target {
     pub hold: bool,
 }
 
+/// What a destination loses when the message is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The message itself, counted.
+    Newest(DropReason),
+    /// The oldest one that is not in flight.
+    Oldest(Scope),
+}
+
 /// Targets of the message at hand; its memory is reused.
 pub struct Plan {
     pub targets: Vec<Target>,
+    pub losses: Vec<(DestId, Loss)>,
     /// A QoS 0 burst: everything is to be tried again in the next turn.
     pub wait: bool,
     /// By destination: the target it has in this epoch.
@@ -30,6 +42,7 @@ impl Plan {
     pub fn new(destinations: usize) -> Self {
         Self {
             targets: Vec::with_capacity(destinations),
+            losses: Vec::with_capacity(destinations),
             wait: false,
             seen: vec![(0, 0); destinations].into_boxed_slice(),
             epoch: 0,
@@ -39,12 +52,18 @@ impl Plan {
     /// Begins the next message.
     pub fn begin(&mut self) {
         self.targets.clear();
+        self.losses.clear();
         self.wait = false;
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
             self.seen.fill((0, 0));
             self.epoch = 1;
         }
+    }
+
+    /// Notes what a destination loses; at most one thing each.
+    pub fn lose(&mut self, dest: DestId, loss: Loss) {
+        self.losses.push((dest, loss));
     }
 
     /// Adds a target; a destination that is there already gets the higher QoS [MQTT-3.3.5-1].

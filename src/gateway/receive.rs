@@ -4,6 +4,7 @@
 use super::Gateway;
 use super::conn::Role;
 use super::ingest::{Message, Source};
+use super::oversize::Swallowed;
 use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::limits::CLOSE_WITHIN;
@@ -68,6 +69,8 @@ impl Gateway {
         if buffer.len() > parked {
             self.conn_mut(slot).received_at = now;
         }
+        let bytes = self.swallow_rest(slot, buffer, parked);
+        let buffer = &mut buffer[..bytes];
         let mut read = if retry { 0 } else { parked };
         let mut kept = read;
         let mut open = true;
@@ -79,7 +82,7 @@ impl Gateway {
             if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
                 return nothing;
             }
-            let limit = self.inbound_packet_bytes(slot);
+            let limit = self.config.limit.packet_bytes;
             let total = match frame(&buffer[read..], limit) {
                 Ok(Frame::Complete { packet_bytes }) => packet_bytes,
                 Ok(Frame::Incomplete { packet_bytes: need }) => {
@@ -87,8 +90,26 @@ impl Gateway {
                     break;
                 }
                 Err(malformed) => {
-                    self.fail(now, slot, malformed.into());
-                    return nothing;
+                    let here = &buffer[read..];
+                    match self.swallow_oversized(slot, here, publishes_wait, malformed) {
+                        Ok(Swallowed::Taken(bytes)) => {
+                            read += bytes;
+                            continue;
+                        }
+                        Ok(Swallowed::Incomplete(bytes)) => {
+                            packet_bytes = Some(bytes);
+                            break;
+                        }
+                        Ok(Swallowed::Stall) => {
+                            open = false;
+                            self.stall(slot);
+                            break;
+                        }
+                        Err(fatal) => {
+                            self.fail(now, slot, fatal);
+                            return nothing;
+                        }
+                    }
                 }
             };
             let kind = buffer[read] >> 4;
@@ -116,8 +137,7 @@ impl Gateway {
                 }
                 Ok(Step::Stall) => {
                     open = false;
-                    self.conn_mut(slot).stalled = true;
-                    self.ready.set(slot);
+                    self.stall(slot);
                     break;
                 }
                 Err(fatal) => {
@@ -148,9 +168,10 @@ impl Gateway {
         Taken { kept: kept + rest, open, packet_bytes }
     }
 
-    fn inbound_packet_bytes(&self, slot: u16) -> usize {
-        let _ = slot;
-        self.config.limit.packet_bytes
+    /// Its input waits until replies or acknowledgements have left.
+    fn stall(&mut self, slot: u16) {
+        self.conn_mut(slot).stalled = true;
+        self.ready.set(slot);
     }
 
     fn packet(

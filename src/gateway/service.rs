@@ -15,7 +15,7 @@ use crate::mqtt::{
 use crate::note::{Note, text};
 use crate::queue::outbox::DestId;
 use crate::queue::pool::Head;
-use crate::queue::{DropReason, Push};
+use crate::queue::{DropReason, Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
 
@@ -263,7 +263,7 @@ impl Gateway {
         topic: &str,
         payload: &[u8],
     ) {
-        if !self.queue.fits(Qos::AtLeastOnce, topic.len() + payload.len(), 1) {
+        if !self.queue.fits(Reserve::Nothing, topic.len() + payload.len(), 1) {
             return;
         }
         let head = Head {

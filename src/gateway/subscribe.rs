@@ -12,8 +12,8 @@ use crate::broker::subs::{Added, Subscription};
 use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH};
 use crate::mqtt::props::Properties;
 use crate::mqtt::{Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version};
-use crate::queue::Push;
 use crate::queue::pool::Head;
+use crate::queue::{Push, Reserve};
 use crate::vocab::Instant;
 
 /// Retained messages that are not to be sent again because the subscription was there already.
@@ -134,7 +134,7 @@ impl Gateway {
                 {
                     let outbox = self.queue.outbox(dest);
                     let waiting = outbox.zero.len + outbox.records;
-                    let fits = self.queue.fits(Qos::AtMostOnce, message.body_bytes(), 1);
+                    let fits = self.queue.fits(Reserve::ForOthers, message.body_bytes(), 1);
                     if (waiting >= RETAINED_BATCH || !fits) && waiting > 0 {
                         self.conn_mut(slot).subscribing = Some(progress);
                         return false;
@@ -157,7 +157,7 @@ impl Gateway {
         message: &Retained,
         sub: &Subscription,
     ) {
-        if !self.queue.fits(Qos::AtLeastOnce, message.body_bytes(), 1) {
+        if !self.queue.fits(Reserve::ForRemotes, message.body_bytes(), 1) {
             return;
         }
         let left = message.expires_at.since(now).as_secs();

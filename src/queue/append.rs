@@ -54,6 +54,7 @@ impl Queue {
     pub(super) fn no_room(&mut self, dest: DestId) {
         let outbox = self.outbox_mut(dest);
         outbox.stuck = true;
+        outbox.tight = true;
         outbox.evict = false;
         let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
         if drops && outbox.chain.head != NONE {

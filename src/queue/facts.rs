@@ -4,6 +4,7 @@ use super::entry::State;
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId};
 use super::recv::Stage;
+use super::trim::Scope;
 use super::{DropReason, Push, Queue};
 use crate::limits::{QOS0_WAIT_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
@@ -252,7 +253,7 @@ impl Queue {
             && self.entries.free_count() > 0
         {
             if self.admit(aside, Qos::AtLeastOnce, 0).is_err() {
-                self.drop_oldest(aside, DropReason::QueueFull);
+                self.drop_oldest(aside, Scope::All, DropReason::QueueFull);
             }
             let push = Push {
                 qos: entry.qos.max(Qos::AtLeastOnce),

@@ -82,7 +82,7 @@ impl Queue {
     ) -> Result<bool, StoreError> {
         self.txn.clear();
         self.txn.wrote = wrote_before;
-        self.trim(store, classify)?;
+        self.trim(now, store, classify)?;
         self.press();
         let count = self.boxes.len();
         let first = self.txn.next_first;
@@ -132,7 +132,7 @@ impl Queue {
 
     /// When this destination's custody has to be committed.
     fn deadline_of(&self, outbox: &Outbox, now: Instant) -> Instant {
-        if outbox.used && outbox.trim > 0 {
+        if outbox.used && outbox.wants_search() {
             return Instant::ZERO;
         }
         if outbox.stuck {
@@ -173,31 +173,6 @@ impl Queue {
             at = Some(Instant::ZERO);
         }
         at.unwrap_or(Instant::NEVER).max(self.retry_at)
-    }
-
-    /// The pool runs short: the destination that holds most of it is spilled.
-    fn press(&mut self) {
-        let short = core::mem::take(&mut self.pressed)
-            || self.pool.free_blocks() < self.pool.block_count() / 8
-            || self.pool.free_records() < self.pool.record_count() / 8
-            || self.entries.free_count() < self.entries.count() / 8;
-        for outbox in &mut self.boxes {
-            let over = outbox.blocks > outbox.params.blocks_ceiling
-                || outbox.records > outbox.params.records_ceiling;
-            if outbox.used && over && outbox.up == Up::Down && !outbox.stuck {
-                outbox.evict = true;
-            }
-        }
-        if short {
-            let laggard = self
-                .boxes
-                .iter_mut()
-                .filter(|outbox| outbox.used && !outbox.stuck && outbox.records > 0)
-                .max_by_key(|outbox| u64::from(outbox.blocks) + u64::from(outbox.records));
-            if let Some(outbox) = laggard {
-                outbox.evict = true;
-            }
-        }
     }
 
     /// QoS 2 messages whose record is (or is about to be) durable enter the window: their
@@ -295,6 +270,8 @@ impl Queue {
                     other => other,
                 });
             }
+            let outbox = self.outbox_mut(dest);
+            outbox.tight &= !outbox.custody.is_empty();
             self.lift_barriers(dest);
             self.spill_note(dest, now);
         }
@@ -385,6 +362,7 @@ impl Queue {
         let slot = &mut self.log.slots[widen(place.slot)];
         slot.taken_bits.clear(place.ordinal);
         slot.streams |= 1 << entry.stream;
+        outbox.rule_to_disk(entry.rule, slot.known);
         // A slot that has not been read since the restart is counted when it is.
         if slot.known {
             outbox.streams[usize::from(entry.stream)].gap += 1;
@@ -429,7 +407,9 @@ impl Queue {
         let mut at = self.outbox(dest).flight.head;
         while at != NONE {
             let next = self.entries.next(Chain::Line, at);
-            if self.entries[at].place.is_some() && self.outbox(dest).up == Up::Down {
+            // What has left needs its bytes only if it has to be sent again.
+            let sent = self.outbox(dest).up == Up::Down || !self.entries[at].flags.unsent;
+            if self.entries[at].place.is_some() && sent {
                 self.release_bytes(dest, at);
             }
             at = next;

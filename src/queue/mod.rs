@@ -15,6 +15,7 @@ pub mod log;
 pub mod marks;
 pub mod outbox;
 pub mod pool;
+mod press;
 pub mod record;
 pub mod recv;
 pub mod refill;
@@ -22,6 +23,7 @@ pub mod restore;
 mod rows;
 mod settle;
 pub mod store;
+pub mod trim;
 pub mod window;
 
 use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, SESSION_WINDOW_SURE};
@@ -35,6 +37,7 @@ use marks::Marks;
 use outbox::{Conflated, DestId, Outbox, Params, Up};
 use pool::{NONE, Pool, RecordId, blocks_for};
 use recv::RecvIds;
+use trim::RuleCount;
 
 pub use crate::limits::SLOT_BYTES;
 pub use facts::slots_for;
@@ -44,8 +47,19 @@ pub use facts::slots_for;
 pub enum Refusal {
     /// The destination is at its quota (its overflow policy decides).
     Quota,
-    /// The pool is short; it will not be after the next flush.
+    /// It cannot be spilled, and what the destination may hold in RAM is used up.
     Short,
+}
+
+/// What a message must leave free in the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// From a remote: its socket is never paused, the room was kept for it.
+    Nothing,
+    /// From a local publisher: a sixteenth is kept for what remotes send.
+    ForRemotes,
+    /// Best effort: a quarter is kept for QoS 1 and 2.
+    ForOthers,
 }
 
 /// How a destination shall get a message.
@@ -250,6 +264,7 @@ impl Queue {
         outbox.used = true;
         outbox.number = number;
         outbox.window = params.window;
+        outbox.rules = vec![RuleCount::default(); params.rules.len()].into_boxed_slice();
         outbox.params = params;
     }
 
@@ -278,7 +293,12 @@ impl Queue {
         outbox.pending = 0;
         outbox.pending_bytes = 0;
         outbox.stuck = false;
+        outbox.tight = false;
+        outbox.sweep = false;
+        outbox.sweep_at = Instant::ZERO;
         outbox.trim = 0;
+        outbox.trim_scoped = 0;
+        outbox.trim_from = 0;
         outbox.evict = false;
         outbox.reorder = false;
         outbox.granted = 0;
@@ -307,23 +327,41 @@ impl Queue {
             return if outbox.zero.len < QOS0_QUEUE_MAX { Ok(()) } else { Err(Refusal::Quota) };
         }
         let bytes = u64::try_from(body_bytes).unwrap_or(u64::MAX);
-        let over = outbox.pending >= outbox.params.messages_max
+        if outbox.pending >= outbox.params.messages_max
             || outbox.pending_bytes.saturating_add(bytes) > outbox.params.bytes_max
-            || ((outbox.stuck || !self.setup.stored || self.failing)
-                && (outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
-                    || outbox.records >= outbox.params.records_ceiling));
-        if over { Err(Refusal::Quota) } else { Ok(()) }
+        {
+            return Err(Refusal::Quota);
+        }
+        let over = outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
+            || outbox.records >= outbox.params.records_ceiling;
+        if over && self.keeps_in_ram(outbox) {
+            return Err(Refusal::Short);
+        }
+        Ok(())
     }
 
-    /// Room in the pool for a message that goes to `destinations`? QoS 0 leaves a quarter free.
-    pub fn fits(&self, qos: Qos, body_bytes: usize, destinations: usize) -> bool {
+    /// The destination has what waits in RAM only: there is no store, or none for it.
+    pub(crate) fn keeps_in_ram(&self, outbox: &Outbox) -> bool {
+        let tight = outbox.tight && !outbox.custody.is_empty();
+        tight || outbox.stuck || !self.setup.stored || self.failing
+    }
+
+    /// Room in the pool for a message that goes to `destinations`? `reserve`: the part of it that
+    /// is left free, as a divisor.
+    pub fn fits(&self, reserve: Reserve, body_bytes: usize, destinations: usize) -> bool {
         let entries = u32::try_from(destinations).unwrap_or(u32::MAX);
         let enough = self.pool.fits(body_bytes) && self.entries.free_count() >= entries;
+        let free_above = |part: u32| {
+            self.pool.free_blocks() > self.pool.block_count() / part
+                && self.pool.free_records() > self.pool.record_count() / part
+                && self.entries.free_count() > self.entries.count() / part
+        };
         enough
-            && (qos != Qos::AtMostOnce
-                || (self.pool.free_blocks() > self.pool.block_count() / 4
-                    && self.pool.free_records() > self.pool.record_count() / 4
-                    && self.entries.free_count() > self.entries.count() / 4))
+            && match reserve {
+                Reserve::Nothing => true,
+                Reserve::ForRemotes => free_above(16),
+                Reserve::ForOthers => free_above(4),
+            }
     }
 
     /// Could the pool ever take a body of this size?
@@ -359,6 +397,7 @@ impl Queue {
         outbox.next_seq += 1;
         outbox.pending += 1;
         outbox.pending_bytes += u64::from(entry.body_bytes);
+        outbox.rule_enters(push.rule);
         let hold = push.hold && safe && outbox.params.persistent;
         entry.flags.hold = hold;
         if hold {
@@ -408,7 +447,8 @@ impl Queue {
                     let outbox = self.outbox_mut(dest);
                     outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
                     let known = self.log.slots[pool::widen(place.slot)].known;
-                    self.settle_stored(dest, place, Some(old.stream).filter(|_| known));
+                    let class = (old.stream, old.rule);
+                    self.settle_stored(dest, place, Some(class).filter(|_| known));
                 }
                 at
             }

@@ -4,6 +4,7 @@
 use super::entry::{List, Place};
 use super::log::SlotChain;
 use super::pool::NONE;
+use super::trim::RuleCount;
 use crate::note::Text;
 use crate::vocab::{Instant, Overflow};
 use core::time::Duration;
@@ -48,6 +49,8 @@ pub struct Stream {
     pub list: List,
     /// On disk only, behind `list`. While it is not zero newer messages are staged for the disk.
     pub gap: u32,
+    /// Oldest ones to be dropped from the disk in the next flush.
+    pub trim: u32,
 }
 
 /// A topic of a conflating rule and its message that waits.
@@ -137,8 +140,19 @@ pub struct Outbox {
     pub records: u32,
     /// No slot was to be had for its next record.
     pub stuck: bool,
-    /// Oldest messages to be dropped in the next flush.
+    /// The same, until everything that waits for the disk has found room there.
+    pub tight: bool,
+    /// The disk is searched for expired messages in the next flush, and not again before then.
+    pub sweep: bool,
+    pub sweep_at: Instant,
+    /// Oldest messages to be dropped in the next flush, whichever they are.
     pub trim: u32,
+    /// The same of single streams and rules, all together.
+    pub trim_scoped: u32,
+    /// The first sequence number a drop that took more than one turn has not looked at.
+    pub trim_from: u64,
+    /// Messages by rule.
+    pub rules: Box<[RuleCount]>,
     /// Commit all of custody and drop what waits from RAM.
     pub evict: bool,
     /// The same, because something on disk has to go before it; nothing is sent until then.
@@ -186,7 +200,8 @@ impl Outbox {
             },
             number: 0,
             next_seq: 1,
-            streams: vec![Stream { list: List::EMPTY, gap: 0 }; streams].into_boxed_slice(),
+            streams: vec![Stream { list: List::EMPTY, gap: 0, trim: 0 }; streams]
+                .into_boxed_slice(),
             active: 0,
             gaps: 0,
             paced: 0,
@@ -223,7 +238,13 @@ impl Outbox {
             blocks: 0,
             records: 0,
             stuck: false,
+            tight: false,
+            sweep: false,
+            sweep_at: Instant::ZERO,
             trim: 0,
+            trim_scoped: 0,
+            trim_from: 0,
+            rules: Box::new([]),
             evict: false,
             reorder: false,
             granted: 0,

@@ -20,6 +20,11 @@ use core::time::Duration;
 pub trait Classify {
     /// `None`: no rule of the destination wants it any more.
     fn classify(&mut self, dest: DestId, rule: u32, topic: &str) -> Option<(u8, u8)>;
+
+    /// The longest a message of this rule (by index) may wait.
+    fn max_age(&self, _dest: DestId, _rule: u8) -> Option<Duration> {
+        None
+    }
 }
 
 /// Slots one destination may have read in one turn.
@@ -237,7 +242,8 @@ impl Queue {
         let list = &mut outbox.streams[usize::from(stream)].list;
         self.entries.push_back(list, Chain::Line, index);
         outbox.active |= 1 << stream;
-        self.close_gap(dest, stream, 1);
+        outbox.rule_enters(rule);
+        self.close_gap(dest, stream, rule);
     }
 
     /// After a restart: which streams have how much in this slot (which is in the buffer).
@@ -251,9 +257,10 @@ impl Queue {
                 continue;
             }
             match self.classified(dest, at, &head, classify) {
-                Some((stream, _)) => {
+                Some((stream, rule)) => {
                     streams |= 1 << stream;
                     let outbox = self.outbox_mut(dest);
+                    outbox.rule_found(rule);
                     outbox.streams[usize::from(stream)].gap += 1;
                     outbox.gaps |= 1 << stream;
                     if ordinal < unread {
@@ -288,7 +295,7 @@ impl Queue {
     }
 
     /// Records of a slot that cannot even be found: counted, and settled.
-    fn abandon_rest(&mut self, dest: DestId, slot: u32, walk: &Walk) {
+    pub(super) fn abandon_rest(&mut self, dest: DestId, slot: u32, walk: &Walk) {
         let mut lost = 0;
         for ordinal in walk.ordinal..walk.count {
             if self.log.slots[widen(slot)].owner != dest.0 {
@@ -310,6 +317,9 @@ impl Queue {
         let outbox = &mut self.boxes[usize::from(dest.0)];
         for stream in &mut outbox.streams {
             stream.gap = 0;
+        }
+        for rule in &mut outbox.rules {
+            rule.disk = 0;
         }
         outbox.gaps = 0;
         outbox.unknown_slots = 0;
@@ -419,7 +429,7 @@ impl Queue {
 
     /// When the message arrived on this run's clock. Downtime counts only when both readings of
     /// the wall clock are plausible and increasing: never expire early.
-    fn arrival_of(&self, head: &LogHead, now: Instant) -> Instant {
+    pub(super) fn arrival_of(&self, head: &LogHead, now: Instant) -> Instant {
         if head.run == self.setup.run {
             return Instant::from_micros(head.arrival_ms.saturating_mul(1000));
         }
@@ -483,87 +493,6 @@ impl Queue {
         }
         self.outbox_mut(dest).load_wanted = waiting;
         Ok(())
-    }
-
-    /// Drops the oldest messages of destinations that are over their quota and have them on disk.
-    pub(crate) fn trim(
-        &mut self,
-        store: &mut impl SpillStore,
-        classify: &mut impl Classify,
-    ) -> Result<(), StoreError> {
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let dest = DestId(index);
-            let mut want = core::mem::take(&mut self.outbox_mut(dest).trim);
-            let mut dropped = 0;
-            while want > 0 && self.outbox(dest).used {
-                let mut slot = self.outbox(dest).chain.head;
-                while slot != NONE && self.log.slots[widen(slot)].streams == 0 {
-                    slot = self.log.slots[widen(slot)].next;
-                }
-                if slot == NONE {
-                    let before = self.outbox(dest).pending;
-                    self.drop_oldest(dest, DropReason::QueueFull);
-                    if self.outbox(dest).pending == before {
-                        break;
-                    }
-                    want -= 1;
-                    continue;
-                }
-                let here = self.trim_slot(dest, slot, want, store, classify)?;
-                if here == 0 {
-                    break;
-                }
-                dropped += u64::from(here);
-                want -= here;
-            }
-            self.outbox_mut(dest).trim = 0;
-            self.count_drop(dest, DropReason::QueueFull, dropped);
-        }
-        Ok(())
-    }
-
-    fn trim_slot(
-        &mut self,
-        dest: DestId,
-        slot: u32,
-        want: u32,
-        store: &mut impl SpillStore,
-        classify: &mut impl Classify,
-    ) -> Result<u32, StoreError> {
-        self.read_slot(slot, store)?;
-        let known = self.log.slots[widen(slot)].known;
-        let mut walk = Walk::new(self.log.slots[widen(slot)].count);
-        let mut dropped = 0;
-        while dropped < want {
-            let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) else { break };
-            if self.log.slots[widen(slot)].taken_bits.get(ordinal) {
-                continue;
-            }
-            let stream = if known {
-                self.classified(dest, at, &head, classify).map(|(stream, _)| stream)
-            } else {
-                None
-            };
-            let place = Place { slot, ordinal };
-            let outbox = self.outbox_mut(dest);
-            let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
-            outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
-            self.settle_stored(dest, place, stream);
-            dropped += 1;
-            if self.log.slots[widen(slot)].owner != dest.0 {
-                return Ok(dropped);
-            }
-        }
-        if dropped == 0 {
-            // Nothing untaken is left here.
-            self.abandon_rest(dest, slot, &walk);
-            if self.log.slots[widen(slot)].owner == dest.0 {
-                self.log.slots[widen(slot)].streams = 0;
-            }
-            return Ok(0);
-        }
-        Ok(dropped)
     }
 }
 

@@ -299,6 +299,7 @@ impl Queue {
         entry.qos = Qos::ExactlyOnce;
         entry.stream = stream;
         entry.rule = rule;
+        outbox.rule_enters(rule);
         entry.packet_id = flight.packet_id;
         outbox.wire[usize::from(flight.packet_id) & mask] = index;
         outbox.inflight += 1;

@@ -27,6 +27,7 @@ impl Queue {
         let bytes = u64::from(entry.body_bytes);
         let outbox = &mut self.boxes[usize::from(dest.0)];
         if state != State::Zero {
+            outbox.rule_leaves(entry.rule);
             outbox.pending = outbox.pending.saturating_sub(1);
             outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
             if outbox.pending == 0 {
@@ -78,6 +79,7 @@ impl Queue {
             row.place = None;
             row.entry = NONE;
         }
+        outbox.rules.fill(super::trim::RuleCount::default());
         outbox.gaps = 0;
         outbox.active = 0;
     }
@@ -89,7 +91,9 @@ impl Queue {
             self.settle_place(dest, place);
         }
         let bytes = u64::from(self.entries[old].body_bytes);
+        let rule = self.entries[old].rule;
         let outbox = self.outbox_mut(dest);
+        outbox.rule_leaves(rule);
         outbox.pending = outbox.pending.saturating_sub(1);
         outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
         // The reference goes, the hold stays: the record's head lives on.
@@ -120,8 +124,9 @@ impl Queue {
         }
     }
 
-    /// A record that is on disk only is settled. `stream`: whose gap it leaves, when known.
-    pub(crate) fn settle_stored(&mut self, dest: DestId, place: Place, stream: Option<u8>) {
+    /// A record that is on disk only is settled. `class`: the stream whose gap it leaves and its
+    /// rule, when known.
+    pub(crate) fn settle_stored(&mut self, dest: DestId, place: Place, class: Option<(u8, u8)>) {
         for row in &mut self.outbox_mut(dest).conflated {
             if row.place == Some(place) {
                 row.place = None;
@@ -133,17 +138,18 @@ impl Queue {
         if outbox.pending == 0 {
             outbox.pending_bytes = 0;
         }
-        if let Some(stream) = stream {
-            self.close_gap(dest, stream, 1);
+        if let Some((stream, rule)) = class {
+            self.close_gap(dest, stream, rule);
         }
     }
 
-    /// So many records of a stream are not on disk only any more. The last one lets what is
-    /// staged behind it into the stream's list.
-    pub(crate) fn close_gap(&mut self, dest: DestId, stream: u8, count: u32) {
+    /// A record of a stream is not on disk only any more. The last one lets what is staged behind
+    /// it into the stream's list.
+    pub(crate) fn close_gap(&mut self, dest: DestId, stream: u8, rule: u8) {
         let outbox = &mut self.boxes[usize::from(dest.0)];
+        outbox.rule_from_disk(rule);
         let gap = &mut outbox.streams[usize::from(stream)].gap;
-        *gap = gap.saturating_sub(count);
+        *gap = gap.saturating_sub(1);
         if *gap == 0 {
             outbox.gaps &= !(1 << stream);
             self.join_staged(dest);
@@ -324,39 +330,6 @@ impl Queue {
         let outbox = &mut self.boxes[usize::from(dest.0)];
         self.entries.unlink(&mut outbox.done, Chain::Line, index);
         self.entries.give(index);
-    }
-
-    /// Drops the oldest message of a stream that waits in RAM; `false` when none does.
-    pub fn drop_oldest_of(&mut self, dest: DestId, stream: u8, reason: DropReason) -> bool {
-        let head = self.outbox(dest).streams[usize::from(stream)].list.head;
-        if head == NONE {
-            return false;
-        }
-        self.drop_entry(dest, head, reason);
-        true
-    }
-
-    /// Drops the oldest message that is not in flight: at once when it waits in RAM, else in the
-    /// next flush.
-    pub fn drop_oldest(&mut self, dest: DestId, reason: DropReason) {
-        let outbox = self.outbox(dest);
-        let mut oldest: Option<(u64, u32)> = None;
-        let mut active = outbox.active;
-        while active != 0 {
-            let stream = widen(active.trailing_zeros());
-            active &= active - 1;
-            let head = outbox.streams[stream].list.head;
-            let seq = self.entries[head].seq;
-            oldest = Some(oldest.map_or((seq, head), |best| best.min((seq, head))));
-        }
-        let on_disk = outbox.gaps != 0 || outbox.unknown_slots > 0;
-        match oldest {
-            Some((_, index)) if !on_disk || self.entries[index].place.is_some() => {
-                self.drop_entry(dest, index, reason);
-            }
-            _ if on_disk => self.outbox_mut(dest).trim += 1,
-            _ => {}
-        }
     }
 
     /// Arrival of the oldest message that waits or is in flight in RAM.

@@ -290,6 +290,8 @@ impl Queue {
                 // An exchange of an earlier run whose message is gone.
                 outbox.pending = outbox.pending.saturating_sub(1);
             }
+            let known = entry.place.is_some_and(|place| self.log.slots[widen(place.slot)].known);
+            outbox.rule_to_disk(entry.rule, known);
             if let Some(place) = entry.place {
                 let slot = &mut self.log.slots[widen(place.slot)];
                 slot.taken_bits.clear(place.ordinal);

@@ -1,0 +1,76 @@
+//! The pool runs short: who gives up what. A laggard with room on disk is spilled; sessions that
+//! have none lose their oldest messages, so that they can never take the bridges' part of the ring.
+//! A bridge without room on disk keeps what it has, up to its ceiling.
+
+use super::outbox::{DestId, Outbox, Up};
+use super::trim::Scope;
+use super::{DropReason, Queue};
+
+impl Queue {
+    /// Less than an eighth of anything is free.
+    fn is_short(&self) -> bool {
+        self.is_free_below(8)
+    }
+
+    fn is_free_below(&self, part: u32) -> bool {
+        self.pool.free_blocks() < self.pool.block_count() / part
+            || self.pool.free_records() < self.pool.record_count() / part
+            || self.entries.free_count() < self.entries.count() / part
+    }
+
+    /// Before a commit: marks the destinations whose messages shall leave RAM with it.
+    pub(super) fn press(&mut self) {
+        for outbox in &mut self.boxes {
+            let over = outbox.blocks > outbox.params.blocks_ceiling
+                || outbox.records > outbox.params.records_ceiling;
+            if outbox.used && over && outbox.up == Up::Down && !outbox.stuck {
+                outbox.evict = true;
+            }
+        }
+        if core::mem::take(&mut self.pressed) || self.is_short() {
+            let laggard = self
+                .boxes
+                .iter_mut()
+                .filter(|outbox| outbox.used && !outbox.stuck && outbox.records > 0)
+                .max_by_key(|outbox| weight(outbox));
+            if let Some(outbox) = laggard {
+                outbox.evict = true;
+            }
+            self.squeeze();
+        }
+    }
+
+    /// The same where there is no store at all.
+    pub fn press_in_ram(&mut self) {
+        if core::mem::take(&mut self.pressed) || self.is_short() {
+            self.squeeze();
+        }
+    }
+
+    /// Sessions that cannot be spilled lose their oldest messages, the largest first, until a
+    /// quarter is free. What is in flight stays.
+    fn squeeze(&mut self) {
+        // Each round drops one message; there are no more than entries.
+        for _ in 0..self.entries.count() {
+            if !self.is_free_below(4) {
+                return;
+            }
+            let waits = |outbox: &Outbox| outbox.active != 0 && self.keeps_in_ram(outbox);
+            let laggard = (0u16..)
+                .zip(self.boxes.iter())
+                .filter(|(_, outbox)| outbox.used && outbox.params.session && waits(outbox))
+                .max_by_key(|(_, outbox)| weight(outbox));
+            let Some((index, _)) = laggard else { return };
+            let before = self.outbox(DestId(index)).records;
+            self.drop_oldest(DestId(index), Scope::All, DropReason::QueueFull);
+            if self.outbox(DestId(index)).records == before {
+                return;
+            }
+        }
+    }
+}
+
+/// How much of the pool a destination holds.
+fn weight(outbox: &Outbox) -> u64 {
+    u64::from(outbox.blocks) + u64::from(outbox.records)
+}
