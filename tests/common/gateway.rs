@@ -1,6 +1,7 @@
 //! The binary under test: its configuration, its life, its log as events.
 
 use super::PATIENCE;
+use super::faults::Faults;
 use super::place::{Directory, free_port};
 use super::process::Process;
 use std::path::PathBuf;
@@ -129,6 +130,13 @@ impl Gateway {
             Self { port, directory, environment: Vec::new(), process: None, last: Vec::new() };
         gateway.configure(configuration);
         gateway
+    }
+
+    /// Faults for every process it starts from now on; to be called once, before it runs.
+    pub fn with_faults(&mut self) -> Faults {
+        let faults = Faults::new(self.directory.path());
+        self.environment.extend(faults.environment().map(|(k, v)| (k.to_owned(), v)));
+        faults
     }
 
     /// Another configuration for the next [`Gateway::run`].

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod collector;
 mod decode;
+pub mod faults;
 pub mod gateway;
 pub mod mosquitto;
 pub mod names;

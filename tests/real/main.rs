@@ -12,6 +12,7 @@ mod backlog;
 mod delivery;
 mod dns;
 mod failover;
+mod faults;
 mod independent;
 mod limits;
 mod links;
