@@ -24,10 +24,8 @@ pub const COMMIT_EAGER_BYTES: usize = 32 * 1024;
 /// The longest `store.flush_after` stretches while acknowledgements flow.
 pub const FLUSH_AFTER_MAX: Duration = Duration::from_secs(2);
 
-/// Settled records whose bits may wait for somebody else's commit.
-pub const LAZY_SETTLED_MAX: u32 = 256;
-
-/// The longest settled bits wait for somebody else's commit.
+/// The longest the bits of settled records wait for somebody else's commit. No more of them than
+/// the destination's window do.
 pub const LAZY_SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// In-flight messages a local session is sure of. It gets its whole window only while more than

@@ -262,6 +262,7 @@ impl Queue {
             if outbox.row_dirty {
                 outbox.row_stored = outbox.params.persistent;
             }
+            outbox.settled_dirty = 0;
             let written = core::mem::replace(&mut outbox.row_dirty, outbox.row_partial);
             outbox.row_urgent = false;
             if written && outbox.params.journal {
@@ -276,7 +277,6 @@ impl Queue {
             self.spill_note(dest, now);
         }
         self.log.clean();
-        self.settled_dirty = 0;
         self.settled_since = now;
         self.release_closed();
     }

@@ -167,7 +167,6 @@ pub struct Queue {
     sendable: Marks,
     session_slots: u32,
     next_number: u32,
-    settled_dirty: u32,
     settled_since: Instant,
     retry_at: Instant,
     retry_after: Duration,
@@ -213,7 +212,6 @@ impl Queue {
             sendable: Marks::new(boxes_count),
             session_slots: 0,
             next_number: 1,
-            settled_dirty: 0,
             settled_since: Instant::ZERO,
             retry_at: Instant::ZERO,
             retry_after: Duration::ZERO,
@@ -290,6 +288,7 @@ impl Queue {
         outbox.used = false;
         outbox.unknown_slots = 0;
         outbox.stored = 0;
+        outbox.settled_dirty = 0;
         outbox.pending = 0;
         outbox.pending_bytes = 0;
         outbox.stuck = false;

@@ -132,6 +132,8 @@ pub struct Outbox {
     pub received: u32,
     /// Committed and not settled.
     pub stored: u64,
+    /// Settled since the last commit: after a crash they are sent again.
+    pub settled_dirty: u32,
     /// Unsettled in all (without QoS 0).
     pub pending: u64,
     pub pending_bytes: u64,
@@ -233,6 +235,7 @@ impl Outbox {
             unknown_messages: 0,
             received: 0,
             stored: 0,
+            settled_dirty: 0,
             pending: 0,
             pending_bytes: 0,
             blocks: 0,

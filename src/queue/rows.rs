@@ -8,7 +8,7 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::recv::Stage;
 use super::store::{SpillStore, StoreError, Table};
-use crate::limits::{LAZY_SETTLED_AFTER, LAZY_SETTLED_MAX};
+use crate::limits::LAZY_SETTLED_AFTER;
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
 
@@ -24,12 +24,14 @@ impl Queue {
             .boxes
             .iter()
             .any(|outbox| outbox.used && (outbox.row_urgent || (waited && outbox.row_partial)));
-        let done_full = self.boxes.iter().any(|outbox| outbox.done.len > u32::from(outbox.window));
+        // What is done and not noted comes again after a crash: never more than a window of it.
+        let done_full = self.boxes.iter().any(|outbox| {
+            outbox.done.len > u32::from(outbox.window)
+                || outbox.settled_dirty >= u32::from(outbox.params.window.max(1))
+        });
         let lazy_due = (self.log.dirty_count > 0
             || self.boxes.iter().any(|outbox| outbox.used && outbox.row_dirty))
-            && (self.stopping
-                || self.settled_dirty >= LAZY_SETTLED_MAX
-                || now >= self.settled_since.plus(LAZY_SETTLED_AFTER));
+            && (self.stopping || now >= self.settled_since.plus(LAZY_SETTLED_AFTER));
         if !(self.txn.wrote || urgent || done_full || lazy_due) {
             return Ok(());
         }

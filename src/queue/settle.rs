@@ -184,8 +184,8 @@ impl Queue {
         slot.settled += 1;
         let done = slot.settled == slot.count && slot.closed;
         self.log.mark(place.slot);
-        self.settled_dirty += 1;
         let outbox = self.outbox_mut(dest);
+        outbox.settled_dirty += 1;
         outbox.stored = outbox.stored.saturating_sub(1);
         if done {
             self.release_slot(dest, place.slot);
