@@ -26,21 +26,25 @@ pub enum Packet {
     },
 }
 
-/// Takes one packet off the front of `buffer`; `None` when it is not whole yet.
-pub fn take(level: u8, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
+/// Bytes of the packet at the front of `buffer`: its header and its body. `None` when it is not
+/// whole yet.
+pub fn framed(buffer: &[u8]) -> Option<(usize, usize)> {
     let mut length = 0;
     let mut header = 1;
     loop {
-        let Some(byte) = buffer.get(header) else { return Ok(None) };
+        let byte = buffer.get(header)?;
         length |= usize::from(byte & 0x7F) << (7 * (header - 1));
         header += 1;
         if byte & 0x80 == 0 {
             break;
         }
     }
-    if buffer.len() < header + length {
-        return Ok(None);
-    }
+    (buffer.len() >= header + length).then_some((header, length))
+}
+
+/// Takes one packet off the front of `buffer`; `None` when it is not whole yet.
+pub fn take(level: u8, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
+    let Some((header, length)) = framed(buffer) else { return Ok(None) };
     let whole: Vec<u8> = buffer.drain(..header + length).collect();
     let mut body = Body { bytes: &whole[header..], level };
     decode(whole[0], &mut body).map(Some)

@@ -5,6 +5,8 @@ use super::client::Client;
 use super::wire::{self, Ack, Connect, Message, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet};
 use std::collections::VecDeque;
 use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 struct Inflight {
     index: usize,
@@ -20,6 +22,8 @@ pub struct Publisher {
     next: usize,
     next_id: u16,
     inflight: VecDeque<Inflight>,
+    resumes: bool,
+    met: bool,
     /// By message: whether PUBACK or PUBREC came for it.
     pub accepted: Vec<bool>,
     /// By message: the reason code it was accepted (or refused) with.
@@ -37,6 +41,8 @@ impl Publisher {
             next: 0,
             next_id: 0,
             inflight: VecDeque::new(),
+            resumes: false,
+            met: false,
             accepted: vec![false; count],
             codes: vec![0; count],
         }
@@ -49,6 +55,22 @@ impl Publisher {
 
     pub fn accepted_count(&self) -> usize {
         self.accepted.iter().filter(|accepted| **accepted).count()
+    }
+
+    /// The last connection's session must be there when it comes back.
+    pub fn resuming(mut self) -> Self {
+        self.resumes = true;
+        self
+    }
+
+    /// Goes on over ends of the connection until all is accepted and completed.
+    pub fn persist(&mut self, port: u16) {
+        let deadline = Instant::now() + PATIENCE * 2;
+        while let Err(error) = self.run_until(port, self.plan.len()) {
+            assert!(Instant::now() < deadline, "still not accepted: {error}");
+            // Whoever listens there may have to be started first.
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn window(mut self, window: usize) -> Self {
@@ -67,6 +89,9 @@ impl Publisher {
     pub fn run_until(&mut self, port: u16, count: usize) -> io::Result<()> {
         let mut client = self.connect.try_open(port)?;
         assert_eq!(client.connack.code, 0, "{:?}", client.connack);
+        if std::mem::replace(&mut self.met, true) && self.resumes {
+            assert!(client.connack.session_present, "the session is gone: {:?}", client.connack);
+        }
         let level = client.wire.level;
         let mut again = Vec::new();
         for flight in &self.inflight {

@@ -1,7 +1,7 @@
 //! MQTT packets byte by byte, 3.1.1 and 5, both sides. Written from the specification for the
 //! tests alone, so that a misunderstanding in the product's codec cannot hide in them.
 
-pub use super::decode::{Packet, take};
+pub use super::decode::{Packet, framed, take};
 
 /// A property: its identifier and its value as it is on the wire.
 pub type Property = (u8, Vec<u8>);
@@ -230,6 +230,7 @@ pub struct Ack {
     pub code: u8,
 }
 
+pub const PUBLISH: u8 = 3;
 pub const PUBACK: u8 = 4;
 pub const PUBREC: u8 = 5;
 pub const PUBREL: u8 = 6;

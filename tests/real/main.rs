@@ -27,6 +27,7 @@ mod retained;
 mod rules;
 mod sessions;
 mod status;
+mod steps;
 mod versions;
 mod wills;
 mod window;
