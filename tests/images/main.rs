@@ -9,6 +9,7 @@
 //! - `--nocapture` shows how many images were tried.
 
 mod calls;
+mod first;
 mod power;
 mod raw;
 
@@ -63,6 +64,19 @@ impl Dir {
         for (name, bytes) in image {
             fs::write(self.0.join(name), bytes).expect("room for an image");
         }
+    }
+
+    /// A record rests on this: nothing that changed the directory has escaped it.
+    fn assert_holds_all_of(&self, record: &Record) {
+        let mut disk = Disk::new(record);
+        disk.advance(record.calls.len());
+        let image = disk.image(Fate::Kept, &mut Rng::new(0));
+        for (name, bytes) in &image {
+            let real = fs::read(self.0.join(name)).expect("a file of the record");
+            assert!(real == *bytes, "the record misses something that was done to {name}");
+        }
+        let names = fs::read_dir(&self.0).expect("our own directory").count();
+        assert_eq!(names, image.len(), "the record misses a name");
     }
 }
 
@@ -123,8 +137,10 @@ struct Cut {
 struct Density {
     /// Fates tried before every sync.
     at_syncs: usize,
-    /// One of so many calls between is cut too, with one fate.
+    /// One of so many calls between is cut too.
     between: u64,
+    /// Fates tried there.
+    at_others: usize,
 }
 
 /// Cuts a record at its syncs and between and calls `look` with every image that is new.
@@ -144,7 +160,7 @@ fn cut_everywhere(
         let tries = if synced_next {
             density.at_syncs
         } else {
-            usize::from(rng.below(density.between) == 0)
+            density.at_others * usize::from(rng.below(density.between) == 0)
         };
         let first = power::below(rng, FATES.len());
         for turn in 0..tries {

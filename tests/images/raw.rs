@@ -59,8 +59,9 @@ impl Life {
     fn live(dir: &Dir, base: (usize, State), plan: Plan, rng: &mut Rng) -> Result<Self, String> {
         calls::start(&dir.0, plan.can_reserve);
         let lived = Self::commit_often(dir, base, plan, rng);
-        let record = calls::finish();
-        lived.map(|life| Self { record, ..life })
+        let life = Self { record: calls::finish(), ..lived? };
+        dir.assert_holds_all_of(&life.record);
+        Ok(life)
     }
 
     fn commit_often(
@@ -247,7 +248,7 @@ fn try_images(
         // The start after the cut is cut too, and so is what follows it.
         dir.hold(image);
         let base = (shows, life.states[shows - life.base].clone());
-        let density = Density { at_syncs: 2, between: 20 };
+        let density = Density { at_syncs: 2, between: 20, at_others: 1 };
         let next = Plan { commits: 3, lives: plan.lives - 1, density, ..plan };
         match Life::live(dir, base, next, &mut again) {
             Ok(second) => {
@@ -262,7 +263,7 @@ fn try_images(
     tried
 }
 
-const DENSE: Density = Density { at_syncs: 11, between: 2 };
+const DENSE: Density = Density { at_syncs: 11, between: 2, at_others: 1 };
 
 const PLAN: Plan =
     Plan { sync: Sync::Full, can_reserve: true, commits: 30, lives: 3, density: DENSE };

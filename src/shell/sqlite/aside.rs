@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 pub(super) fn put_aside(path: &Path, reason: &str) -> io::Result<Quarantined> {
     let older = corrupt_files(path)?;
     let newest = older.iter().map(|(number, _)| *number).max().unwrap_or(0);
-    let target = beside(path, &format!(".corrupt-{}", newest + 1));
-    // The database first: without it, its log is put aside at the next start.
+    // The database first: without it, its log is put aside at the next start, and to it.
+    let last = beside(path, &format!(".corrupt-{newest}"));
+    let rest = !path.exists() && last.exists() && !beside(&last, "-wal").exists();
+    let number = if rest { newest } else { newest + 1 };
+    let target = beside(path, &format!(".corrupt-{number}"));
     for end in ["", "-wal"] {
         match fs::rename(beside(path, end), beside(&target, end)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -20,7 +23,7 @@ pub(super) fn put_aside(path: &Path, reason: &str) -> io::Result<Quarantined> {
         }
     }
     disk::sync_directory(disk::directory(path))?;
-    for (_, file) in older {
+    for (_, file) in older.iter().filter(|(old, _)| *old < number) {
         // One that stays takes room, no more.
         let _ = fs::remove_file(file);
     }
