@@ -1,0 +1,79 @@
+//! An accepted message of QoS 1 or 2 has arrived at every bridge and persistent session that must
+//! have it, or the log has counted it as given up. Where nothing is sent twice and nobody dies the
+//! count is exact. What is conflated is worth its newest message.
+
+use super::{destinations, is_due, name, qos_at};
+use crate::ledger::{Dest, Ledger};
+use crate::net::NEVER;
+use crate::world::World;
+
+pub fn check(world: &mut World) {
+    if world.ledger.store_lost {
+        return;
+    }
+    for dest in destinations(&world.plan) {
+        let counts = world.ledger.counts(dest);
+        let messages = 0..u32::try_from(world.ledger.messages.len()).unwrap();
+        let missing: Vec<u32> = messages
+            .filter(|id| world.ledger.message(*id).accepted)
+            .filter(|id| !counts.contains_key(id))
+            .filter(|id| is_due(&world.plan, dest, &world.ledger, *id))
+            .filter(|id| !is_replaced(world, dest, *id))
+            .filter(|id| !is_turned_away(world, dest, *id))
+            .collect();
+        let given = world.ledger.given_up(name(&world.plan, dest), world.plan.drops);
+        let lost = missing.len() as u64;
+        // Of what was dropped some may have arrived before: then nothing is missing.
+        let exact = world.plan.exact && !matches!(dest, Dest::Session(_));
+        if exact && never_arrived(world, dest) != given {
+            let never = never_arrived(world, dest);
+            let text = format!("{never} never arrived at {dest:?}, {given} were counted");
+            world.ledger.violate("at_least_once", text);
+        }
+        if lost > given {
+            let first: Vec<&u32> = missing.iter().take(5).collect();
+            let text = format!(
+                "{lost} accepted messages are missing at {dest:?} ({}), {given} were given up; {}",
+                name(&world.plan, dest),
+                tell(&world.ledger, &first),
+            );
+            world.ledger.violate("at_least_once", text);
+        }
+    }
+}
+
+/// Every message that was sent and did not arrive, accepted or turned away.
+fn never_arrived(world: &World, dest: Dest) -> u64 {
+    let counts = world.ledger.counts(dest);
+    let messages = 0..u32::try_from(world.ledger.messages.len()).unwrap();
+    let sent = messages.filter(|id| world.ledger.message(*id).first_sent != NEVER);
+    let due = sent.filter(|id| {
+        qos_at(&world.plan, dest, &world.ledger, *id).is_some_and(|qos| qos > 0)
+    });
+    due.filter(|id| !counts.contains_key(id)).count() as u64
+}
+
+fn tell(ledger: &Ledger, ids: &[&u32]) -> String {
+    let one = |id: &&u32| format!("{id} {:?}", ledger.message(**id));
+    ids.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A newer message of its topic went to the same rule, which keeps only the newest.
+fn is_replaced(world: &World, dest: Dest, id: u32) -> bool {
+    let Dest::Bridge(bridge) = dest else { return false };
+    let message = world.ledger.message(id);
+    let conflates = world.plan.rule(bridge, &message.topic).is_some_and(|rule| rule.conflate);
+    conflates
+        && world.ledger.deliveries.get(&dest).into_iter().flatten().any(|delivery| {
+            let other = world.ledger.message(delivery.id);
+            delivery.id != id
+                && other.topic == message.topic
+                && other.first_sent >= message.first_sent
+        })
+}
+
+/// The remote refused it for good, and the log says it is kept aside.
+fn is_turned_away(world: &World, dest: Dest, id: u32) -> bool {
+    let Dest::Bridge(bridge) = dest else { return false };
+    world.ledger.turned_away.contains_key(&(bridge, id))
+}

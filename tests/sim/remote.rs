@@ -1,0 +1,368 @@
+//! A model broker at the far end: keeps sessions over disconnects, enforces what it announced,
+//! forwards messages of its own down to the gateway, restarts, sometimes without its sessions.
+
+use crate::ledger::{Dest, Doubt, Ledger, Sender};
+use crate::net::NEVER;
+use crate::plan::Plan;
+use crate::session::{Answer, Arrived, Line, PUBACK, PUBCOMP, PUBREC, Session};
+use spillway::mqtt::topic;
+use spillway::mqtt::{
+    Connack, Connect, Packet, PacketId, Properties, Property, Suback, Version, decode,
+};
+use spillway::vocab::Rng;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+pub struct RemotePlan {
+    /// Speaks MQTT 5; else it refuses that.
+    pub v5: bool,
+    pub receive_maximum: u16,
+    pub answer_us: u64,
+    /// One of so many messages is refused; 0 = none.
+    pub refuse_in: u64,
+    pub codes: Vec<u8>,
+    /// Messages of its own.
+    pub topics: Vec<String>,
+    pub count: u32,
+    pub every_us: u64,
+    pub at_release: bool,
+    /// The largest QoS it says it takes.
+    pub qos_max: u8,
+}
+
+/// A session by client id, and which bridge that is.
+pub struct Held {
+    pub session: Session,
+    pub bridge: usize,
+    filters: Vec<(String, u8)>,
+    /// Ends with this connection.
+    ends_with: Option<usize>,
+}
+
+/// A connection of the gateway.
+pub struct Link {
+    pub line: Line,
+    pub client: Option<String>,
+    keepalive_us: u64,
+    /// To be closed by the world: it is over for the model.
+    pub over: bool,
+}
+
+pub struct Remote {
+    pub index: usize,
+    pub plan: RemotePlan,
+    pub listening: bool,
+    /// Refuses every CONNECT with "server unavailable".
+    pub refusing: bool,
+    pub sessions: BTreeMap<String, Held>,
+    pub links: Vec<Link>,
+    pub left: u32,
+    next_publish: u64,
+    pub rng: Rng,
+    pub calm: bool,
+    /// Silence of the gateway longer than its keepalive: the wire it was on.
+    pub silent: Option<usize>,
+    /// A bridge has been greeted without a session so often.
+    pub greeted: BTreeMap<usize, u32>,
+}
+
+impl Remote {
+    pub fn new(index: usize, plan: RemotePlan, mut rng: Rng) -> Self {
+        Self {
+            index,
+            listening: true,
+            refusing: false,
+            sessions: BTreeMap::new(),
+            links: Vec::new(),
+            left: plan.count,
+            next_publish: 1_000_000 + rng.below(1 + plan.every_us),
+            rng,
+            calm: false,
+            silent: None,
+            greeted: BTreeMap::new(),
+            plan,
+        }
+    }
+
+    pub fn next_at(&self) -> u64 {
+        let mut at = if self.left > 0 { self.next_publish } else { NEVER };
+        for link in &self.links {
+            at = at.min(link.line.owed.front().map_or(NEVER, |owed| owed.at));
+            if link.keepalive_us > 0 && !link.over {
+                at = at.min(link.line.heard_at + link.keepalive_us * 3 / 2);
+            }
+        }
+        at
+    }
+
+    pub fn tick(&mut self, now: u64, ledger: &mut Ledger) {
+        while self.left > 0 && self.next_publish <= now {
+            self.next_publish = now + 1 + self.rng.below(2 * self.plan.every_us);
+            self.make(ledger);
+        }
+        for link in &mut self.links {
+            let Some(held) = link.client.as_ref().and_then(|id| self.sessions.get_mut(id)) else {
+                continue;
+            };
+            if link.keepalive_us > 0 && !link.over && link.line.heard_at + link.keepalive_us * 3 / 2 <= now {
+                link.over = true;
+                link.line.out.clear();
+                self.silent = Some(link.line.wire);
+                continue;
+            }
+            link.line.pay(now, &mut held.session);
+            held.session.fill(&mut link.line, ledger, now);
+        }
+    }
+
+    /// A message of its own, for every session that wants it.
+    fn make(&mut self, ledger: &mut Ledger) {
+        self.left -= 1;
+        let topic =
+            &self.plan.topics[crate::client::pick(&mut self.rng, self.plan.topics.len())];
+        let qos = u8::try_from(self.rng.below(3)).unwrap();
+        let bytes = usize::try_from(self.rng.below(300)).unwrap();
+        for (id, held) in &mut self.sessions {
+            let granted = held
+                .filters
+                .iter()
+                .filter(|(filter, _)| topic::matches(filter, topic))
+                .map(|(_, qos)| *qos)
+                .max();
+            let Some(granted) = granted else { continue };
+            let connected = self.links.iter().any(|link| link.client.as_ref() == Some(id));
+            let qos = qos.min(granted);
+            if qos > 0 || connected {
+                let message = ledger.make(Sender::Remote(self.index), topic, qos, bytes);
+                held.session.queue.push_back(message);
+            }
+        }
+    }
+
+    pub fn connected(&mut self, wire: usize, now: u64) {
+        let line = Line::new(wire, Version::V311, now);
+        self.links.push(Link { line, client: None, keepalive_us: 0, over: false });
+    }
+
+    /// A connection is over.
+    pub fn gone(&mut self, wire: usize) {
+        for link in self.links.iter().filter(|link| link.line.wire == wire) {
+            if let Some(id) = &link.client
+                && self.sessions.get(id).is_some_and(|held| held.ends_with == Some(wire))
+            {
+                self.sessions.remove(id);
+            }
+        }
+        self.links.retain(|link| link.line.wire != wire);
+    }
+
+    /// The broker restarts; with `forget` its sessions are gone.
+    pub fn restart(&mut self, forget: bool, ledger: &mut Ledger) {
+        self.links.clear();
+        if forget {
+            for held in self.sessions.values_mut() {
+                held.session.restart(ledger);
+            }
+            self.sessions.clear();
+        }
+    }
+
+    pub fn receive(&mut self, now: u64, wire: usize, bytes: &[u8], world: &mut Facts<'_>) {
+        let Some(at) = self.links.iter().position(|link| link.line.wire == wire) else { return };
+        self.links[at].line.heard_at = now;
+        self.links[at].line.arrived(bytes);
+        while let Some(at) = self.links.iter().position(|link| link.line.wire == wire) {
+            if self.links[at].over {
+                return;
+            }
+            let packet = match self.links[at].line.packet() {
+                Ok(Some(packet)) => packet,
+                Ok(None) => return,
+                Err(fault) => {
+                    let text = format!("remote {} got {fault}", self.index);
+                    world.ledger.violate("wire", text);
+                    self.links[at].over = true;
+                    return;
+                }
+            };
+            let decoded = match decode(self.links[at].line.version, &packet) {
+                Ok(decoded) => decoded,
+                Err(fault) => {
+                    let text = format!("remote {} got {fault:?}", self.index);
+                    world.ledger.violate("wire", text);
+                    self.links[at].over = true;
+                    return;
+                }
+            };
+            if let Packet::Connect(connect) = decoded {
+                self.connect(now, at, &connect, world);
+            } else if let Err(fault) = self.on(now, at, &decoded, world) {
+                let text = format!("remote {}: {fault}", self.index);
+                world.ledger.violate("acknowledgements", text);
+                self.links[at].over = true;
+                return;
+            }
+        }
+    }
+
+    fn connect(&mut self, now: u64, at: usize, connect: &Connect<'_>, world: &mut Facts<'_>) {
+        let link = &mut self.links[at];
+        link.line.version = connect.version;
+        link.keepalive_us = u64::from(connect.keepalive) * 1_000_000;
+        let refusal = match connect.version {
+            _ if self.refusing => Some(if connect.version == Version::V5 { 0x88 } else { 3 }),
+            Version::V5 if !self.plan.v5 => Some(1),
+            Version::V311 if connect.bridge && !self.plan.v5 => Some(1),
+            Version::V5 | Version::V311 | Version::V31 => None,
+        };
+        if let Some(code) = refusal {
+            let connack = Connack { session_present: false, code, properties: Properties::EMPTY };
+            if !self.plan.v5 {
+                link.line.version = Version::V311;
+            }
+            link.line.say(&Packet::Connack(connack));
+            link.over = true;
+            return;
+        }
+        let id = connect.client_id.to_string();
+        let Some(bridge) = world.plan.bridges.iter().position(|b| b.client_id == id) else {
+            world.ledger.violate("wire", format!("a bridge called itself {id}"));
+            return;
+        };
+        link.client = Some(id.clone());
+        for (other, link) in self.links.iter_mut().enumerate() {
+            // Taken over.
+            link.over |= other != at && link.client.as_ref() == Some(&id);
+        }
+        let lasts = self.sessions.get(&id).is_some_and(|held| held.ends_with.is_none());
+        let present = lasts && !connect.clean_start;
+        let told = *self.greeted.entry(bridge).or_insert(0);
+        let single = world.plan.bridges[bridge].servers.len() == 1;
+        let excused = world.ledger.store_lost || !single;
+        if connect.clean_start && told > 0 && lasts && !excused {
+            world.ledger.violate("sessions", format!("bridge {bridge} threw its session away"));
+        }
+        if !present {
+            if let Some(held) = self.sessions.get_mut(&id) {
+                held.session.restart(world.ledger);
+            }
+            let mut session = Session::new(20);
+            session.at_release = self.plan.at_release;
+            let clean = connect.clean_start && connect.version != Version::V5;
+            let ends_with = clean.then_some(self.links[at].line.wire);
+            let held = Held { session, bridge, filters: Vec::new(), ends_with };
+            self.sessions.insert(id.clone(), held);
+            let window = u32::from(world.plan.bridges[bridge].window);
+            if told > 0 || !single {
+                world.ledger.doubts.push(Doubt { dest: Dest::Bridge(bridge), window });
+            }
+            self.greeted.insert(bridge, told + 1);
+        }
+        let list = [
+            Property::ReceiveMaximum(self.plan.receive_maximum),
+            Property::MaximumQos(self.plan.qos_max),
+        ];
+        let list = if self.plan.qos_max < 2 { &list[..] } else { &list[..1] };
+        let mut bytes = [0; 32];
+        let properties = match connect.version {
+            Version::V5 => Properties::write(list, &mut bytes).expect("they fit"),
+            Version::V31 | Version::V311 => Properties::EMPTY,
+        };
+        let link = &mut self.links[at];
+        link.line.say(&Packet::Connack(Connack { session_present: present, code: 0, properties }));
+        if let Some(held) = self.sessions.get_mut(&id) {
+            if let Some(window) = connect.properties.receive_maximum() {
+                held.session.window = usize::from(window);
+            }
+            held.session.resume(&mut link.line, world.ledger);
+            held.session.fill(&mut link.line, world.ledger, now);
+        }
+    }
+
+    fn on(
+        &mut self,
+        now: u64,
+        at: usize,
+        packet: &Packet<'_>,
+        world: &mut Facts<'_>,
+    ) -> Result<(), String> {
+        let link = &mut self.links[at];
+        let Some(held) = link.client.as_ref().and_then(|id| self.sessions.get_mut(id)) else {
+            return Err(format!("{packet:?} before CONNECT"));
+        };
+        let v5 = link.line.version == Version::V5;
+        let mut answer = Answer {
+            rng: &mut self.rng,
+            delay_us: if self.calm { 1000 } else { self.plan.answer_us },
+            refuse_in: if self.calm || !v5 { 0 } else { self.plan.refuse_in },
+            codes: &self.plan.codes,
+        };
+        let (bridge, ledger) = (held.bridge, &mut *world.ledger);
+        let dest = Dest::Bridge(bridge);
+        let line = &mut link.line;
+        match packet {
+            Packet::Publish(publish) => {
+                let owed = line.owed.back().map(|owed| owed.at);
+                let arrived = held.session.published(line, ledger, publish, now, &mut answer);
+                let refused = line.owed.back().filter(|o| o.reason >= 0x80 && Some(o.at) != owed);
+                if let Some(refused) = refused {
+                    *ledger.turned_away.entry((bridge, refused.id)).or_insert(0) += 1;
+                }
+                let pubacks = line.owed.iter().filter(|owed| owed.kind == PUBACK).count();
+                let open = pubacks + held.session.received.len();
+                if v5 && open > usize::from(self.plan.receive_maximum) {
+                    ledger.violate("window", format!("{open} at remote {}", self.index));
+                }
+                if let Some(arrived) = arrived {
+                    let message = ledger.message(arrived.id);
+                    let topic = world.plan.topic_at(bridge, &message.topic).unwrap_or_default();
+                    let qos = world.plan.qos_at(bridge, &message.topic, message.qos);
+                    ledger.deliver(dest, &arrived, (&topic, qos), now);
+                }
+            }
+            Packet::Pubrel(ack) => {
+                let late = held.session.released(line, ack.packet_id.raw(), now, &mut answer);
+                if let Some(id) = late {
+                    let topic = ledger.message(id).topic.clone();
+                    let topic = world.plan.topic_at(bridge, &topic).unwrap_or_default();
+                    let arrived = Arrived { id, topic: topic.clone(), qos: 2 };
+                    ledger.deliver(dest, &arrived, (&topic, 2), now);
+                }
+            }
+            Packet::Puback(ack) => held.session.acknowledged(line, ledger, PUBACK, ack)?,
+            Packet::Pubrec(ack) => held.session.acknowledged(line, ledger, PUBREC, ack)?,
+            Packet::Pubcomp(ack) => held.session.acknowledged(line, ledger, PUBCOMP, ack)?,
+            Packet::Subscribe(subscribe) => {
+                let mut codes = Vec::new();
+                for (filter, options) in subscribe.filters.iter() {
+                    held.filters.retain(|(known, _)| known != filter);
+                    held.filters.push((filter.to_string(), options.qos.as_u8()));
+                    codes.push(options.qos.as_u8());
+                }
+                let packet_id = PacketId::new(subscribe.packet_id.raw()).expect("not zero");
+                line.say(&Packet::Suback(Suback {
+                    packet_id,
+                    properties: Properties::EMPTY,
+                    codes: &codes,
+                }));
+            }
+            Packet::Pingreq => line.say(&Packet::Pingresp),
+            Packet::Disconnect(_) => link.over = true,
+            other => return Err(format!("{other:?} is nothing for a server")),
+        }
+        link.line.pay(now, &mut held.session);
+        held.session.fill(&mut link.line, world.ledger, now);
+        Ok(())
+    }
+
+    /// Nothing of its own is under way.
+    pub fn is_idle(&self) -> bool {
+        self.left == 0 && self.sessions.values().all(|held| held.session.is_idle())
+    }
+}
+
+/// What a remote needs of the world.
+pub struct Facts<'a> {
+    pub plan: &'a Plan,
+    pub ledger: &'a mut Ledger,
+}

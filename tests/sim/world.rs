@@ -1,0 +1,485 @@
+//! The world: one gateway, its disk, its clients, its remotes and the network between them, in
+//! virtual time. A step jumps to whatever happens next. All chance comes from the plan's seed.
+
+use crate::chaos::Chaos;
+use crate::client::{Client, Firm, Manners, State, Wish};
+use crate::disk::Disk;
+use crate::ledger::Ledger;
+use crate::net::{End, NEVER, Pipe, Read};
+use crate::plan::{MINUTE, Plan};
+use crate::remote::{Facts, Remote};
+use crate::shell::Shell;
+use crate::watch::Watch;
+use spillway::config;
+use spillway::gateway::Gateway;
+use spillway::queue::store::SpillStore;
+use spillway::vocab::{Instant, Rng};
+
+/// Whom a connection of the gateway goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Client(usize),
+    Remote(usize),
+}
+
+/// One connection.
+pub struct Wire {
+    pub peer: Peer,
+    /// To the gateway, to the peer.
+    pub up: Pipe,
+    pub down: Pipe,
+    /// The gateway's end; `None` before it is there and once it is gone.
+    pub shell: Option<Shell>,
+    /// The peer's end stands.
+    pub peer_open: bool,
+    /// When a dialled or accepted connection stands.
+    pub opens_at: u64,
+    /// The network did something to it: time-outs say nothing about the gateway.
+    pub disturbed: bool,
+    /// The peer closes it once what it said has left.
+    pub finishing: bool,
+}
+
+impl Wire {
+    fn is_dead(&self) -> bool {
+        !self.peer_open && self.shell.is_none() && self.opens_at == 0
+    }
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub now: u64,
+    pub rng: Rng,
+    pub disk: Disk,
+    pub gateway: Option<Gateway>,
+    /// When the gateway's process began.
+    pub born: u64,
+    pub clients: Vec<Client>,
+    pub remotes: Vec<Remote>,
+    pub wires: Vec<Wire>,
+    pub ledger: Ledger,
+    pub chaos: Chaos,
+    pub watch: Watch,
+    /// Answers of the name server: bridge, when, address of a server or none.
+    pub names: Vec<(u16, u64, Option<usize>)>,
+    pub probes: Vec<(u16, u64, bool)>,
+    pub wall_s: u64,
+    /// The gateway has more to do at once.
+    pub busy: bool,
+    pub turns: u64,
+    pub runs: u32,
+}
+
+impl World {
+    pub fn new(plan: Plan) -> Self {
+        let mut rng = Rng::new(plan.seed.wrapping_mul(0x2545_F491_4F6C_DD1D) ^ 7);
+        let clients = plan.clients.iter().enumerate();
+        let clients = clients
+            .map(|(at, client)| Client::new(at, client.clone(), Rng::new(rng.next_u64())))
+            .collect();
+        let remotes = plan.remotes.iter().enumerate();
+        let remotes = remotes
+            .map(|(at, remote)| Remote::new(at, remote.clone(), Rng::new(rng.next_u64())))
+            .collect();
+        let disk = Disk::new(plan.slots, Rng::new(rng.next_u64()));
+        let chaos = Chaos::new(&plan, Rng::new(rng.next_u64()));
+        let watch = Watch::new(&plan);
+        let mut world = Self {
+            plan,
+            now: 1_000_000,
+            disk,
+            gateway: None,
+            born: 0,
+            clients,
+            remotes,
+            wires: Vec::new(),
+            ledger: Ledger::default(),
+            chaos,
+            watch,
+            names: Vec::new(),
+            probes: Vec::new(),
+            wall_s: 1_750_000_000,
+            busy: true,
+            turns: 0,
+            runs: 0,
+            rng,
+        };
+        let hostile = |client: &Client| client.plan.manners == Manners::Hostile;
+        world.ledger.noisy = world.clients.iter().any(hostile);
+        world.boot();
+        world
+    }
+
+    /// The process starts, as `main` does it.
+    pub fn boot(&mut self) {
+        let load = config::load("sim", &self.plan.config, &mut |_| Err(String::new()), "sim");
+        let (config, _) = match load {
+            Ok(loaded) => loaded,
+            Err(errors) => panic!("the plan's configuration: {errors:?}\n{}", self.plan.config),
+        };
+        self.born = self.now;
+        self.runs += 1;
+        let slots = self.disk.slot_count_max();
+        let mut gateway = Gateway::new(config, self.rng.next_u64(), slots, self.core_now());
+        gateway.set_wall(self.wall_s);
+        let restored = gateway.restore(self.core_now(), &mut self.disk);
+        self.busy = true;
+        self.watch.born(self.runs);
+        if restored.is_err() {
+            // The process ends; init starts it again.
+            self.chaos.restarts_at = self.now + 1_000_000;
+            return;
+        }
+        self.gateway = Some(gateway);
+    }
+
+    /// The process is gone. Its kernel may still send what was written, or not even a word.
+    pub fn crash(&mut self, silent: bool) {
+        self.settle_accounts();
+        self.gateway = None;
+        self.disk.crash();
+        self.names.clear();
+        self.probes.clear();
+        for wire in &mut self.wires {
+            if wire.shell.take().is_none() && wire.opens_at == 0 {
+                continue;
+            }
+            if silent {
+                wire.disturbed = true;
+                wire.down.stalled_until = NEVER;
+            } else if self.rng.below(2) == 0 {
+                wire.down.finish(self.now + 100, End::Finished);
+            } else {
+                wire.down.finish(self.now + 100, End::Reset);
+            }
+            wire.opens_at = 0;
+        }
+        self.chaos.restarts_at = self.now + 10_000 + self.rng.below(20_000_000);
+    }
+
+    /// The gateway's own clock: it starts anew with each process.
+    pub fn core_now(&self) -> Instant {
+        Instant::from_micros(Instant::START.as_micros() + self.now - self.born)
+    }
+
+    pub fn world_time(&self, at: Instant) -> u64 {
+        if at == Instant::NEVER {
+            return NEVER;
+        }
+        (at.as_micros().saturating_sub(Instant::START.as_micros())).saturating_add(self.born)
+    }
+
+    /// Faults, then quiet until everything is drained, then what the checkers find.
+    pub fn run(&mut self) {
+        let end = self.now + self.plan.safety_us;
+        self.run_until(end, false);
+        self.calm();
+        let limit = self.now + 60 * MINUTE;
+        self.run_until(limit, true);
+        if !self.is_drained() {
+            let text = self.what_is_left();
+            self.ledger.violate("liveness", text);
+        }
+        // The last lazy writes, and the log's sums.
+        let end = self.now + 5_000_000;
+        self.run_until(end, false);
+        self.settle_accounts();
+    }
+
+    pub fn run_until(&mut self, end: u64, until_drained: bool) {
+        let turns = self.turns;
+        let mut looked_at = self.now;
+        while self.now < end && self.ledger.violations.is_empty() {
+            let at = self.next_at().max(self.now).min(end);
+            self.now = at;
+            self.step();
+            if until_drained && self.now >= looked_at + 250_000 {
+                looked_at = self.now;
+                if self.is_drained() {
+                    return;
+                }
+            }
+            if self.turns - turns > 4_000_000 {
+                let text = "the loop turns without end".to_string();
+                return self.ledger.violate("liveness", text);
+            }
+        }
+    }
+
+    fn next_at(&self) -> u64 {
+        let mut at = self.chaos.next_at();
+        for client in &self.clients {
+            at = at.min(client.next_at());
+        }
+        for remote in &self.remotes {
+            at = at.min(remote.next_at());
+        }
+        for wire in &self.wires {
+            if wire.peer_open {
+                at = at.min(wire.down.next_at());
+            }
+        }
+        at.min(self.gateway_at())
+    }
+
+    fn step(&mut self) {
+        self.act_chaos();
+        for at in 0..self.clients.len() {
+            let now = self.now;
+            if self.clients[at].next_at() <= now {
+                self.clients[at].tick(now, &mut self.ledger);
+            }
+            self.obey(at);
+        }
+        for remote in &mut self.remotes {
+            if remote.next_at() <= self.now {
+                remote.tick(self.now, &mut self.ledger);
+            }
+        }
+        self.read_peers();
+        self.pump();
+        self.turn();
+        self.pump();
+    }
+
+    /// What a client wants of its connection.
+    fn obey(&mut self, at: usize) {
+        let wish = std::mem::replace(&mut self.clients[at].wish, Wish::Nothing);
+        match wish {
+            Wish::Nothing => {}
+            Wish::Connect => self.open_client(at),
+            Wish::Finish => {
+                if let Some(line) = &self.clients[at].line {
+                    self.wires[line.wire].finishing = true;
+                }
+            }
+            Wish::Abort => self.abort_client(at),
+        }
+    }
+
+    fn open_client(&mut self, at: usize) {
+        let latency = self.latency();
+        let wire = self.lay_wire(Peer::Client(at), latency);
+        let client = &mut self.clients[at];
+        if client.plan.manners == Manners::NeverReads && !client.calm {
+            self.wires[wire].down.deaf_after = Some(200);
+        }
+        client.connected(wire, self.now);
+    }
+
+    /// A wire that nobody uses any more, or a new one.
+    pub fn lay_wire(&mut self, peer: Peer, latency: u64) -> usize {
+        let wire = Wire {
+            peer,
+            up: Pipe::default(),
+            down: Pipe::default(),
+            shell: None,
+            peer_open: matches!(peer, Peer::Client(_)),
+            opens_at: self.now + latency,
+            disturbed: false,
+            finishing: false,
+        };
+        match self.wires.iter().position(Wire::is_dead) {
+            Some(at) => {
+                self.wires[at] = wire;
+                at
+            }
+            None => {
+                self.wires.push(wire);
+                self.wires.len() - 1
+            }
+        }
+    }
+
+    /// The client's process is gone, or it has had enough.
+    pub fn abort_client(&mut self, client: usize) {
+        for wire in &mut self.wires {
+            if wire.peer == Peer::Client(client) && wire.peer_open {
+                wire.peer_open = false;
+                wire.up.finish(self.now + 1000, End::Reset);
+                if wire.shell.is_none() {
+                    wire.opens_at = 0;
+                }
+                if self.clients[client].ping_late_us > 0 {
+                    self.watch.ping(&mut self.ledger, &mut self.clients[client], wire.disturbed);
+                }
+            }
+        }
+    }
+
+    fn read_peers(&mut self) {
+        for at in 0..self.wires.len() {
+            // Bounded: what one wire has in its pipe.
+            while self.wires[at].peer_open {
+                let wire = &mut self.wires[at];
+                let (peer, disturbed) = (wire.peer, wire.disturbed);
+                match wire.down.read(self.now, 4096, &mut self.rng) {
+                    Read::Nothing => break,
+                    Read::Bytes(bytes) => {
+                        self.watch.trace(self.now, 1, &bytes);
+                        self.peer_reads(peer, at, &bytes, disturbed);
+                    }
+                    Read::End(_) => {
+                        self.wires[at].peer_open = false;
+                        self.wires[at].up.finish(self.now + 100, End::Finished);
+                        match peer {
+                            Peer::Client(client) => self.clients[client].gone(self.now),
+                            Peer::Remote(remote) => self.remotes[remote].gone(at),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn peer_reads(&mut self, peer: Peer, at: usize, bytes: &[u8], disturbed: bool) {
+        let Self { clients, remotes, ledger, plan, watch, disk, .. } = self;
+        match peer {
+            Peer::Client(client) => {
+                let firm = if disk.failing { Firm::Later } else { Firm::Now };
+                clients[client].receive(self.now, bytes, ledger, firm);
+                if clients[client].ping_late_us > 0 {
+                    watch.ping(ledger, &mut clients[client], disturbed);
+                }
+            }
+            Peer::Remote(remote) => {
+                let mut facts = Facts { plan, ledger };
+                remotes[remote].receive(self.now, at, bytes, &mut facts);
+            }
+        }
+    }
+
+    /// Moves what the peers said into their pipes; closes what is over.
+    fn pump(&mut self) {
+        for at in 0..self.wires.len() {
+            if !self.wires[at].peer_open {
+                continue;
+            }
+            let latency = self.latency();
+            let arrives = self.now + latency;
+            let wire = &mut self.wires[at];
+            let mut over = false;
+            let line = match wire.peer {
+                Peer::Client(client) => self.clients[client].line.as_mut(),
+                Peer::Remote(remote) => {
+                    let link = self.remotes[remote].links.iter_mut().find(|l| l.line.wire == at);
+                    over = link.as_ref().is_none_or(|link| link.over);
+                    link.map(|link| &mut link.line)
+                }
+            };
+            let Some(line) = line.filter(|line| line.wire == at) else {
+                // Its owner has forgotten it.
+                wire.peer_open = false;
+                wire.up.finish(arrives, End::Reset);
+                continue;
+            };
+            let take = line.out.len().min(wire.up.room());
+            if take > 0 {
+                wire.up.write(arrives, &line.out[..take]);
+                line.out.drain(..take);
+                line.said_at = self.now;
+            }
+            if line.out.is_empty() && (over || wire.finishing) {
+                wire.peer_open = false;
+                wire.up.finish(arrives, End::Finished);
+                match wire.peer {
+                    Peer::Client(client) => self.clients[client].gone(self.now),
+                    Peer::Remote(remote) => {
+                        let silent = self.remotes[remote].silent.take() == Some(at);
+                        self.watch.silence(&mut self.ledger, remote, silent && !wire.disturbed);
+                        self.remotes[remote].gone(at);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn latency(&mut self) -> u64 {
+        let (least, spread) = self.plan.latency_us;
+        if self.chaos.calm { 200 } else { least + self.rng.below(spread) }
+    }
+
+    /// No fault from here on; everybody does what is left to do.
+    fn calm(&mut self) {
+        self.chaos.calm(self.now);
+        self.disk.heal();
+        for client in &mut self.clients {
+            client.calm = true;
+            if client.plan.manners == Manners::NeverReads && client.state == State::Up {
+                client.give_up(self.now);
+            }
+        }
+        for remote in &mut self.remotes {
+            remote.calm = true;
+            remote.listening = true;
+            remote.refusing = false;
+        }
+        for wire in &mut self.wires {
+            if wire.down.stalled_until != NEVER {
+                wire.down.stalled_until = 0;
+            }
+            if wire.up.stalled_until != NEVER {
+                wire.up.stalled_until = 0;
+            }
+        }
+    }
+
+    /// Everything has arrived and nobody waits for anything.
+    fn is_drained(&self) -> bool {
+        let clients = self.clients.iter().all(|client| {
+            client.plan.manners == Manners::Hostile
+                || (client.left == 0
+                    && client.session.is_idle()
+                    && client.session.received.is_empty()
+                    && client.state == State::Up)
+        });
+        let remotes = self.remotes.iter().all(|remote| {
+            remote.is_idle()
+                && remote.sessions.values().all(|held| {
+                    held.session.received.is_empty()
+                        || self.plan.bridges[held.bridge].servers.len() > 1
+                })
+        });
+        clients && remotes && self.watch.is_empty(self)
+    }
+
+    fn what_is_left(&self) -> String {
+        let mut left = Vec::new();
+        for client in &self.clients {
+            let (name, session) = (&client.plan.name, &client.session);
+            if client.state != State::Up || client.left > 0 || !session.is_idle() || !session.received.is_empty() {
+                left.push(format!(
+                    "{name} {:?} left={} queue={} flight={:?} received={:?}",
+                    client.state,
+                    client.left,
+                    session.queue.len(),
+                    session.flight,
+                    session.received
+                ));
+            }
+        }
+        for remote in &self.remotes {
+            for (id, held) in &remote.sessions {
+                if !held.session.is_idle() || !held.session.received.is_empty() {
+                    let session = &held.session;
+                    left.push(format!(
+                        "remote {} {id} queue={} flight={:?} received={:?}",
+                        remote.index,
+                        session.queue.len(),
+                        session.flight,
+                        session.received
+                    ));
+                }
+            }
+        }
+        if let Some(gateway) = &self.gateway {
+            left.push(gateway.stats(self.core_now()).to_string());
+            let bridges = 0..u16::try_from(self.plan.bridges.len()).unwrap();
+            for bridge in bridges {
+                let note = gateway.stats_bridge(self.core_now(), bridge);
+                left.extend(note.map(|note| note.to_string()));
+            }
+        }
+        left.join("; ")
+    }
+}
