@@ -41,6 +41,14 @@ impl Bits {
     fn count(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
+
+    /// Clears every bit from `end` on.
+    fn cut(&mut self, end: u16) {
+        for (word, first) in self.0.iter_mut().zip((0u32..).step_by(64)) {
+            let kept = u32::from(end).saturating_sub(first).min(64);
+            *word &= u64::MAX.checked_shr(64 - kept).unwrap_or(0);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -145,9 +153,18 @@ impl Slot {
         slot.settled = u16::try_from(slot.settled_bits.count()).ok()?;
         slot.known = slot.continuation;
         slot.streams = if slot.continuation { 0 } else { u128::MAX };
-        let fits = usize::from(slot.count) <= SLOT_RECORDS_MAX
-            && (!slot.closed || slot.settled <= slot.count);
+        let mut inside = slot.settled_bits;
+        inside.cut(slot.count);
+        let fits = usize::from(slot.count) <= SLOT_RECORDS_MAX && inside == slot.settled_bits;
         fits.then_some(slot)
+    }
+
+    /// It has only so many records, whatever its row says.
+    pub fn shorten(&mut self, count: u16) {
+        self.count = count;
+        self.settled_bits.cut(count);
+        self.taken_bits.cut(count);
+        self.settled = u16::try_from(self.settled_bits.count()).unwrap_or(count);
     }
 
     pub fn unsettled(&self) -> u16 {
@@ -338,6 +355,28 @@ mod tests {
         assert_eq!((back.count, back.settled, back.closed), (10, 2, true));
         assert_eq!(back.settled_bits, slot.settled_bits);
         assert!(Slot::from_row(&slot.row()[1..]).is_none());
+    }
+
+    #[test]
+    fn a_row_with_more_settled_than_there_is_counts_as_damaged() {
+        let mut slot = Slot { owner: 5, count: 65, ..Slot::FREE };
+        slot.settled_bits.set(64);
+        assert_eq!(Slot::from_row(&slot.row()).map(|slot| slot.settled), Some(1));
+        slot.settled_bits.set(65);
+        assert!(Slot::from_row(&slot.row()).is_none());
+    }
+
+    #[test]
+    fn a_shortened_slot_forgets_what_lay_behind() {
+        let mut slot = Slot { count: 130, settled: 3, ..Slot::FREE };
+        for ordinal in [0, 63, 128] {
+            slot.settled_bits.set(ordinal);
+            slot.taken_bits.set(ordinal);
+        }
+        slot.shorten(64);
+        assert_eq!((slot.settled, slot.unsettled()), (2, 62));
+        slot.shorten(0);
+        assert_eq!((slot.settled, slot.taken_bits), (0, Bits::NONE));
     }
 
     #[test]

@@ -128,6 +128,8 @@ impl Queue {
             at = self.log.slots[widen(at)].next;
         }
         if at == NONE {
+            // A damaged slot took the count with it: it is taken again, or the loop never rests.
+            self.forget_streams(dest);
             return Ok(false);
         }
         self.read_slot(at, store)?;
@@ -193,8 +195,10 @@ impl Queue {
             }
         }
         self.abandon_rest(dest, slot, &walk);
-        if self.log.slots[widen(slot)].owner == dest.0 {
-            self.log.slots[widen(slot)].streams = left_over;
+        // After damage what the slot holds is found out again.
+        let place = &mut self.log.slots[widen(slot)];
+        if place.owner == dest.0 && place.known {
+            place.streams = left_over;
         }
         Ok(progress)
     }

@@ -238,10 +238,9 @@ impl Queue {
         debug_assert!(used == 0 || used >= HEAD_BYTES);
         let place = &mut self.log.slots[widen(index)];
         let said = place.count;
-        place.count = count;
-        place.used = u32::try_from(used).unwrap_or(u32::MAX);
         // The row may know settled records that the walk did not reach.
-        place.settled = place.settled.min(count);
+        place.shorten(count);
+        place.used = u32::try_from(used).unwrap_or(u32::MAX);
         if count < said {
             let note = Note::Quarantined {
                 destination: text("-"),
