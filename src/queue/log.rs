@@ -15,6 +15,9 @@ pub const FREE: u16 = u16::MAX;
 /// Owner of a slot that belongs to a destination that is not configured any more.
 pub const ORPHAN: u16 = u16::MAX - 1;
 
+/// Sequence numbers are counted up from 1: a larger one is damage.
+pub const SEQ_MAX: u64 = u64::MAX / 2;
+
 /// One bit a record of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bits([u64; WORDS]);
@@ -155,7 +158,9 @@ impl Slot {
         slot.streams = if slot.continuation { 0 } else { u128::MAX };
         let mut inside = slot.settled_bits;
         inside.cut(slot.count);
-        let fits = usize::from(slot.count) <= SLOT_RECORDS_MAX && inside == slot.settled_bits;
+        let fits = usize::from(slot.count) <= SLOT_RECORDS_MAX
+            && slot.first_seq <= SEQ_MAX
+            && inside == slot.settled_bits;
         fits.then_some(slot)
     }
 

@@ -3,7 +3,7 @@
 
 use super::Queue;
 use super::entry::{Chain, Place, State};
-use super::log::{FREE, ORPHAN, Slot, SlotChain};
+use super::log::{FREE, ORPHAN, SEQ_MAX, Slot, SlotChain};
 use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, Spot, crc_at};
@@ -13,6 +13,9 @@ use super::store::{SpillStore, StoreError, Table};
 use crate::limits::SLOT_RECORDS_MAX;
 use crate::mqtt::Qos;
 use crate::note::{Note, text};
+
+/// Numbers of destinations are counted up from 1: a larger one is damage.
+const NUMBER_MAX: u32 = u32::MAX / 2;
 
 /// A packet identifier that a peer's session may still know.
 struct Flight {
@@ -70,9 +73,13 @@ impl Queue {
 
     fn restore_rows(&mut self, store: &mut impl SpillStore) -> Result<Vec<Row>, StoreError> {
         let mut rows = Vec::new();
+        let mut damaged = 0u64;
         let boxes = &self.boxes;
         store.scan(Table::Destination, &mut |key, value| {
-            let Some(mut row) = parse_row(value) else { return };
+            let Some(mut row) = parse_row(value) else {
+                damaged += 1;
+                return;
+            };
             let owner = boxes.iter().position(|outbox| {
                 outbox.used && outbox.params.persistent && outbox.params.key.as_bytes() == key
             });
@@ -92,6 +99,7 @@ impl Queue {
             }
         }
         self.next_number = next;
+        self.note_damaged("corrupt_destination_row", damaged);
         Ok(rows)
     }
 
@@ -109,14 +117,7 @@ impl Queue {
                 None => damaged += 1,
             }
         })?;
-        if damaged > 0 {
-            let note = Note::Quarantined {
-                destination: text("-"),
-                reason: text("corrupt_slot_row"),
-                count: damaged,
-            };
-            self.note(note);
-        }
+        self.note_damaged("corrupt_slot_row", damaged);
         let mut ended = Vec::new();
         for (index, slot) in &mut slots {
             if slot.owner != ORPHAN {
@@ -141,6 +142,13 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    fn note_damaged(&mut self, reason: &'static str, count: u64) {
+        if count > 0 {
+            let (destination, reason) = (text("-"), text(reason));
+            self.note(Note::Quarantined { destination, reason, count });
+        }
     }
 
     /// Chains a destination's slots and counts what is in them.
@@ -242,12 +250,7 @@ impl Queue {
         place.shorten(count);
         place.used = u32::try_from(used).unwrap_or(u32::MAX);
         if count < said {
-            let note = Note::Quarantined {
-                destination: text("-"),
-                reason: text("corrupt"),
-                count: u64::from(said - count),
-            };
-            self.note(note);
+            self.note_damaged("corrupt", u64::from(said - count));
             // Nothing may be appended over what might still be rescued.
             self.log.slots[widen(index)].closed = true;
             self.log.mark(index);
@@ -261,7 +264,8 @@ impl Queue {
         let mut last_seq = slot.first_seq + u64::from(slot.count);
         let mut walk = Walk::new(slot.count);
         while let Some((_, _, head)) = walk.step(&self.slot_buffer) {
-            last_seq = last_seq.max(head.seq);
+            // Only damage has larger ones, and numbering must go on behind it.
+            last_seq = last_seq.max(head.seq.min(SEQ_MAX));
         }
         Ok(last_seq)
     }
@@ -358,6 +362,9 @@ impl Queue {
 
 fn parse_row(value: &[u8]) -> Option<Row> {
     let number = u32::from_le_bytes(value.get(0..4)?.try_into().ok()?);
+    if number > NUMBER_MAX {
+        return None;
+    }
     let next_id = u16::from_le_bytes(value.get(4..6)?.try_into().ok()?);
     let count = u16::from_le_bytes(value.get(6..8)?.try_into().ok()?);
     let mut at = 8;
