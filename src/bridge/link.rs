@@ -93,10 +93,9 @@ pub struct Link {
     pub candidate: Option<Candidate>,
     pub remote: Remote,
     pub subscribed: Vec<Subscribed>,
-    /// The next connection asks for a clean session: ours does not know what the remote's does.
-    pub clean: bool,
-    /// The server of the last session.
-    pub session_server: Option<u16>,
+    /// The server whose session the last connection has cleared: the next one begins one that
+    /// lasts.
+    pub cleared: Option<u16>,
     /// Every rule is subscribed at the first connection of this run.
     pub first: bool,
     pub ping_sent: Option<Instant>,
@@ -127,7 +126,7 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(bridge: &Bridge, client_id: String, clean: bool) -> Self {
+    pub fn new(bridge: &Bridge, client_id: String) -> Self {
         let count = u16::try_from(bridge.servers.len()).unwrap_or(1).max(1);
         Self {
             state: State::Backoff { until: Instant::ZERO },
@@ -143,8 +142,7 @@ impl Link {
             candidate: None,
             remote: Remote::unlimited(bridge),
             subscribed: vec![Subscribed::Due { at: Instant::ZERO }; bridge.subscribe.len()],
-            clean,
-            session_server: None,
+            cleared: None,
             first: true,
             ping_sent: None,
             up_since: Instant::ZERO,

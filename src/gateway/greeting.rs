@@ -9,8 +9,9 @@ use super::{Gateway, State};
 use crate::bridge::link::{Remote, Subscribed};
 use crate::limits::{QOS2_WINDOW_UNTOLD, STABLE_AFTER};
 use crate::mqtt::props::{Properties, Property};
-use crate::mqtt::{Connack, Connect, Packet, Qos, Reason, Version, Will};
+use crate::mqtt::{Connack, Connect, Packet, Qos, Reason, Version, Will, topic};
 use crate::note::Note;
+use crate::queue::peer::PeerId;
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
 
@@ -18,11 +19,23 @@ use core::time::Duration;
 const UPGRADE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 impl Gateway {
+    /// The session that this bridge has at a server.
+    fn peer(&self, bridge: BridgeId, server: u16) -> PeerId {
+        let config = &self.config.bridges[usize::from(bridge.0)];
+        let client_id = &self.link(bridge).client_id;
+        let (host, port) = match config.servers.get(usize::from(server)) {
+            Some(server) => (server.host.as_str(), server.port),
+            None => ("", 0),
+        };
+        PeerId::new(topic::topic_hash(&format!("{host}:{port} {client_id}")))
+    }
+
     /// Does the link ask for a clean session because ours does not fit the remote's?
-    pub(super) fn asked_clean(&self, bridge: BridgeId) -> bool {
-        let link = self.link(bridge);
-        // What is in flight belongs to one server's session: another one starts afresh.
-        link.clean || link.session_server.is_some_and(|session| session != link.dial.server())
+    fn asks_clean(&self, bridge: BridgeId, server: u16) -> bool {
+        let peer = self.peer(bridge, server);
+        // The connection before this one was there only to clear it.
+        self.link(bridge).cleared != Some(server)
+            && !self.queue.knows_peer(Self::bridge_dest(bridge), peer)
     }
 
     /// CONNECT, as configured and as far as this remote went along before.
@@ -31,9 +44,7 @@ impl Gateway {
         let link = self.link(bridge);
         let version = link.version;
         let server = if candidate { 0 } else { link.dial.server() };
-        // What is in flight belongs to one server's session: another one starts afresh.
-        let other = link.session_server.is_some_and(|session| session != server);
-        let clean = config.clean_start || link.clean || other;
+        let clean = config.clean_start || self.asks_clean(bridge, server);
         let client_id = link.client_id.clone();
         let bridge_bit = link.bridge_bit && version == Version::V311;
         let mut buffer = [0; 64];
@@ -56,8 +67,8 @@ impl Gateway {
                 retain: will.retain,
                 properties: Properties::EMPTY,
             }),
-            (None, Some(topic)) => Some(Will {
-                topic,
+            (None, Some(notify)) => Some(Will {
+                topic: notify,
                 payload: b"0",
                 qos: Qos::AtLeastOnce,
                 retain: true,
@@ -101,15 +112,14 @@ impl Gateway {
             return Ok(Step::Done);
         }
         let keeps = !self.config.bridges[usize::from(bridge.0)].clean_start;
-        if !candidate && keeps && self.asked_clean(bridge) && self.conn(slot).version != Version::V5
-        {
+        let server = self.link(bridge).dial.server();
+        let old = self.conn(slot).version != Version::V5;
+        if !candidate && keeps && old && self.asks_clean(bridge, server) {
             // Before MQTT 5 a clean session ends with its connection: this one has cleared what
             // the remote had, the next one asks for a session that lasts.
             self.say_goodbye(slot, Reason::SUCCESS);
             self.close(now, slot, true);
-            let link = self.link_mut(bridge);
-            link.clean = false;
-            link.session_server = Some(link.dial.server());
+            self.link_mut(bridge).cleared = Some(server);
             self.begin_attempt(now, bridge);
             return Ok(Step::Done);
         }
@@ -121,25 +131,24 @@ impl Gateway {
         self.take_limits(slot, bridge, connack);
         let dest = Self::bridge_dest(bridge);
         let server = self.link(bridge).dial.server();
-        let clean = self.link(bridge).clean;
+        let peer = self.peer(bridge, server);
         let link = self.link_mut(bridge);
         link.state = State::Up { conn: id };
-        link.clean = false;
+        link.cleared = None;
         link.guessed = false;
-        link.session_server = Some(server);
         link.up_since = now;
         link.ping_sent = None;
         link.heard = true;
         link.held_until = Instant::ZERO;
         let (window, first) = (link.remote.receive_maximum, link.first);
-        let _ = clean;
         let told = self.conn(slot).version == Version::V5;
         self.queue.set_qos2_window(dest, if told { u16::MAX } else { QOS2_WINDOW_UNTOLD });
-        let in_doubt = self.queue.connected(dest, connack.session_present, window, now);
-        self.queue.remember(dest);
+        let left = self.queue.outbox(dest).peer.is_some_and(|last| last != peer);
+        let in_doubt = self.queue.greeted(dest, peer, connack.session_present, window, now);
         if in_doubt > 0 {
             let bridge = self.bridge_name(bridge);
-            self.note(Note::Qos2InDoubt { bridge, count: in_doubt, reason: "session_lost" });
+            let reason = if left { "other_server" } else { "session_lost" };
+            self.note(Note::Qos2InDoubt { bridge, count: in_doubt, reason });
         }
         let again = !connack.session_present || first;
         for subscribed in &mut self.link_mut(bridge).subscribed {

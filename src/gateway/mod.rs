@@ -424,7 +424,7 @@ impl Gateway {
                 },
             );
             let client_id = bridge.client_id.clone().unwrap_or_default();
-            self.links.push(Link::new(bridge, client_id, true));
+            self.links.push(Link::new(bridge, client_id));
         }
         self.open_quarantine();
         self.name_links();

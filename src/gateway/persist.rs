@@ -346,12 +346,6 @@ impl Gateway {
         self.retained.saved(usize::MAX);
         self.retained_since = None;
         self.with_streams(now, |queue, streams| queue.restore(store, streams))?;
-        for bridge in 0..self.links.len() {
-            if let Ok(index) = u16::try_from(bridge) {
-                // With no row of its own the gateway does not know what the remote's session does.
-                self.links[bridge].clean = !self.queue.is_remembered(DestId(index));
-            }
-        }
         if damaged > 0 {
             let note = crate::note::Note::Quarantined {
                 destination: crate::note::text("-"),

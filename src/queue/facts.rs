@@ -63,18 +63,6 @@ impl Queue {
         self.outbox(dest).params.journal
     }
 
-    /// Was the destination's row in the store (or is it now)?
-    pub fn is_remembered(&self, dest: DestId) -> bool {
-        self.outbox(dest).row_stored
-    }
-
-    /// From here on the store knows that this destination has a session at its peer.
-    pub fn remember(&mut self, dest: DestId) {
-        if !self.outbox(dest).row_stored && self.setup.stored {
-            self.row_urgent(dest);
-        }
-    }
-
     /// Packet identifiers this destination's peer has not released.
     pub fn received(&self, owner: DestId) -> u32 {
         self.outbox(owner).received
@@ -123,6 +111,10 @@ impl Queue {
     /// From here on everything is committed as soon as can be.
     pub fn begin_stop(&mut self) {
         self.stopping = true;
+        // With `ack = ring` identifiers are written only now, when they change no more.
+        for outbox in &mut self.boxes {
+            outbox.row_dirty |= outbox.used && outbox.params.persistent && !self.setup.safe;
+        }
     }
 
     /// Is everything durable that has to survive?

@@ -261,6 +261,7 @@ impl Queue {
             }
             if outbox.row_dirty {
                 outbox.row_stored = outbox.params.persistent;
+                outbox.row_unsure = false;
             }
             outbox.settled_dirty = 0;
             let written = core::mem::replace(&mut outbox.row_dirty, outbox.row_partial);

@@ -14,6 +14,7 @@ pub mod flush;
 pub mod log;
 pub mod marks;
 pub mod outbox;
+pub mod peer;
 pub mod pool;
 mod press;
 pub mod record;
@@ -305,6 +306,9 @@ impl Queue {
         outbox.row_dirty = false;
         outbox.row_partial = false;
         outbox.row_stored = false;
+        outbox.row_unsure = false;
+        outbox.peer = None;
+        outbox.parked.clear();
         outbox.received = 0;
         outbox.unknown_messages = 0;
         outbox.up = Up::Down;

@@ -3,6 +3,7 @@
 
 use super::entry::{List, Place};
 use super::log::SlotChain;
+use super::peer::{Parked, PeerId};
 use super::pool::NONE;
 use super::trim::RuleCount;
 use crate::note::Text;
@@ -168,6 +169,15 @@ pub struct Outbox {
     pub row_partial: bool,
     /// The row is in the store.
     pub row_stored: bool,
+    /// The row in the store says more than will be true soon: nothing may rely on it before it is
+    /// written again.
+    pub row_unsure: bool,
+    /// The session that what is in flight belongs to; `None` when that is not known.
+    pub peer: Option<PeerId>,
+    /// What was left open in other sessions (and in this one, from the time before).
+    pub parked: Vec<Parked>,
+    /// How many of those of this session had their PUBREL in this connection.
+    pub released: usize,
 
     pub up: Up,
     pub progress: Instant,
@@ -255,6 +265,10 @@ impl Outbox {
             row_dirty: false,
             row_partial: false,
             row_stored: false,
+            row_unsure: false,
+            peer: None,
+            parked: Vec::new(),
+            released: 0,
             up: Up::Down,
             progress: Instant::ZERO,
             srtt: Duration::ZERO,

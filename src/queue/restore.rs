@@ -9,28 +9,11 @@ use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, Spot, crc_at};
 use super::recv::Stage;
 use super::refill::{Classify, Walk};
+use super::rows::{Flight, Row, parse_row};
 use super::store::{SpillStore, StoreError, Table};
-use crate::limits::SLOT_RECORDS_MAX;
+use crate::limits::{PUBLISH_ID_MAX, SLOT_RECORDS_MAX};
 use crate::mqtt::Qos;
 use crate::note::{Note, text};
-
-/// Numbers of destinations are counted up from 1: a larger one is damage.
-const NUMBER_MAX: u32 = u32::MAX / 2;
-
-/// A packet identifier that a peer's session may still know.
-struct Flight {
-    seq: u64,
-    packet_id: u16,
-    release: bool,
-}
-
-struct Row {
-    dest: Option<DestId>,
-    number: u32,
-    next_id: u16,
-    flights: Vec<Flight>,
-    received: Vec<u16>,
-}
 
 impl Queue {
     /// Keys of the destinations that have a row, e.g. to open the sessions among them first.
@@ -93,6 +76,18 @@ impl Queue {
                 outbox.number = row.number;
                 outbox.next_id = row.next_id.max(1);
                 outbox.row_stored = true;
+                outbox.peer = row.peer;
+                outbox.parked.clone_from(&row.parked);
+                if !row.sure {
+                    // How far identifiers went is not known: far from those that may be open.
+                    outbox.next_id = (row.next_id + PUBLISH_ID_MAX / 2) % PUBLISH_ID_MAX + 1;
+                }
+                if row.sure && !self.setup.safe {
+                    // From here on it is not told of identifiers until the next clean stop.
+                    outbox.row_dirty = true;
+                    outbox.row_urgent = true;
+                    outbox.row_unsure = true;
+                }
             } else if outbox.used {
                 outbox.number = next;
                 next += 1;
@@ -325,7 +320,7 @@ impl Queue {
     /// An identifier that the peer may know has no place here: its session must not be resumed, or
     /// the identifier would be used again under it.
     fn doubt_session(&mut self, dest: DestId) {
-        self.outbox_mut(dest).row_stored = false;
+        self.outbox_mut(dest).peer = None;
     }
 
     /// Where the unsettled record with this sequence number lies.
@@ -358,27 +353,4 @@ impl Queue {
         }
         Ok(None)
     }
-}
-
-fn parse_row(value: &[u8]) -> Option<Row> {
-    let number = u32::from_le_bytes(value.get(0..4)?.try_into().ok()?);
-    if number > NUMBER_MAX {
-        return None;
-    }
-    let next_id = u16::from_le_bytes(value.get(4..6)?.try_into().ok()?);
-    let count = u16::from_le_bytes(value.get(6..8)?.try_into().ok()?);
-    let mut at = 8;
-    let mut flights = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        let raw = value.get(at..at + 11)?;
-        flights.push(Flight {
-            seq: u64::from_le_bytes(raw[..8].try_into().ok()?),
-            packet_id: u16::from_le_bytes([raw[8], raw[9]]),
-            release: raw[10] == 1,
-        });
-        at += 11;
-    }
-    let received =
-        value[at..].chunks_exact(2).map(|raw| u16::from_le_bytes([raw[0], raw[1]])).collect();
-    Some(Row { dest: None, number, next_id, flights, received })
 }

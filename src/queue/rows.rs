@@ -5,12 +5,14 @@ use super::Queue;
 use super::entry::Chain;
 use super::log::Log;
 use super::outbox::DestId;
+use super::peer::{Parked, PeerId};
 use super::pool::{NONE, widen};
 use super::recv::Stage;
 use super::store::{SpillStore, StoreError, Table};
 use crate::limits::LAZY_SETTLED_AFTER;
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
+use core::num::NonZeroU64;
 
 impl Queue {
     /// The rows of destinations and slots.
@@ -59,21 +61,25 @@ impl Queue {
         Ok(())
     }
 
-    /// A destination's row: its number, and the identifiers a peer's session may still know.
+    /// A destination's row: its number, and the identifiers a peer's session may still know. With
+    /// `ack = ring` those are known to the row only after a clean stop.
     pub(super) fn encode_row(&mut self, dest: DestId) {
         let outbox = &self.boxes[usize::from(dest.0)];
+        let sure = self.setup.safe || self.stopping;
         let row = &mut self.txn.row;
         row.clear();
         row.extend_from_slice(&outbox.number.to_le_bytes());
         row.extend_from_slice(&outbox.next_id.to_le_bytes());
-        let flights = row.len();
-        row.extend_from_slice(&[0; 2]);
+        row.push(u8::from(sure));
+        let peer = outbox.peer.filter(|_| sure).map_or(0, |peer| peer.0.get());
+        row.extend_from_slice(&peer.to_le_bytes());
+        let flights = open_list(row);
         let mut count = 0u16;
         for (list, release) in [(outbox.flight, 0u8), (outbox.release, 1u8)] {
             let mut at = list.head;
             while at != NONE {
                 let entry = &self.entries[at];
-                if entry.qos == Qos::ExactlyOnce && outbox.params.journal {
+                if entry.qos == Qos::ExactlyOnce && sure {
                     row.extend_from_slice(&entry.seq.to_le_bytes());
                     row.extend_from_slice(&entry.packet_id.to_le_bytes());
                     row.push(release);
@@ -82,9 +88,11 @@ impl Queue {
                 at = self.entries.next(Chain::Line, at);
             }
         }
-        row[flights..flights + 2].copy_from_slice(&count.to_le_bytes());
+        close_list(row, flights, count);
+        let received = open_list(row);
+        let mut count = 0u16;
         let mut partial = false;
-        if outbox.params.journal {
+        if sure {
             let pool = &self.pool;
             self.recv.update(dest.0, &mut |id, stage| {
                 let stage = match stage {
@@ -96,9 +104,96 @@ impl Queue {
                     Stage::Waits(_) | Stage::Ready | Stage::Staged => Stage::Staged,
                 };
                 row.extend_from_slice(&id.to_le_bytes());
+                count += 1;
                 stage
             });
         }
+        close_list(row, received, count);
+        // At most as many as a bridge has servers, and then some of an earlier configuration.
+        row.push(u8::try_from(outbox.parked.len()).unwrap_or(0));
+        for parked in &outbox.parked {
+            row.extend_from_slice(&parked.peer.0.get().to_le_bytes());
+            for ids in [&parked.open, &parked.received] {
+                let list = open_list(row);
+                for id in ids {
+                    row.extend_from_slice(&id.to_le_bytes());
+                }
+                close_list(row, list, u16::try_from(ids.len()).unwrap_or(u16::MAX));
+            }
+        }
         self.boxes[usize::from(dest.0)].row_partial = partial;
     }
+}
+
+/// Room for a count that is not known yet.
+fn open_list(row: &mut Vec<u8>) -> usize {
+    row.extend_from_slice(&[0; 2]);
+    row.len()
+}
+
+fn close_list(row: &mut [u8], list: usize, count: u16) {
+    row[list - 2..list].copy_from_slice(&count.to_le_bytes());
+}
+
+/// A packet identifier that a peer's session may still know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flight {
+    pub seq: u64,
+    pub packet_id: u16,
+    pub release: bool,
+}
+
+/// Numbers of destinations are counted up from 1: a larger one is damage.
+const NUMBER_MAX: u32 = u32::MAX / 2;
+
+/// A destination's row as it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub dest: Option<DestId>,
+    pub number: u32,
+    pub next_id: u16,
+    /// Its identifiers are all of them.
+    pub sure: bool,
+    pub peer: Option<PeerId>,
+    pub flights: Vec<Flight>,
+    pub received: Vec<u16>,
+    pub parked: Vec<Parked>,
+}
+
+/// `None` for a row that is damaged.
+pub(super) fn parse_row(mut value: &[u8]) -> Option<Row> {
+    let row = &mut value;
+    let number = u32::from_le_bytes(take(row)?);
+    if number > NUMBER_MAX {
+        return None;
+    }
+    let next_id = u16::from_le_bytes(take(row)?);
+    let [sure] = take(row)?;
+    let peer = NonZeroU64::new(u64::from_le_bytes(take(row)?)).map(PeerId);
+    let mut flights = Vec::new();
+    for _ in 0..u16::from_le_bytes(take(row)?) {
+        let (seq, packet_id) = (u64::from_le_bytes(take(row)?), u16::from_le_bytes(take(row)?));
+        let [release] = take(row)?;
+        flights.push(Flight { seq, packet_id, release: release == 1 });
+    }
+    let received = ids(row)?;
+    let mut parked = Vec::new();
+    let [count] = take(row)?;
+    for _ in 0..count {
+        let peer = PeerId(NonZeroU64::new(u64::from_le_bytes(take(row)?))?);
+        parked.push(Parked { peer, open: ids(row)?, received: ids(row)? });
+    }
+    let sure = sure == 1;
+    Some(Row { dest: None, number, next_id, sure, peer, flights, received, parked })
+}
+
+fn take<const N: usize>(row: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = row.split_first_chunk::<N>()?;
+    *row = rest;
+    Some(*head)
+}
+
+fn ids(row: &mut &[u8]) -> Option<Vec<u16>> {
+    let count = u16::from_le_bytes(take(row)?);
+    (0..count).map(|_| take(row).map(u16::from_le_bytes)).collect()
 }

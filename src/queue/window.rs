@@ -229,7 +229,10 @@ impl Queue {
 
     /// PUBCOMP: the exchange is complete.
     pub fn pubcomp(&mut self, dest: DestId, id: PacketId, now: Instant) -> Acked {
-        let Some(index) = self.by_id(dest, id) else { return Acked::Unknown };
+        let Some(index) = self.by_id(dest, id) else {
+            self.close_left_open(dest, id);
+            return Acked::Unknown;
+        };
         if self.entries[index].state != State::Release {
             return Acked::Unknown;
         }
@@ -326,6 +329,9 @@ impl Queue {
 
     /// The next PUBREL to send; it counts as sent.
     pub fn next_release(&mut self, dest: DestId) -> Option<PacketId> {
+        if let Some(id) = self.next_left_open(dest) {
+            return Some(id);
+        }
         let index = self.outbox(dest).unsent_release;
         if index == NONE || self.entries[index].flags.barrier {
             return None;
@@ -414,12 +420,13 @@ impl Queue {
     }
 
     fn free_packet_id(&mut self, dest: DestId) -> Option<PacketId> {
-        let outbox = self.outbox_mut(dest);
-        let mask = outbox.wire.len() - 1;
-        for _ in 0..outbox.wire.len() {
+        let mask = self.outbox(dest).wire.len() - 1;
+        // Twice round: those left open lie close together.
+        for _ in 0..2 * (mask + 1) {
+            let outbox = self.outbox_mut(dest);
             let id = outbox.next_id;
             outbox.next_id = if id >= PUBLISH_ID_MAX { 1 } else { id + 1 };
-            if outbox.wire[usize::from(id) & mask] == NONE {
+            if outbox.wire[usize::from(id) & mask] == NONE && !self.is_left_open(dest, id) {
                 return PacketId::new(id);
             }
         }

@@ -167,12 +167,7 @@ impl Client {
             _ => self.rng.below(self.plan.bytes_max.min(200)),
         };
         let bytes = usize::try_from(bytes).unwrap();
-        self.session.queue.push_back(ledger.make(
-            Sender::Client(self.index),
-            topic,
-            qos,
-            bytes,
-        ));
+        self.session.queue.push_back(ledger.make(Sender::Client(self.index), topic, qos, bytes));
     }
 
     fn connect(&mut self, now: u64) {
@@ -217,8 +212,7 @@ impl Client {
             self.wish = Wish::Abort;
             self.gone(now);
         } else {
-            let bye =
-                Disconnect { reason: Reason::SUCCESS, properties: Properties::EMPTY };
+            let bye = Disconnect { reason: Reason::SUCCESS, properties: Properties::EMPTY };
             if let Some(line) = &mut self.line {
                 line.say(&Packet::Disconnect(bye));
             }

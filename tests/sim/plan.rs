@@ -81,8 +81,7 @@ const NETWORK: &[Fault] = &[
 
 const DEATHS: &[Fault] = &[Fault::DieBefore, Fault::DieAfter, Fault::Kill, Fault::PowerLoss];
 
-const DISK: &[Fault] =
-    &[Fault::DiskFull, Fault::DiskErrors, Fault::CommitFails, Fault::DiskSlow];
+const DISK: &[Fault] = &[Fault::DiskFull, Fault::DiskErrors, Fault::CommitFails, Fault::DiskSlow];
 
 #[derive(Clone, Debug)]
 pub struct RulePlan {
@@ -257,12 +256,7 @@ fn remote(rng: &mut Rng, family: Family, at: usize) -> RemotePlan {
     }
 }
 
-fn bridge(
-    rng: &mut Rng,
-    family: Family,
-    at: usize,
-    servers: std::ops::Range<usize>,
-) -> BridgePlan {
+fn bridge(rng: &mut Rng, family: Family, at: usize, servers: std::ops::Range<usize>) -> BridgePlan {
     let name = format!("b{at}");
     let plain = |filter: &str| RulePlan {
         filter: filter.to_string(),

@@ -104,7 +104,10 @@ impl Remote {
             let Some(held) = link.client.as_ref().and_then(|id| self.sessions.get_mut(id)) else {
                 continue;
             };
-            if link.keepalive_us > 0 && !link.over && link.line.heard_at + link.keepalive_us * 3 / 2 <= now {
+            if link.keepalive_us > 0
+                && !link.over
+                && link.line.heard_at + link.keepalive_us * 3 / 2 <= now
+            {
                 link.over = true;
                 link.line.out.clear();
                 self.silent = Some(link.line.wire);
@@ -118,8 +121,7 @@ impl Remote {
     /// A message of its own, for every session that wants it.
     fn make(&mut self, ledger: &mut Ledger) {
         self.left -= 1;
-        let topic =
-            &self.plan.topics[crate::client::pick(&mut self.rng, self.plan.topics.len())];
+        let topic = &self.plan.topics[crate::client::pick(&mut self.rng, self.plan.topics.len())];
         let qos = u8::try_from(self.rng.below(3)).unwrap();
         let bytes = usize::try_from(self.rng.below(300)).unwrap();
         for (id, held) in &mut self.sessions {

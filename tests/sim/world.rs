@@ -447,7 +447,11 @@ impl World {
         let mut left = Vec::new();
         for client in &self.clients {
             let (name, session) = (&client.plan.name, &client.session);
-            if client.state != State::Up || client.left > 0 || !session.is_idle() || !session.received.is_empty() {
+            if client.state != State::Up
+                || client.left > 0
+                || !session.is_idle()
+                || !session.received.is_empty()
+            {
                 left.push(format!(
                     "{name} {:?} left={} queue={} flight={:?} received={:?}",
                     client.state,

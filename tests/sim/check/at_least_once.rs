@@ -47,9 +47,8 @@ fn never_arrived(world: &World, dest: Dest) -> u64 {
     let counts = world.ledger.counts(dest);
     let messages = 0..u32::try_from(world.ledger.messages.len()).unwrap();
     let sent = messages.filter(|id| world.ledger.message(*id).first_sent != NEVER);
-    let due = sent.filter(|id| {
-        qos_at(&world.plan, dest, &world.ledger, *id).is_some_and(|qos| qos > 0)
-    });
+    let due =
+        sent.filter(|id| qos_at(&world.plan, dest, &world.ledger, *id).is_some_and(|qos| qos > 0));
     due.filter(|id| !counts.contains_key(id)).count() as u64
 }
 
