@@ -20,6 +20,7 @@ mod malformed;
 mod overflow;
 mod pace;
 mod parts;
+mod peers;
 mod process;
 mod properties;
 mod resume;
