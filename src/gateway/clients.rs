@@ -386,7 +386,7 @@ impl Gateway {
         self.publish_will(now, session);
         let dest = self.session_dest(session);
         self.subs.remove_session(session);
-        self.queue.close(dest);
+        self.queue.close(dest, now);
         if self.sessions[session].stored {
             let id = self.sessions[session].client_id.clone();
             self.forget_stored(id);

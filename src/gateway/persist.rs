@@ -109,7 +109,10 @@ impl Gateway {
                 if self.conn(slot).parked == 0 {
                     continue;
                 }
-                if self.conn(slot).zero_parked && !changed {
+                if !changed {
+                    if !self.conn(slot).zero_parked {
+                        continue;
+                    }
                     let at = self.zero_retry_at;
                     if self.now < at {
                         self.due_by(at);
@@ -345,7 +348,7 @@ impl Gateway {
         }
         self.retained.saved(usize::MAX);
         self.retained_since = None;
-        self.with_streams(now, |queue, streams| queue.restore(store, streams))?;
+        self.with_streams(now, |queue, streams| queue.restore(now, store, streams))?;
         if damaged > 0 {
             let note = crate::note::Note::Quarantined {
                 destination: crate::note::text("-"),

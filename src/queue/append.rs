@@ -50,17 +50,21 @@ impl Queue {
     }
 
     /// No slot for a destination: a session and `drop_oldest` give up their oldest in the next
-    /// flush, the others block.
+    /// flush, on disk or, with nothing there, what their publishers wait for. The others block.
     pub(super) fn no_room(&mut self, dest: DestId) {
         let outbox = self.outbox_mut(dest);
         outbox.stuck = true;
         outbox.tight = true;
         outbox.evict = false;
         let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
-        if drops && outbox.chain.head != NONE {
+        if drops {
             let head = outbox.chain.head;
-            let unsettled = u32::from(self.log.slots[widen(head)].unsettled());
-            self.outbox_mut(dest).trim += unsettled.max(1);
+            let oldest = if head == NONE {
+                outbox.custody_held
+            } else {
+                u32::from(self.log.slots[widen(head)].unsettled())
+            };
+            self.outbox_mut(dest).trim += oldest.max(1);
         }
     }
 
@@ -103,13 +107,17 @@ impl Queue {
         if !fits {
             let slots = u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX);
             if !self.slots_for(dest, slots) {
-                return Ok(Append::NoRoom);
+                self.reclaim();
+                if !self.slots_for(dest, slots) {
+                    return Ok(Append::NoRoom);
+                }
             }
             self.write_buffer(store)?;
-            if chain.tail != NONE {
-                self.save(chain.tail);
-                self.log.slots[widen(chain.tail)].closed = true;
-                self.log.mark(chain.tail);
+            let tail = self.outbox(dest).chain.tail;
+            if tail != NONE {
+                self.save(tail);
+                self.log.slots[widen(tail)].closed = true;
+                self.log.mark(tail);
             }
             self.allocate(dest, entry.seq);
         }
@@ -214,6 +222,25 @@ impl Queue {
 
     pub(super) fn rule_hash(&self, dest: DestId, rule: u8) -> u32 {
         self.outbox(dest).params.rules.get(usize::from(rule)).copied().unwrap_or(0)
+    }
+
+    /// The open end of a log whose records are all settled is a slot that nobody needs: it is
+    /// given back when another destination finds none.
+    fn reclaim(&mut self) {
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let tail = self.outbox(DestId(index)).chain.tail;
+            if tail == NONE {
+                continue;
+            }
+            let slot = &self.log.slots[widen(tail)];
+            let done = slot.count > 0 && slot.settled == slot.count && !slot.continuation;
+            let written = self.txn.taken.iter().any(|(taken, _)| *taken == tail)
+                || self.txn.saved.iter().any(|(saved, _)| *saved == tail);
+            if done && !written {
+                self.release_slot(DestId(index), tail);
+            }
+        }
     }
 
     /// Are there `count` slots more for this destination?

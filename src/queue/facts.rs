@@ -183,7 +183,10 @@ impl Queue {
         let custody = entry.flags.custody;
         let flying = matches!(entry.state, State::Publish | State::Release);
         if before == Qos::ExactlyOnce && flying && qos != before {
-            self.outbox_mut(dest).inflight_qos2 -= 1;
+            let outbox = self.outbox_mut(dest);
+            outbox.inflight_qos2 -= 1;
+            // The row may name its identifier, and is to forget it before the record is settled.
+            outbox.row_dirty |= outbox.params.journal;
         }
         if before == Qos::ExactlyOnce && custody && qos != before {
             self.outbox_mut(dest).custody_qos2 -= 1;

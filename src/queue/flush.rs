@@ -86,6 +86,11 @@ impl Queue {
         self.press();
         let count = self.boxes.len();
         let first = self.txn.next_first;
+        // A QoS 2 message is durable everywhere at once, with its publisher's identifier: were it
+        // only at one destination when the power goes, that one would get its second try too.
+        let exactly_once = (0..count)
+            .filter_map(|at| u16::try_from(at).ok().map(DestId))
+            .any(|dest| self.outbox(dest).custody_qos2 > 0 && self.commit_due(dest, now));
         for turn in 0..count {
             let at = (first + turn) % count;
             let Ok(index) = u16::try_from(at) else { continue };
@@ -93,7 +98,9 @@ impl Queue {
             if self.outbox(dest).stuck && self.outbox(dest).reorder {
                 self.stand_back(dest);
             }
-            if self.commit_due(dest, now) && !self.append_all(dest, store)? {
+            let outbox = self.outbox(dest);
+            let along = exactly_once && outbox.custody_held > 0 && !outbox.stuck;
+            if (along || self.commit_due(dest, now)) && !self.append_all(dest, store)? {
                 // The transaction is full: whoever had no turn begins the next one.
                 self.txn.next_first = at;
                 break;
@@ -230,6 +237,7 @@ impl Queue {
     pub fn committed(&mut self, now: Instant) {
         if core::mem::take(&mut self.failing) {
             self.retry_after = Duration::ZERO;
+            self.changes += 1;
             self.note(Note::StoreRecovered { rescued: 0, lost: 0 });
         }
         self.eager = false;
@@ -266,7 +274,7 @@ impl Queue {
             outbox.settled_dirty = 0;
             let written = core::mem::replace(&mut outbox.row_dirty, outbox.row_partial);
             outbox.row_urgent = false;
-            if written && outbox.params.journal {
+            if written && outbox.params.journal && outbox.received > 0 {
                 self.recv.update(index, &mut |_, stage| match stage {
                     Stage::Staged => Stage::Durable,
                     other => other,
@@ -322,10 +330,17 @@ impl Queue {
             self.pool.stage(record, false);
         }
         self.unhold(index);
-        if entry.flags.is_front(entry.state) || entry.state == State::Publish {
-            return;
+        match entry.state {
+            State::Waiting if !entry.flags.listed => self.leave_ram(dest, index),
+            // Its PUBREC was quicker than the commit: from here on the store has it.
+            State::Release => self.release_bytes(dest, index),
+            State::Waiting
+            | State::Publish
+            | State::Free
+            | State::Zero
+            | State::Done
+            | State::Conflated => {}
         }
-        self.leave_ram(dest, index);
     }
 
     /// The disk has no room for what waits, and something on disk goes before it: what is durable
@@ -381,6 +396,8 @@ impl Queue {
         let outbox = self.outbox_mut(dest);
         outbox.evict = false;
         outbox.reorder = false;
+        self.changes += 1;
+        let outbox = self.outbox_mut(dest);
         if !outbox.spilling {
             outbox.spilling = true;
             outbox.spill_since = now;

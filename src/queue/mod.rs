@@ -32,7 +32,7 @@ use crate::mqtt::Qos;
 use crate::note::{Note, Text};
 use crate::vocab::Instant;
 use core::time::Duration;
-use entry::{Chain, Flags, Slab, State};
+use entry::{Chain, Slab, State};
 use log::Log;
 use marks::Marks;
 use outbox::{Conflated, DestId, Outbox, Params, Up};
@@ -279,15 +279,16 @@ impl Queue {
     }
 
     /// Gives a destination up: everything it still had is dropped and counted.
-    pub fn close(&mut self, dest: DestId) {
+    pub fn close(&mut self, dest: DestId, now: Instant) {
         self.drop_all(dest);
+        self.outbox_mut(dest).unknown_slots = 0;
+        self.spill_note(dest, now);
         let recv = &mut self.recv;
         recv.clear(dest.0);
         let outbox = self.outbox_mut(dest);
         let (streams, wire, conflated) =
             (outbox.streams.len(), outbox.wire.len(), outbox.conflated.len());
         outbox.used = false;
-        outbox.unknown_slots = 0;
         outbox.stored = 0;
         outbox.settled_dirty = 0;
         outbox.pending = 0;
@@ -554,13 +555,6 @@ impl Queue {
 
     pub fn set_wall(&mut self, wall_s: u64) {
         self.wall_s = u32::try_from(wall_s).unwrap_or(u32::MAX);
-    }
-}
-
-impl Flags {
-    /// Is it in its stream's list and not in the window?
-    fn is_front(self, state: State) -> bool {
-        state == State::Waiting && self.listed
     }
 }
 

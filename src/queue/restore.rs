@@ -14,6 +14,7 @@ use super::store::{SpillStore, StoreError, Table};
 use crate::limits::{PUBLISH_ID_MAX, SLOT_RECORDS_MAX};
 use crate::mqtt::Qos;
 use crate::note::{Note, text};
+use crate::vocab::Instant;
 
 impl Queue {
     /// Keys of the destinations that have a row, e.g. to open the sessions among them first.
@@ -30,6 +31,7 @@ impl Queue {
     /// Reads the store once, after the destinations were opened and before the first turn.
     pub fn restore(
         &mut self,
+        now: Instant,
         store: &mut impl SpillStore,
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
@@ -37,7 +39,7 @@ impl Queue {
         self.restore_slots(store, &rows)?;
         for index in 0..self.boxes.len() {
             if let Ok(index) = u16::try_from(index) {
-                self.restore_box(DestId(index), store)?;
+                self.restore_box(DestId(index), now, store)?;
             }
         }
         for row in rows {
@@ -147,7 +149,12 @@ impl Queue {
     }
 
     /// Chains a destination's slots and counts what is in them.
-    fn restore_box(&mut self, dest: DestId, store: &mut impl SpillStore) -> Result<(), StoreError> {
+    fn restore_box(
+        &mut self,
+        dest: DestId,
+        now: Instant,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
         if !self.outbox(dest).used {
             return Ok(());
         }
@@ -209,6 +216,7 @@ impl Queue {
         }
         if self.outbox(dest).pending > 0 {
             self.outbox_mut(dest).spilling = true;
+            self.outbox_mut(dest).spill_since = now;
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Queue {
         let received = open_list(row);
         let mut count = 0u16;
         let mut partial = false;
-        if sure {
+        if sure && outbox.received > 0 {
             let pool = &self.pool;
             self.recv.update(dest.0, &mut |id, stage| {
                 let stage = match stage {

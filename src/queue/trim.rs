@@ -260,8 +260,8 @@ impl Queue {
     fn trim_staged(&mut self, dest: DestId) -> u64 {
         let mut dropped = 0;
         while self.outbox(dest).trim > 0 {
-            self.outbox_mut(dest).trim -= 1;
             let Some(index) = self.oldest_waiting(dest) else { break };
+            self.outbox_mut(dest).trim -= 1;
             self.settle(dest, index);
             dropped += 1;
         }

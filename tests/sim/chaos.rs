@@ -1,10 +1,10 @@
 //! What goes wrong, and when it is well again. Each fault is a moment's deed or a state with an end.
 
 use crate::disk::Death;
-use crate::net::{End, NEVER};
+use crate::net::NEVER;
 use crate::plan::{Fault, MINUTE, Plan};
 use crate::shell::Kill;
-use crate::world::{Peer, World};
+use crate::world::World;
 use spillway::queue::store::Table;
 use spillway::vocab::Rng;
 
@@ -100,6 +100,7 @@ impl World {
         let at = crate::client::pick(&mut self.chaos.rng, self.chaos.faults.len());
         let fault = self.chaos.faults[at];
         self.watch.trace(self.now, 3, &[u8::try_from(at).unwrap()]);
+        self.ledger.tell(|| format!("-- {fault:?}"));
         self.strike(fault);
     }
 
@@ -203,13 +204,7 @@ impl World {
             }
             return;
         }
-        wire.up.finish(self.now, End::Reset);
-        wire.down.finish(self.now, End::Reset);
-        wire.peer_open = false;
-        match wire.peer {
-            Peer::Client(client) => self.clients[client].gone(self.now),
-            Peer::Remote(remote) => self.remotes[remote].gone(at),
-        }
+        self.cut(at);
     }
 
     fn strike_clock(&mut self) {

@@ -292,6 +292,7 @@ impl Client {
             delay_us: if self.calm { 1000 } else { self.plan.answer_us },
             refuse_in: 0,
             codes: &[0x80],
+            refused: None,
         };
         let mut result = Ok(());
         match packet {

@@ -86,6 +86,9 @@ pub struct Ledger {
     pub turned_away: BTreeMap<(usize, u32), u32>,
     /// The store was lost or lost something: promises across a restart are off.
     pub store_lost: bool,
+    /// Tells everything on stdout, for one who looks for a fault.
+    pub verbose: bool,
+    pub now: u64,
     /// Somebody publishes what is not in here.
     pub noisy: bool,
     /// Records or rows of it were damaged.
@@ -119,6 +122,12 @@ impl Ledger {
             republished: 0,
         });
         id
+    }
+
+    pub fn tell(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>12.6} {}", self.now as f64 / 1e6, text());
+        }
     }
 
     pub fn message(&self, id: u32) -> &Message {

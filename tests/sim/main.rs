@@ -104,6 +104,43 @@ fn one_seed() {
     expect_clean(seed.unwrap_or(0));
 }
 
+/// New seeds of every family in turn until the time is over: `scripts/soak`.
+#[test]
+#[ignore = "runs for as long as it is told to"]
+fn soak() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let seconds: u64 = number("SPILLWAY_SOAK_SECONDS").unwrap_or(60);
+    let first: u64 = number("SPILLWAY_SOAK_FIRST").unwrap_or(1_000_000);
+    let step: u64 = number("SPILLWAY_SOAK_STEP").unwrap_or(1);
+    let goes_on = std::env::var_os("SPILLWAY_SOAK_GOES_ON").is_some();
+    let began = std::time::Instant::now();
+    let (mut count, mut span) = (0u64, 0u64);
+    for at in 0.. {
+        if began.elapsed().as_secs() >= seconds {
+            break;
+        }
+        let families = plan::FAMILIES.len() as u64;
+        let seed = at % families * FAMILY + first + at / families * step;
+        let one = std::time::Instant::now();
+        let outcome = run(seed);
+        if one.elapsed().as_secs() >= 3 {
+            println!("seed {seed} took {} ms", one.elapsed().as_millis());
+        }
+        count += 1;
+        span += outcome.span;
+        if let Some((checker, text)) = outcome.violations.first() {
+            println!("seed {seed}: {checker}: {text}");
+            assert!(goes_on, "SPILLWAY_SIM_SEED={seed} cargo test --test sim one_seed");
+        }
+    }
+    let elapsed = began.elapsed().as_secs_f64();
+    println!(
+        "{count} seeds, {:.1} a second, {:.1} virtual hours",
+        count as f64 / elapsed,
+        span as f64 / 3.6e9
+    );
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for family in 0..plan::FAMILIES.len() as u64 {

@@ -163,6 +163,10 @@ impl Plan {
             let v5 = remotes[first].v5;
             for remote in &mut remotes[first..] {
                 remote.v5 = v5;
+                if !v5 {
+                    // It cannot say so.
+                    remote.qos_max = 2;
+                }
             }
             bridges.push(bridge(rng, family, at, first..first + servers));
         }

@@ -271,6 +271,7 @@ impl Remote {
             Version::V31 | Version::V311 => Properties::EMPTY,
         };
         let link = &mut self.links[at];
+        world.ledger.tell(|| format!("wire {} {id} present={present}", link.line.wire));
         link.line.say(&Packet::Connack(Connack { session_present: present, code: 0, properties }));
         if let Some(held) = self.sessions.get_mut(&id) {
             if let Some(window) = connect.properties.receive_maximum() {
@@ -289,6 +290,9 @@ impl Remote {
         world: &mut Facts<'_>,
     ) -> Result<(), String> {
         let link = &mut self.links[at];
+        if !matches!(packet, Packet::Publish(_) | Packet::Puback(_) | Packet::Pubrec(_)) {
+            world.ledger.tell(|| format!("wire {} < {packet:?}", link.line.wire));
+        }
         let Some(held) = link.client.as_ref().and_then(|id| self.sessions.get_mut(id)) else {
             return Err(format!("{packet:?} before CONNECT"));
         };
@@ -298,17 +302,16 @@ impl Remote {
             delay_us: if self.calm { 1000 } else { self.plan.answer_us },
             refuse_in: if self.calm || !v5 { 0 } else { self.plan.refuse_in },
             codes: &self.plan.codes,
+            refused: None,
         };
         let (bridge, ledger) = (held.bridge, &mut *world.ledger);
         let dest = Dest::Bridge(bridge);
         let line = &mut link.line;
         match packet {
             Packet::Publish(publish) => {
-                let owed = line.owed.back().map(|owed| owed.at);
                 let arrived = held.session.published(line, ledger, publish, now, &mut answer);
-                let refused = line.owed.back().filter(|o| o.reason >= 0x80 && Some(o.at) != owed);
-                if let Some(refused) = refused {
-                    *ledger.turned_away.entry((bridge, refused.id)).or_insert(0) += 1;
+                if let Some(refused) = answer.refused {
+                    *ledger.turned_away.entry((bridge, refused)).or_insert(0) += 1;
                 }
                 let pubacks = line.owed.iter().filter(|owed| owed.kind == PUBACK).count();
                 let open = pubacks + held.session.received.len();

@@ -226,6 +226,7 @@ impl Session {
             return Err(format!("acknowledgement {kind} of {pid}, which is not in flight"));
         };
         let out = self.flight[at];
+        ledger.tell(|| format!("wire {} < ack {kind} {pid} error={error} {out:?}", line.wire));
         let fits = match kind {
             PUBACK => out.qos == 1,
             PUBREC => out.qos == 2,
@@ -280,6 +281,11 @@ impl Session {
             return None;
         };
         let qos = publish.qos.as_u8();
+        let (wire, dup) = (line.wire, publish.dup);
+        let (name, topic) = (publish.packet_id.map(PacketId::raw), publish.topic);
+        ledger.tell(|| {
+            format!("wire {wire} < PUBLISH {name:?} q{qos} dup={dup} message {id} {topic}")
+        });
         let arrived = Arrived { id, topic: publish.topic.to_string(), qos };
         let Some(pid) = publish.packet_id.map(PacketId::raw) else { return Some(arrived) };
         let other = line.owed.iter().find(|owed| owed.pid == pid && owed.kind == PUBACK);
@@ -289,13 +295,14 @@ impl Session {
             ledger.violate("packet_ids", text);
         }
         let at = now + answer.delay();
-        let refusal = answer.refusal(id);
+        let again = qos == 2 && self.received.contains_key(&pid);
+        let refusal = if again { 0 } else { answer.refusal(id) };
         match qos {
             1 => {
                 line.owe(at, PUBACK, pid, id, refusal);
                 (refusal < 0x80).then_some(arrived)
             }
-            _ if self.received.contains_key(&pid) => {
+            _ if again => {
                 line.owe(at, PUBREC, pid, id, 0);
                 None
             }
@@ -352,6 +359,8 @@ pub struct Answer<'a> {
     /// One of so many messages is refused; 0 = none.
     pub refuse_in: u64,
     pub codes: &'a [u8],
+    /// The message that was refused.
+    pub refused: Option<u32>,
 }
 
 impl Answer<'_> {
@@ -359,17 +368,20 @@ impl Answer<'_> {
         if self.delay_us == 0 { 0 } else { self.rng.below(self.delay_us) }
     }
 
-    fn refusal(&mut self, _: u32) -> u8 {
+    fn refusal(&mut self, id: u32) -> u8 {
         if self.refuse_in == 0 || self.rng.below(self.refuse_in) != 0 {
             return 0;
         }
         let at = usize::try_from(self.rng.below(self.codes.len() as u64)).unwrap();
+        self.refused = Some(id);
         self.codes[at]
     }
 }
 
 fn publish(line: &mut Line, ledger: &Ledger, id: u32, qos: u8, pid: u16, dup: bool) {
     let message = ledger.message(id);
+    let wire = line.wire;
+    ledger.tell(|| format!("wire {wire} > PUBLISH {pid} q{qos} dup={dup} message {id}"));
     line.say(&Packet::Publish(Publish {
         dup,
         qos: Qos::from_u8(qos).expect("0 to 2"),

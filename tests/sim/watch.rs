@@ -111,9 +111,7 @@ impl Watch {
         self.log_bytes += text.len() as u64;
         self.log_lines += 1;
         *self.events.entry(note.event()).or_insert(0) += 1;
-        if std::env::var_os("SPILLWAY_SIM_LOG").is_some() {
-            println!("{:>12.6} {text}", now as f64 / 1e6);
-        }
+        ledger.tell(|| text.clone());
         self.account(note, ledger);
         match note {
             Note::BridgeUp { bridge, .. } => {

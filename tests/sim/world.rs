@@ -104,6 +104,7 @@ impl World {
             runs: 0,
             rng,
         };
+        world.ledger.verbose = std::env::var_os("SPILLWAY_SIM_LOG").is_some();
         let hostile = |client: &Client| client.plan.manners == Manners::Hostile;
         world.ledger.noisy = world.clients.iter().any(hostile);
         world.boot();
@@ -174,7 +175,7 @@ impl World {
         let end = self.now + self.plan.safety_us;
         self.run_until(end, false);
         self.calm();
-        let limit = self.now + 60 * MINUTE;
+        let limit = self.now + 20 * MINUTE;
         self.run_until(limit, true);
         if !self.is_drained() {
             let text = self.what_is_left();
@@ -223,6 +224,7 @@ impl World {
     }
 
     fn step(&mut self) {
+        self.ledger.now = self.now;
         self.act_chaos();
         for at in 0..self.clients.len() {
             let now = self.now;
@@ -414,12 +416,29 @@ impl World {
             remote.listening = true;
             remote.refusing = false;
         }
-        for wire in &mut self.wires {
-            if wire.down.stalled_until != NEVER {
-                wire.down.stalled_until = 0;
+        for at in 0..self.wires.len() {
+            let wire = &mut self.wires[at];
+            if wire.down.stalled_until == NEVER || wire.up.stalled_until == NEVER {
+                // Who has no keepalive would never learn it.
+                self.cut(at);
             }
-            if wire.up.stalled_until != NEVER {
-                wire.up.stalled_until = 0;
+            let wire = &mut self.wires[at];
+            wire.down.stalled_until = 0;
+            wire.up.stalled_until = 0;
+        }
+    }
+
+    /// Both ends find their connection reset.
+    pub fn cut(&mut self, at: usize) {
+        let wire = &mut self.wires[at];
+        wire.disturbed = true;
+        wire.up.stalled_until = 0;
+        wire.up.finish(self.now, End::Reset);
+        wire.down.finish(self.now, End::Reset);
+        if std::mem::take(&mut wire.peer_open) {
+            match wire.peer {
+                Peer::Client(client) => self.clients[client].gone(self.now),
+                Peer::Remote(remote) => self.remotes[remote].gone(at),
             }
         }
     }

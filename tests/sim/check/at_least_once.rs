@@ -21,7 +21,11 @@ pub fn check(world: &mut World) {
             .filter(|id| !is_replaced(world, dest, *id))
             .filter(|id| !is_turned_away(world, dest, *id))
             .collect();
-        let given = world.ledger.given_up(name(&world.plan, dest), world.plan.drops);
+        let mut given = world.ledger.given_up(name(&world.plan, dest), world.plan.drops);
+        if matches!(dest, Dest::Session(_)) && !world.plan.drops.contains(&"queue_full") {
+            // A session never holds anybody up, whatever the disk does.
+            given += world.ledger.given_up(name(&world.plan, dest), &["queue_full"]);
+        }
         let lost = missing.len() as u64;
         // Of what was dropped some may have arrived before: then nothing is missing.
         let exact = world.plan.exact && !matches!(dest, Dest::Session(_));

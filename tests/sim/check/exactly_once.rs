@@ -19,6 +19,7 @@ pub fn check(world: &mut World) {
                 world.ledger.violate("invented", text);
                 continue;
             };
+            let qos = qos.min(world.ledger.message(id).qos);
             // The ledger's word: sent again under a new identifier, by its own sender.
             let sent = 1 + world.ledger.message(id).republished;
             if qos < 2 || world.ledger.store_lost || count <= sent || is_clean(world, dest) {
