@@ -106,7 +106,7 @@ impl Gateway {
         let version = self.conn(slot).version;
         let mut at = 0;
         while out.len() - at >= 4 {
-            let Some(packet_id) = self.queue.next_release(dest) else { break };
+            let Some(packet_id) = self.queue.next_release(dest, self.now) else { break };
             let ack = Ack {
                 packet_id,
                 reason: crate::mqtt::Reason::SUCCESS,

@@ -249,9 +249,6 @@ impl Gateway {
 
     /// When `expire` or `flush` has something to do if nothing else happens.
     pub fn poll_at(&self) -> Instant {
-        if self.queue.has_store() && !self.queue.is_failing() && self.queue.wants_refill() {
-            return self.now;
-        }
         let retained = self
             .retained_since
             .map_or(Instant::NEVER, |t| t.plus(self.config.store.retained_after));

@@ -58,7 +58,10 @@ impl Gateway {
             self.wake_destinations();
             return self.after_flush();
         }
-        let rows = match self.put_rows(now, store) {
+        // On a full disk only what frees room is written.
+        let full = self.queue.is_full(now);
+        let rows = if full { Ok(Rows::default()) } else { self.put_rows(now, store) };
+        let rows = match rows {
             Ok(rows) => rows,
             Err(error) => return self.flush_failed(now, store, "write", error),
         };
@@ -200,6 +203,7 @@ impl Gateway {
             dest.push_str(key);
             store.delete(Table::Destination, dest.as_bytes())?;
             rows.wrote = true;
+            rows.forgotten = true;
         }
         for session in 0..self.sessions.count() {
             if !self.sessions[session].used || !self.sessions[session].dirty {
@@ -266,7 +270,9 @@ impl Gateway {
     }
 
     fn rows_committed(&mut self, rows: &Rows) {
-        self.forgotten.clear();
+        if rows.forgotten {
+            self.forgotten.clear();
+        }
         if rows.meta {
             self.meta_dirty = false;
         }
@@ -419,6 +425,7 @@ impl Gateway {
 struct Rows {
     wrote: bool,
     meta: bool,
+    forgotten: bool,
     sessions: bool,
     /// Retained changes before this cursor.
     retained: Option<usize>,

@@ -82,8 +82,9 @@ impl Gateway {
         reason: &'static str,
     ) {
         let destination = self.queue.name(dest);
-        self.queue.set_aside(dest, index);
-        self.note(Note::Quarantined { destination, reason: text(reason), count: 1 });
+        if self.queue.set_aside(dest, index) {
+            self.note(Note::Quarantined { destination, reason: text(reason), count: 1 });
+        }
     }
 
     /// PUBACK or PUBREC with an error: what the remote will never take is set aside, the rest waits

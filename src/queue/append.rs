@@ -62,9 +62,9 @@ impl Queue {
             let oldest = if head == NONE {
                 outbox.custody_held
             } else {
-                u32::from(self.log.slots[widen(head)].unsettled())
+                u32::from(self.log.slots[widen(head)].unsettled()).max(1)
             };
-            self.outbox_mut(dest).trim += oldest.max(1);
+            self.outbox_mut(dest).trim += oldest;
         }
     }
 

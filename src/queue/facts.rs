@@ -239,28 +239,29 @@ impl Queue {
         DestId(u16::try_from(self.boxes.len() - 1).unwrap_or(u16::MAX))
     }
 
-    /// Takes a message out of its queue and keeps it in the quarantine.
-    pub fn set_aside(&mut self, dest: DestId, index: u32) {
+    /// Takes a message out of its queue and keeps it in the quarantine. `false`: its bytes are on
+    /// disk only, or there is no room; it waits, is sent again, and kept when it is refused again.
+    pub fn set_aside(&mut self, dest: DestId, index: u32) -> bool {
         let aside = self.aside();
         let entry = self.entries[index];
-        if let Some(record) = entry.record
-            && self.outbox(aside).used
-            && self.entries.free_count() > 0
-        {
-            if self.admit(aside, Qos::AtLeastOnce, 0).is_err() {
-                self.drop_oldest(aside, Scope::All, DropReason::QueueFull);
-            }
-            let push = Push {
-                qos: entry.qos.max(Qos::AtLeastOnce),
-                retain: entry.flags.retain,
-                stream: 0,
-                rule: 0,
-                hold: true,
-                conflate: None,
-            };
-            self.push(aside, record, push);
+        let Some(record) = entry.record.filter(|_| self.entries.free_count() > 0) else {
+            self.put_back(dest, index);
+            return false;
+        };
+        if self.admit(aside, Qos::AtLeastOnce, 0).is_err() {
+            self.drop_oldest(aside, Scope::All, DropReason::QueueFull);
         }
+        let push = Push {
+            qos: entry.qos.max(Qos::AtLeastOnce),
+            retain: entry.flags.retain,
+            stream: 0,
+            rule: 0,
+            hold: true,
+            conflate: None,
+        };
+        self.push(aside, record, push);
         self.settle(dest, index);
+        true
     }
 
     /// Are there drops that no note told of yet?

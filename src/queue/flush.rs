@@ -66,11 +66,6 @@ impl Txn {
 }
 
 impl Queue {
-    /// May the store be written now? Not while it waits after an error.
-    pub fn store_due(&self, now: Instant) -> bool {
-        self.setup.stored && now >= self.retry_at
-    }
-
     /// Writes what has to be durable. `wrote_before`: the caller has rows of its own in this
     /// transaction. Says whether there is anything to commit.
     pub fn stage(
@@ -84,6 +79,7 @@ impl Queue {
         self.txn.wrote = wrote_before;
         self.trim(now, store, classify)?;
         self.press();
+        let full = self.is_full(now);
         let count = self.boxes.len();
         let first = self.txn.next_first;
         // A QoS 2 message is durable everywhere at once, with its publisher's identifier: were it
@@ -95,12 +91,13 @@ impl Queue {
             let at = (first + turn) % count;
             let Ok(index) = u16::try_from(at) else { continue };
             let dest = DestId(index);
-            if self.outbox(dest).stuck && self.outbox(dest).reorder {
+            if (self.outbox(dest).stuck || full) && self.outbox(dest).reorder {
                 self.stand_back(dest);
             }
             let outbox = self.outbox(dest);
             let along = exactly_once && outbox.custody_held > 0 && !outbox.stuck;
-            if (along || self.commit_due(dest, now)) && !self.append_all(dest, store)? {
+            let due = !full && (along || self.commit_due(dest, now));
+            if due && !self.append_all(dest, store)? {
                 // The transaction is full: whoever had no turn begins the next one.
                 self.txn.next_first = at;
                 break;
@@ -118,44 +115,37 @@ impl Queue {
 
     /// Must this destination's custody be committed in this turn?
     fn commit_due(&self, dest: DestId, now: Instant) -> bool {
-        let outbox = self.outbox(dest);
-        if !outbox.used || outbox.custody.is_empty() || outbox.stuck {
-            return false;
-        }
-        let asked = self.commit_all && outbox.custody_held > 0;
-        let stopping = self.stopping && outbox.params.persistent;
-        if outbox.evict || outbox.reorder || asked || stopping {
-            return true;
-        }
-        if outbox.params.journal
-            && outbox.custody_qos2 > 0
-            && outbox.up == Up::Up
-            && outbox.inflight < outbox.window
-        {
-            return true;
-        }
-        now >= self.deadline_of(outbox, now)
+        now >= self.commit_at(self.outbox(dest), now)
     }
 
     /// When this destination's custody has to be committed.
-    fn deadline_of(&self, outbox: &Outbox, now: Instant) -> Instant {
-        if outbox.used && outbox.wants_search() {
-            return Instant::ZERO;
-        }
-        if outbox.stuck {
+    fn commit_at(&self, outbox: &Outbox, now: Instant) -> Instant {
+        if !outbox.used || outbox.custody.is_empty() || outbox.stuck {
             return Instant::NEVER;
+        }
+        let asked = self.commit_all && outbox.custody_held > 0;
+        let stopping = self.stopping && outbox.params.persistent;
+        let window_open = outbox.params.journal
+            && outbox.custody_qos2 > 0
+            && outbox.up == Up::Up
+            && outbox.inflight < outbox.window;
+        if outbox.evict || outbox.reorder || asked || stopping || window_open {
+            return Instant::ZERO;
         }
         // What is staged behind a backlog goes to the disk in any case.
         let staged = outbox.gaps != 0 || outbox.unknown_slots > 0;
-        if !outbox.used || outbox.custody.is_empty() || (outbox.custody_held == 0 && !staged) {
+        if outbox.custody_held == 0 && !staged {
             return Instant::NEVER;
         }
-        let oldest = self.entries[outbox.custody.head].arrival;
+        let head = &self.entries[outbox.custody.head];
+        let oldest = match head.replaced {
+            NONE => head.arrival,
+            replaced => self.entries[replaced].arrival,
+        };
         let most = FLUSH_AFTER_MAX.max(self.setup.flush_after);
         let stretched = (outbox.srtt * 2).clamp(self.setup.flush_after, most);
         let prompt = outbox.up == Up::Up
-            && outbox.gaps == 0
-            && outbox.unknown_slots == 0
+            && !staged
             && (outbox.flight.is_empty() || now.since(outbox.progress) <= stretched);
         if prompt {
             return oldest.plus(stretched);
@@ -167,19 +157,32 @@ impl Queue {
         oldest.plus(self.setup.flush_after)
     }
 
+    /// When the next flush has something to do for this destination.
+    fn due_at(&self, outbox: &Outbox, now: Instant) -> Instant {
+        if !outbox.used {
+            return Instant::NEVER;
+        }
+        let leaves_ram = (outbox.evict || outbox.reorder) && outbox.custody.is_empty();
+        let urgent = outbox.row_urgent || (self.settled_source && outbox.row_partial);
+        if outbox.wants_search() || outbox.reorder || leaves_ram || urgent || self.can_refill(outbox) {
+            return Instant::ZERO;
+        }
+        self.commit_at(outbox, now).max(self.full_until)
+    }
+
     /// When the next flush has something to do, if nothing else happens.
     pub fn flush_at(&self, now: Instant) -> Instant {
         if !self.setup.stored {
             return Instant::NEVER;
         }
-        let mut at = self.boxes.iter().map(|outbox| self.deadline_of(outbox, now)).min();
+        let mut at = Instant::NEVER;
         if self.log.dirty_count > 0 {
-            at = at.min(Some(self.settled_since.plus(LAZY_SETTLED_AFTER)));
+            at = self.settled_since.plus(LAZY_SETTLED_AFTER);
         }
-        if self.boxes.iter().any(|outbox| outbox.used && outbox.row_urgent) {
-            at = Some(Instant::ZERO);
+        for outbox in &self.boxes {
+            at = at.min(self.due_at(outbox, now));
         }
-        at.unwrap_or(Instant::NEVER).max(self.retry_at)
+        at.max(self.retry_at)
     }
 
     /// QoS 2 messages whose record is (or is about to be) durable enter the window: their
@@ -235,13 +238,17 @@ impl Queue {
 
     /// The commit succeeded: what it made durable may be seen.
     pub fn committed(&mut self, now: Instant) {
-        if core::mem::take(&mut self.failing) {
+        let full = self.is_full(now);
+        if !full {
+            self.eager = false;
+            self.commit_all = false;
+        }
+        if !full && core::mem::take(&mut self.failing) {
             self.retry_after = Duration::ZERO;
             self.changes += 1;
             self.note(Note::StoreRecovered { rescued: 0, lost: 0 });
         }
-        self.eager = false;
-        self.commit_all = false;
+        self.settled_source = false;
         // What is committed is not undone, whatever fails next.
         self.txn.taken.clear();
         if !self.txn.wrote {
@@ -463,65 +470,5 @@ impl Queue {
             duration_ms: u64::try_from(now.since(outbox.spill_since).as_millis()).unwrap_or(0),
         };
         self.note(note);
-    }
-
-    /// The store refused: everything the transaction did to RAM is undone.
-    pub fn failed(&mut self, now: Instant, operation: &'static str, error: StoreError) {
-        let mut appended = core::mem::take(&mut self.txn.appended);
-        // The destination that was being appended when it failed is not in the list.
-        for outbox in &self.boxes {
-            let mut at = outbox.custody.head;
-            while at != NONE && self.entries[at].place.is_some() {
-                self.entries[at].place = None;
-                if let (true, Some(record)) = (self.entries[at].flags.hold, self.entries[at].record)
-                {
-                    self.pool.stage(record, false);
-                }
-                at = self.entries.next(Chain::Custody, at);
-            }
-        }
-        appended.clear();
-        self.txn.appended = appended;
-        while let Some((slot, owner)) = self.txn.taken.pop() {
-            let outbox = &mut self.boxes[usize::from(owner)];
-            self.log.release(&mut outbox.chain, slot);
-            if outbox.params.session {
-                self.session_slots -= 1;
-            }
-        }
-        while let Some((slot, before)) = self.txn.saved.pop() {
-            let now_settled = self.log.slots[widen(slot)];
-            let place = &mut self.log.slots[widen(slot)];
-            *place = before;
-            place.next = now_settled.next;
-            place.prev = now_settled.prev;
-            place.dirty = now_settled.dirty;
-        }
-        for outbox in &mut self.boxes {
-            outbox.stuck = false;
-        }
-        self.slot_in_buffer = NONE;
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            if self.boxes[usize::from(index)].row_dirty {
-                self.recv.update(index, &mut |_, stage| match stage {
-                    // Whether its message is safe is known by its own entry: ask anew.
-                    Stage::Staged => Stage::Ready,
-                    other => other,
-                });
-            }
-        }
-        let reason = match error {
-            StoreError::Full => "disk_full",
-            StoreError::Io => "io_error",
-            StoreError::Corrupt => "corrupt",
-        };
-        let after =
-            (self.retry_after * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
-        self.retry_after = after;
-        self.retry_at = now.plus(after);
-        self.failing = true;
-        let retry_in_ms = u64::try_from(after.as_millis()).unwrap_or(0);
-        self.note(Note::StoreError { operation, reason, retry_in_ms });
     }
 }

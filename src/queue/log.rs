@@ -18,6 +18,9 @@ pub const ORPHAN: u16 = u16::MAX - 1;
 /// Sequence numbers are counted up from 1: a larger one is damage.
 pub const SEQ_MAX: u64 = u64::MAX / 2;
 
+/// Slots a store of any size has; a row with a higher number is damaged.
+const SLOTS_MAX: u32 = 1 << 20;
+
 /// One bit a record of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bits([u64; WORDS]);
@@ -218,8 +221,17 @@ impl Log {
 
     /// Puts the rows of the store in place: `row(slot)` for each. Rebuilds the free list.
     pub fn load(&mut self, rows: &[(u32, Slot)]) {
-        let used = rows.iter().map(|(index, _)| index.saturating_add(1)).max().unwrap_or(0);
-        self.slots.resize(widen(used.min(self.capacity)), Slot::FREE);
+        // A smaller store than before: what is in use beyond its end is still there, and is used
+        // until it is settled.
+        let is_used = |index: u32, slot: &Slot| {
+            index < self.capacity || (slot.owner != FREE && index < SLOTS_MAX)
+        };
+        let used = rows.iter().filter(|(index, slot)| is_used(*index, slot));
+        let used = used.map(|(index, _)| index + 1).max().unwrap_or(0);
+        self.slots.resize(widen(used), Slot::FREE);
+        if widen(used) > self.dirty.len() * 64 {
+            self.dirty = vec![0; widen(used).div_ceil(64)].into_boxed_slice();
+        }
         for (index, slot) in rows {
             if let Some(place) = self.slots.get_mut(widen(*index)) {
                 *place = *slot;
@@ -227,10 +239,10 @@ impl Log {
         }
         self.free = NONE;
         self.free_count = self.capacity - used.min(self.capacity);
-        for index in (0..self.slots.len()).rev() {
-            if self.slots[index].owner == FREE {
-                self.slots[index].next = self.free;
-                self.free = u32::try_from(index).unwrap_or(NONE);
+        for index in (0..used.min(self.capacity)).rev() {
+            if self.slots[widen(index)].owner == FREE {
+                self.slots[widen(index)].next = self.free;
+                self.free = index;
                 self.free_count += 1;
             }
         }
@@ -291,9 +303,12 @@ impl Log {
             self.slots[widen(next)].prev = prev;
         }
         chain.len -= 1;
-        self.slots[widen(index)] = Slot { generation, next: self.free, ..Slot::FREE };
-        self.free = index;
-        self.free_count += 1;
+        self.slots[widen(index)] = Slot { generation, ..Slot::FREE };
+        if index < self.capacity {
+            self.slots[widen(index)].next = self.free;
+            self.free = index;
+            self.free_count += 1;
+        }
         // The flag went with the old content, the bit may still be set.
         self.slots[widen(index)].dirty = self.dirty[widen(index) / 64] >> (index % 64) & 1 == 1;
         self.mark(index);

@@ -10,6 +10,7 @@
 mod append;
 pub mod entry;
 pub mod facts;
+mod failure;
 pub mod flush;
 pub mod log;
 pub mod marks;
@@ -24,6 +25,8 @@ pub mod restore;
 mod rows;
 mod settle;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod trim;
 pub mod window;
 
@@ -171,6 +174,8 @@ pub struct Queue {
     settled_since: Instant,
     retry_at: Instant,
     retry_after: Duration,
+    /// Until then nothing is appended, for the disk was full.
+    full_until: Instant,
     /// The store failed last time.
     failing: bool,
     /// A publisher has used up what it may have in flight: do not wait for more.
@@ -216,6 +221,7 @@ impl Queue {
             settled_since: Instant::ZERO,
             retry_at: Instant::ZERO,
             retry_after: Duration::ZERO,
+            full_until: Instant::ZERO,
             failing: false,
             eager: false,
             commit_all: false,
@@ -274,6 +280,8 @@ impl Queue {
         if outbox.params.persistent != persistent {
             outbox.row_dirty = true;
         }
+        // Nothing waits for a row that is not written.
+        outbox.row_urgent &= persistent;
         outbox.params.persistent = persistent;
         outbox.params.journal = journal;
     }

@@ -178,6 +178,8 @@ pub struct Outbox {
     pub parked: Vec<Parked>,
     /// How many of those of this session had their PUBREL in this connection.
     pub released: usize,
+    /// `changes` of the queue when a refill found no room.
+    pub refill_failed_at: u64,
 
     pub up: Up,
     pub progress: Instant,
@@ -269,6 +271,7 @@ impl Outbox {
             peer: None,
             parked: Vec::new(),
             released: 0,
+            refill_failed_at: u64::MAX,
             up: Up::Down,
             progress: Instant::ZERO,
             srtt: Duration::ZERO,

@@ -32,6 +32,11 @@ impl Queue {
                 .boxes
                 .iter_mut()
                 .filter(|outbox| outbox.used && !outbox.stuck && outbox.records > 0)
+                // What is in flight over a link that stands needs its bytes.
+                .filter(|outbox| {
+                    let staged = outbox.gaps != 0 || outbox.unknown_slots > 0;
+                    outbox.up == Up::Down || outbox.active != 0 || staged
+                })
                 .max_by_key(|outbox| weight(outbox));
             if let Some(outbox) = laggard {
                 outbox.evict = true;

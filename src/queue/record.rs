@@ -43,12 +43,13 @@ pub struct LogHead {
 impl LogHead {
     pub fn body_bytes(&self) -> usize {
         let payload = usize::try_from(self.payload_bytes).unwrap_or(usize::MAX);
-        usize::from(self.topic_bytes) + usize::from(self.props_bytes) + payload
+        // A damaged head may say anything.
+        payload.saturating_add(usize::from(self.topic_bytes) + usize::from(self.props_bytes))
     }
 
     /// Head and body.
     pub fn bytes(&self) -> usize {
-        HEAD_BYTES + self.body_bytes()
+        self.body_bytes().saturating_add(HEAD_BYTES)
     }
 
     /// Writes the head with the given CRC.

@@ -43,6 +43,11 @@ impl RecvIds {
         widen(count.max(8)).next_power_of_two() * 2 * (4 + size_of::<Stage>())
     }
 
+    /// No room for one more.
+    pub fn is_full(&self) -> bool {
+        widen(self.len) * 2 >= self.table.len()
+    }
+
     pub fn contains(&self, owner: u16, id: u16) -> bool {
         self.find(key(owner, id)).is_ok()
     }
@@ -51,7 +56,7 @@ impl RecvIds {
     pub fn insert(&mut self, owner: u16, id: u16, stage: Stage) -> Result<bool, RecvFull> {
         match self.find(key(owner, id)) {
             Ok(_) => Ok(false),
-            Err(_) if widen(self.len) * 2 >= self.table.len() => Err(RecvFull),
+            Err(_) if self.is_full() => Err(RecvFull),
             Err(at) => {
                 self.table[at] = key(owner, id);
                 self.stages[at] = stage;

@@ -6,12 +6,11 @@
 
 use super::entry::{Chain, Place, State};
 use super::outbox::{DestId, Up};
-use super::pool::{NONE, RecordId, widen};
+use super::pool::{NONE, RecordId, blocks_for, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
 use super::{DropReason, Queue};
 use crate::limits::{SLOT_BYTES, WALL_PLAUSIBLE_S};
-use crate::mqtt::Qos;
 use crate::note::{Note, text};
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -33,6 +32,8 @@ const SLOTS_PER_TURN: usize = 8;
 enum Loaded {
     Yes(RecordId),
     Corrupt,
+    /// The whole pool is less.
+    TooLarge,
     PoolFull,
 }
 
@@ -44,6 +45,7 @@ impl Queue {
         store: &mut impl SpillStore,
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
+        let mut result = Ok(());
         for index in 0..self.boxes.len() {
             let Ok(index) = u16::try_from(index) else { continue };
             let dest = DestId(index);
@@ -51,29 +53,43 @@ impl Queue {
             if !outbox.used || outbox.up == Up::Down || outbox.reorder {
                 continue;
             }
-            if outbox.load_wanted {
-                self.reload_flight(dest, now, store)?;
-            }
-            for _ in 0..SLOTS_PER_TURN {
-                if !self.refill_slot(dest, now, store, classify)? {
-                    break;
-                }
-            }
+            // What cannot be read of one holds up no other.
+            result = result.and(self.refill_box(dest, now, store, classify));
             self.spill_note(dest, now);
+        }
+        result
+    }
+
+    fn refill_box(
+        &mut self,
+        dest: DestId,
+        now: Instant,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        if self.outbox(dest).load_wanted {
+            self.reload_flight(dest, now, store)?;
+        }
+        for _ in 0..SLOTS_PER_TURN {
+            if !self.refill_slot(dest, now, store, classify)? {
+                // Whatever is missing now, room or a slot, comes with a change.
+                self.outbox_mut(dest).refill_failed_at = self.changes;
+                break;
+            }
         }
         Ok(())
     }
 
-    /// Would `refill` find something to do? The loop need not sleep then.
-    pub fn wants_refill(&self) -> bool {
-        let room = self.has_refill_room();
-        self.boxes.iter().any(|outbox| {
-            outbox.used
-                && outbox.up == Up::Up
+    /// Would `refill` (or what lets QoS 2 into the window) find something to do?
+    pub(super) fn can_refill(&self, outbox: &super::outbox::Outbox) -> bool {
+        if outbox.up == Up::Down {
+            return false;
+        }
+        let qos2 = outbox.qos2_wanted && outbox.params.journal && !outbox.reorder;
+        (qos2 && outbox.inflight < outbox.window)
+            || (outbox.refill_failed_at != self.changes
                 && (outbox.load_wanted
-                    || (outbox.qos2_wanted && !outbox.reorder && outbox.inflight < outbox.window)
-                    || (room && self.short_streams(outbox) != 0))
-        })
+                    || (self.has_refill_room() && self.short_streams(outbox) != 0)))
     }
 
     fn has_refill_room(&self) -> bool {
@@ -137,7 +153,7 @@ impl Queue {
             self.learn(dest, at, classify);
             // Dropping what no rule wants may have freed the slot.
             let slot = &self.log.slots[widen(at)];
-            if slot.owner != dest.0 || slot.streams & short == 0 {
+            if slot.owner != dest.0 || !slot.known || slot.streams & short == 0 {
                 return Ok(true);
             }
         }
@@ -182,6 +198,12 @@ impl Queue {
                     // The bytes that said which stream it belongs to are not to be trusted.
                     self.settle_stored(dest, place, None);
                     self.quarantine_corrupt(dest, 1);
+                    self.forget_streams(dest);
+                    return Ok(true);
+                }
+                Loaded::TooLarge => {
+                    self.settle_stored(dest, place, None);
+                    self.count_drop(dest, DropReason::TooLarge, 1);
                     self.forget_streams(dest);
                     return Ok(true);
                 }
@@ -251,7 +273,7 @@ impl Queue {
     }
 
     /// After a restart: which streams have how much in this slot (which is in the buffer).
-    fn learn(&mut self, dest: DestId, slot: u32, classify: &mut impl Classify) {
+    pub(super) fn learn(&mut self, dest: DestId, slot: u32, classify: &mut impl Classify) {
         let mut walk = Walk::new(self.log.slots[widen(slot)].count);
         let mut streams = 0u128;
         // What was appended in this run is counted already.
@@ -273,17 +295,11 @@ impl Queue {
                     }
                 }
                 None => {
-                    self.log.slots[widen(slot)].known = true;
-                    let place = Place { slot, ordinal };
-                    let outbox = self.outbox_mut(dest);
-                    outbox.unknown_slots = outbox.unknown_slots.saturating_sub(1);
-                    self.settle_stored(dest, place, None);
+                    self.settle_stored(dest, Place { slot, ordinal }, None);
                     self.count_drop(dest, DropReason::NoRule, 1);
                     if self.log.slots[widen(slot)].owner != dest.0 {
                         return;
                     }
-                    self.outbox_mut(dest).unknown_slots += 1;
-                    self.log.slots[widen(slot)].known = false;
                 }
             }
         }
@@ -385,8 +401,8 @@ impl Queue {
         now: Instant,
         store: &mut impl SpillStore,
     ) -> Result<Loaded, StoreError> {
-        if !self.could_fit(head.body_bytes()) {
-            return Ok(Loaded::Corrupt);
+        if blocks_for(head.body_bytes()) > self.pool.block_count() {
+            return Ok(Loaded::TooLarge);
         }
         let arrival = self.arrival_of(head, now);
         let Ok(record) = self.pool.insert(head.pool_head(arrival)) else {
@@ -489,6 +505,7 @@ impl Queue {
                     self.settle(dest, index);
                     self.quarantine_corrupt(dest, 1);
                 }
+                Loaded::TooLarge => self.drop_entry(dest, index, DropReason::TooLarge),
                 Loaded::PoolFull => {
                     waiting = true;
                     break;
@@ -520,13 +537,13 @@ impl Walk {
         }
         let head = LogHead::decode(slot.get(self.at..)?)?;
         let topic_end = HEAD_BYTES + usize::from(head.topic_bytes);
-        let fits = self.at + head.bytes() <= SLOT_BYTES
+        let fits = head.bytes() <= SLOT_BYTES - self.at
             || (self.at == 0 && self.count == 1 && topic_end <= SLOT_BYTES);
-        if !fits || head.qos == Qos::AtMostOnce && head.bytes() < HEAD_BYTES {
+        if !fits {
             return None;
         }
         let here = (self.ordinal, self.at, head);
-        self.at += head.bytes();
+        self.at = self.at.saturating_add(head.bytes());
         self.ordinal += 1;
         Some(here)
     }

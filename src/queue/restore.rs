@@ -296,7 +296,10 @@ impl Queue {
             self.doubt_session(dest);
             return Ok(());
         }
-        let Some(index) = self.entries.take() else { return Ok(()) };
+        let Some(index) = self.entries.take() else {
+            self.doubt_session(dest);
+            return Ok(());
+        };
         let outbox = &mut self.boxes[usize::from(dest.0)];
         let entry = &mut self.entries[index];
         entry.place = place;

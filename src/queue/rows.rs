@@ -21,7 +21,7 @@ impl Queue {
         now: Instant,
         store: &mut impl SpillStore,
     ) -> Result<(), StoreError> {
-        let waited = core::mem::take(&mut self.settled_source);
+        let waited = self.settled_source;
         let urgent = self
             .boxes
             .iter()

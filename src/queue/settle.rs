@@ -106,6 +106,10 @@ impl Queue {
             entry.record = record;
             entry.state = State::Conflated;
             entry.replaced = older;
+            if older != NONE {
+                // Somebody has waited since then: updates must not put the commit off.
+                self.entries[old].arrival = self.entries[older].arrival;
+            }
             self.entries[new].replaced = old;
             self.hold_too(dest, new);
         } else {
@@ -196,9 +200,11 @@ impl Queue {
     pub(crate) fn release_slot(&mut self, dest: DestId, slot: u32) {
         let outbox = &mut self.boxes[usize::from(dest.0)];
         let session = outbox.params.session;
-        if !self.log.slots[widen(slot)].known {
+        let unread = !self.log.slots[widen(slot)].known;
+        if unread {
             outbox.unknown_slots = outbox.unknown_slots.saturating_sub(1);
         }
+        let read_all = unread && outbox.unknown_slots == 0;
         let mut next = self.log.slots[widen(slot)].next;
         self.log.release(&mut outbox.chain, slot);
         let mut freed = 1;
@@ -218,6 +224,9 @@ impl Queue {
         // Whoever found no slot may find one now.
         for outbox in &mut self.boxes {
             outbox.stuck = false;
+        }
+        if read_all {
+            self.join_staged(dest);
         }
     }
 
@@ -250,6 +259,7 @@ impl Queue {
     /// The bytes are not needed in RAM any more (by this entry).
     pub(crate) fn release_bytes(&mut self, dest: DestId, index: u32) {
         let Some(record) = self.entries[index].record.take() else { return };
+        self.changes += 1;
         let blocks = self.pool.head(record).blocks();
         let outbox = self.outbox_mut(dest);
         outbox.blocks -= blocks;

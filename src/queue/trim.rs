@@ -222,6 +222,7 @@ impl Queue {
             if !self.outbox(dest).wants_trim() {
                 continue;
             }
+            let before = self.outbox(dest).pending;
             let mut dropped = 0;
             let mut slot = self.outbox(dest).chain.head;
             let mut read = 0;
@@ -233,7 +234,13 @@ impl Queue {
                 let next = self.slot_after(slot);
                 if self.log.slots[widen(slot)].streams != 0 {
                     read += 1;
-                    dropped += self.trim_slot(dest, slot, store, classify)?;
+                    match self.trim_slot(dest, slot, store, classify) {
+                        Ok(count) => dropped += count,
+                        Err(error) => {
+                            self.count_drop(dest, DropReason::QueueFull, dropped);
+                            return Err(error);
+                        }
+                    }
                 }
                 slot = next;
             }
@@ -243,8 +250,25 @@ impl Queue {
                 self.outbox_mut(dest).trim_from = self.log.slots[widen(slot)].first_seq;
             }
             self.count_drop(dest, DropReason::QueueFull, dropped);
+            let outbox = self.outbox_mut(dest);
+            if outbox.pending < before {
+                // There may be a slot now, or there is more to give up.
+                outbox.stuck = false;
+            } else if outbox.stuck && outbox.params.session && !outbox.wants_trim() {
+                self.release_holds(dest);
+            }
         }
         Ok(())
+    }
+
+    /// A session has no slot for what is in flight: that stays, and nobody waits for it.
+    fn release_holds(&mut self, dest: DestId) {
+        let mut at = self.outbox(dest).custody.head;
+        while at != NONE {
+            self.unhold(at);
+            at = self.entries.next(Chain::Custody, at);
+        }
+        self.outbox_mut(dest).custody_held = 0;
     }
 
     /// The next slot of a chain that begins with a record.
@@ -291,6 +315,12 @@ impl Queue {
         classify: &mut impl Classify,
     ) -> Result<u64, StoreError> {
         self.read_slot(slot, store)?;
+        if !self.log.slots[widen(slot)].known {
+            self.learn(dest, slot, classify);
+            if self.log.slots[widen(slot)].owner != dest.0 {
+                return Ok(0);
+            }
+        }
         let known = self.log.slots[widen(slot)].known;
         let mut walk = Walk::new(self.log.slots[widen(slot)].count);
         let mut dropped = 0;

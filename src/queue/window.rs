@@ -194,10 +194,14 @@ impl Queue {
         let Some(index) = self.by_id(dest, id) else { return Acked::Unknown };
         let entry = self.entries[index];
         match entry.state {
-            State::Publish if entry.qos == Qos::ExactlyOnce && !entry.flags.unsent => {}
+            // What it answers may have been sent over the connection before this one.
+            State::Publish
+                if entry.qos == Qos::ExactlyOnce && (entry.flags.dup || !entry.flags.unsent) => {}
             // It came twice: PUBREL goes out again [MQTT-4.3.3].
-            State::Release if !entry.flags.unsent => {
-                self.owe_release(dest, index);
+            State::Release => {
+                if !entry.flags.unsent {
+                    self.owe_release(dest, index);
+                }
                 return Acked::Yes { round_trip: None };
             }
             _ => return Acked::Unknown,
@@ -205,6 +209,9 @@ impl Queue {
         let round_trip = (!entry.flags.dup).then(|| now.since(entry.sent_at));
         let outbox = &mut self.boxes[usize::from(dest.0)];
         outbox.progress = now;
+        if outbox.unsent == index {
+            outbox.unsent = self.entries.next(Chain::Line, index);
+        }
         self.entries.unlink(&mut outbox.flight, Chain::Line, index);
         let journal = outbox.params.journal;
         let entry = &mut self.entries[index];
@@ -328,7 +335,7 @@ impl Queue {
     }
 
     /// The next PUBREL to send; it counts as sent.
-    pub fn next_release(&mut self, dest: DestId) -> Option<PacketId> {
+    pub fn next_release(&mut self, dest: DestId, now: Instant) -> Option<PacketId> {
         if let Some(id) = self.next_left_open(dest) {
             return Some(id);
         }
@@ -337,6 +344,7 @@ impl Queue {
             return None;
         }
         self.entries[index].flags.unsent = false;
+        self.entries[index].sent_at = now;
         let next = self.entries.next(Chain::Line, index);
         self.outbox_mut(dest).unsent_release = next;
         PacketId::new(self.entries[index].packet_id)

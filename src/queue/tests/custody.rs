@@ -1,0 +1,152 @@
+//! Between RAM and disk: commits that fail, slots that run out, entries in every state.
+
+use super::*;
+
+#[test]
+fn an_exchange_that_awaits_pubcomp_outlives_the_commit_of_its_record() {
+    let mut world = World::with(|_, params| {
+        params[0] = Params { persistent: false, journal: false, ..session("a") };
+    });
+    world.connect(A, false);
+    world.publish(A, "t", Qos::ExactlyOnce, 10);
+    let (_, id) = world.send(A).unwrap();
+    world.queue.pubrec(A, id, world.now);
+    // The pool runs short.
+    world.evict(A);
+    assert_eq!(line_length(&world.queue, world.queue.outbox(A).release.head), 1);
+    assert_eq!(world.queue.next_release(A, world.now), Some(id));
+    world.queue.pubcomp(A, id, world.now);
+    assert_eq!((world.queue.outbox(A).inflight, world.queue.outbox(A).pending), (0, 0));
+    assert_eq!(world.queue.entries.free_count(), world.queue.entries.count());
+}
+
+#[test]
+fn a_publish_of_qos_2_never_leaves_before_its_own_record_is_committed() {
+    let mut world = World::with(|_, params| params[0].window = 1);
+    world.connect(A, true);
+    world.publish(A, "t", Qos::ExactlyOnce, 10);
+    world.disk.commits_failing = 1;
+    world.flush();
+    assert!(world.send(A).is_none());
+    // Somebody else's commit succeeds.
+    world.pass(150);
+    world.publish(B, "u", Qos::AtLeastOnce, 10);
+    world.evict(B);
+    if let Some((_, id)) = world.send(A) {
+        let entry = world.queue.by_id(A, id).unwrap();
+        assert!(!world.queue.entries[entry].flags.custody, "its record is committed");
+        return;
+    }
+    assert_eq!(world.drain(A), ["t"]);
+}
+
+#[test]
+fn order_is_kept_when_the_commit_that_lets_messages_into_the_window_fails() {
+    let mut world = World::new();
+    world.connect(A, true);
+    for (topic, qos) in [("1", Qos::ExactlyOnce), ("2", Qos::AtLeastOnce), ("3", Qos::ExactlyOnce)]
+    {
+        world.publish(A, topic, qos, 10);
+    }
+    world.disk.commits_failing = 2;
+    world.flush();
+    world.run(1000);
+    assert_eq!(world.drain(A), ["1", "2", "3"]);
+}
+
+#[test]
+fn drop_oldest_never_makes_publishers_wait_for_a_slot() {
+    let mut world = World::with(|_, params| {
+        params[0] =
+            Params { overflow: Overflow::DropOldest, slots_max: 2, window: 5, ..bridge("a") };
+    });
+    world.connect(A, true);
+    for _ in 0..8 {
+        world.publish(A, "t", Qos::AtLeastOnce, 7900);
+    }
+    world.evict(A);
+    // One slot is in flight, and the beginning of the other.
+    world.flush();
+    while world.send(A).is_some() {}
+    world.queue.disconnected(A);
+    for turn in 0..8 {
+        let record = world.publish(A, "t", Qos::AtLeastOnce, 7900);
+        world.run(1000);
+        assert!(world.is_settled(record), "message {turn} is stored or dropped");
+    }
+    assert!(world.queue.counters.drops > 0);
+    assert_eq!(world.queue.outbox(A).inflight, 5, "what is in flight stays");
+}
+
+#[test]
+fn a_session_that_gets_no_slot_makes_no_publisher_wait() {
+    let mut world = World::with(|setup, params| {
+        setup.session_slots_max = 1;
+        params[0] = session("a");
+        params[1] = session("b");
+    });
+    world.publish(B, "t", Qos::AtLeastOnce, 30_000);
+    world.evict(B);
+    let record = world.publish(A, "t", Qos::AtLeastOnce, 10);
+    world.run(1000);
+    assert!(world.is_settled(record));
+    assert_eq!(world.queue.counters.drops, 1, "it was dropped, and counted");
+    // In flight it is not dropped, and nobody waits for it.
+    world.connect(A, true);
+    let record = world.publish(A, "t", Qos::AtLeastOnce, 10);
+    let (_, id) = world.send(A).unwrap();
+    world.run(3000);
+    assert!(world.is_settled(record));
+    world.queue.puback(A, id, world.now);
+    assert_eq!(world.queue.outbox(A).pending, 0);
+}
+
+#[test]
+fn updates_of_a_conflated_topic_do_not_put_the_commit_off() {
+    let mut world = World::new();
+    let mut first = None;
+    for _ in 0..20 {
+        let push = Push { conflate: Some(7), ..plain(Qos::AtLeastOnce) };
+        let record = world.publish_as(A, "t", 10, push);
+        first = first.or(Some(record));
+        world.run(50);
+    }
+    assert!(world.is_settled(first.unwrap()));
+}
+
+#[test]
+fn a_refused_message_that_is_on_disk_only_is_kept() {
+    let mut world = World::new();
+    let aside = world.queue.aside();
+    world.connect(A, true);
+    world.publish(A, "t", Qos::ExactlyOnce, 10);
+    world.run(1000);
+    let (_, id) = world.send(A).unwrap();
+    world.queue.pubrec(A, id, world.now);
+    let entry = world.queue.by_id(A, id).unwrap();
+    if !world.queue.set_aside(A, entry) {
+        world.run(1000);
+        let (_, id) = world.send_soon(A).expect("it is tried once more");
+        let entry = world.queue.by_id(A, id).unwrap();
+        assert!(world.queue.set_aside(A, entry));
+    }
+    assert_eq!((world.queue.outbox(A).pending, world.queue.outbox(aside).pending), (0, 1));
+}
+
+#[test]
+fn what_a_destination_cannot_give_up_does_not_save_the_next_laggard() {
+    let mut world = World::with(|setup, _| setup.bytes = 64 * 256);
+    world.connect(A, true);
+    world.connect(B, true);
+    for _ in 0..8 {
+        world.publish(A, "t", Qos::AtLeastOnce, 4 * 256 - 1);
+        world.send(A).unwrap();
+    }
+    for _ in 0..7 {
+        world.publish(B, "t", Qos::AtLeastOnce, 4 * 256 - 1);
+    }
+    // What is in flight over a link that stands needs its bytes.
+    world.flush();
+    world.flush();
+    assert!(world.queue.pool.free_blocks() >= 16, "the other one left RAM");
+}

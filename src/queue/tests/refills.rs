@@ -1,0 +1,77 @@
+//! Back from the disk to RAM.
+
+use super::*;
+
+#[test]
+fn a_full_disk_can_still_be_drained() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.publish(A, "old", Qos::AtLeastOnce, 20_000);
+    }
+    world.evict(A);
+    world.disk.full = true;
+    let waits = world.publish(B, "new", Qos::AtLeastOnce, 20_000);
+    world.run(2000);
+    assert!(!world.is_settled(waits), "there is no room for it");
+    world.connect(A, true);
+    assert_eq!(world.drain(A), ["old", "old", "old"]);
+    world.run(6000);
+    assert!(world.is_settled(waits), "a slot that was freed has it");
+}
+
+#[test]
+fn what_is_staged_follows_when_the_last_unread_slot_is_gone() {
+    for safe in [true, false] {
+        let mut world = World::with(|setup, params| {
+            setup.safe = safe;
+            params[0].journal = safe;
+        });
+        // It fills its slot, and so frees it.
+        world.publish(A, "gone", Qos::AtLeastOnce, 40_000);
+        world.evict(A);
+        world.restart();
+        world.publish(A, "1", Qos::AtLeastOnce, 10);
+        world.connect(A, true);
+        world.flush();
+        world.publish(A, "2", Qos::AtLeastOnce, 10);
+        assert_eq!(world.drain(A), ["1", "2"]);
+    }
+}
+
+#[test]
+fn a_peer_may_acknowledge_what_was_sent_over_the_last_connection() {
+    let mut world = World::new();
+    world.connect(A, true);
+    world.publish(A, "t", Qos::ExactlyOnce, 10);
+    world.run(1000);
+    let (_, id) = world.send(A).unwrap();
+    world.queue.disconnected(A);
+    world.connect(A, true);
+    world.queue.pubrec(A, id, world.now);
+    assert!(world.send(A).is_none(), "its exchange has gone on");
+    assert_eq!(world.queue.next_release(A, world.now), None, "that is not durable yet");
+    world.run(100);
+    assert_eq!(world.queue.next_release(A, world.now), Some(id));
+}
+
+#[test]
+fn a_release_is_as_old_as_its_last_packet() {
+    let mut world = World::new();
+    world.connect(A, true);
+    world.publish(A, "t", Qos::ExactlyOnce, 10);
+    world.run(1000);
+    let (_, id) = world.send(A).unwrap();
+    world.queue.pubrec(A, id, world.now);
+    world.run(100);
+    for restart in [false, true] {
+        if restart {
+            world.restart();
+        }
+        world.queue.disconnected(A);
+        world.pass(60_000);
+        world.connect(A, true);
+        assert_eq!(world.queue.oldest_sent(A), None);
+        assert_eq!(world.queue.next_release(A, world.now), Some(id));
+        assert_eq!(world.queue.oldest_sent(A), Some(world.now));
+    }
+}

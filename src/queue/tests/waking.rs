@@ -1,0 +1,123 @@
+//! The queue says when it wants to be flushed: in time, and never for nothing.
+
+use super::*;
+use crate::queue::outbox::Up;
+
+#[test]
+fn a_received_identifier_is_stored_though_its_first_commit_failed() {
+    let mut world = World::with(|_, params| params[1] = session("b"));
+    world.connect(A, true);
+    let record = world.publish(A, "t", Qos::AtLeastOnce, 10);
+    world.queue.receive_id(B, 7, Some(record));
+    world.queue.row_with(B, Some(record));
+    let (_, id) = world.send(A).unwrap();
+    world.queue.puback(A, id, world.now);
+    world.disk.commits_failing = 1;
+    world.flush();
+    world.run(1000);
+    assert!(world.queue.recv.is_durable(B.0, 7));
+}
+
+#[test]
+fn a_failed_read_is_tried_again() {
+    let mut world = World::new();
+    world.publish(A, "t", Qos::AtLeastOnce, 10);
+    world.evict(A);
+    world.connect(A, true);
+    world.disk.reads_failing = 1;
+    world.flush();
+    assert!(world.send(A).is_none());
+    world.run(1000);
+    assert!(world.send(A).is_some());
+}
+
+#[test]
+fn a_backlog_that_finds_no_room_in_ram_waits_quietly() {
+    let mut world = World::with(|setup, _| setup.bytes = 16 * 256);
+    world.publish(A, "t", Qos::AtLeastOnce, 6 * 256 - 1);
+    world.evict(A);
+    world.connect(B, true);
+    let mut ids = Vec::new();
+    for blocks in [6, 5] {
+        world.publish(B, "t", Qos::AtLeastOnce, blocks * 256 - 1);
+        ids.push(world.send(B).unwrap().1);
+    }
+    world.connect(A, true);
+    world.run(5000);
+    assert!(world.send(A).is_none(), "there is no room");
+    world.queue.puback(B, ids[0], world.now);
+    world.run(10);
+    assert!(world.send(A).is_some());
+}
+
+#[test]
+fn a_message_in_flight_that_finds_no_room_in_ram_waits_quietly() {
+    let mut world = World::with(|setup, _| setup.bytes = 16 * 256);
+    world.connect(A, true);
+    world.publish(A, "t", Qos::AtLeastOnce, 6 * 256 - 1);
+    world.send(A).unwrap();
+    world.queue.disconnected(A);
+    world.evict(A);
+    world.connect(B, true);
+    let mut ids = Vec::new();
+    for blocks in [6, 5] {
+        world.publish(B, "t", Qos::AtLeastOnce, blocks * 256 - 1);
+        ids.push(world.send(B).unwrap().1);
+    }
+    world.connect(A, true);
+    assert!(world.send(A).is_none(), "it has to be loaded");
+    world.run(5000);
+    world.queue.puback(B, ids[0], world.now);
+    world.run(10);
+    assert!(world.send(A).is_some());
+}
+
+#[test]
+fn what_is_in_flight_after_a_restart_keeps_nobody_awake() {
+    let mut world = World::with(|_, params| params[0] = session("a"));
+    world.connect(A, true);
+    world.publish(A, "t", Qos::ExactlyOnce, 10);
+    world.run(1000);
+    world.send(A).unwrap();
+    world.restart();
+    // At its quota: the oldest goes, and there is none that may.
+    world.queue.outbox_mut(A).trim = 1;
+    world.connect(A, true);
+    world.send_soon(A).unwrap();
+    world.run(5000);
+    world.publish(A, "u", Qos::AtLeastOnce, 10);
+    assert_eq!(world.send(A).unwrap().0, "u", "it is not staged for the disk");
+}
+
+#[test]
+fn a_backlog_larger_than_a_commit_leaves_ram_without_being_asked() {
+    let mut world = World::with(|setup, _| setup.safe = false);
+    for _ in 0..25 {
+        world.publish(A, "t", Qos::AtLeastOnce, 30_000);
+    }
+    world.evict(A);
+    assert!(!world.queue.outbox(A).custody.is_empty(), "it is more than one commit takes");
+    world.run(100);
+    assert!(world.queue.outbox(A).custody.is_empty());
+}
+
+#[test]
+fn a_message_of_qos_2_that_nobody_waits_for_is_sent_though_its_commit_failed() {
+    let mut world = World::new();
+    world.connect(A, true);
+    let push = Push { hold: false, ..plain(Qos::ExactlyOnce) };
+    world.publish_as(A, "t", 10, push);
+    world.disk.commits_failing = 1;
+    world.flush();
+    world.run(1000);
+    assert!(world.send(A).is_some());
+}
+
+#[test]
+fn a_destination_that_is_not_stored_keeps_nobody_awake() {
+    let mut world = World::with(|_, params| params[0] = session("a"));
+    world.queue.row_urgent(A);
+    world.queue.set_persistent(A, false);
+    assert_eq!(world.queue.outbox(A).up, Up::Down);
+    world.run(1000);
+}
