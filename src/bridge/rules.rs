@@ -111,9 +111,6 @@ impl Rules {
         let shared = LENT + nth;
         // What shares a stream stays there until that is empty: order per topic.
         self.shared_used[nth] = self.shared_used[nth] && busy(stream_at(shared));
-        if self.shared_used[nth] {
-            return Lane { stream: stream_at(shared), fresh: false };
-        }
         for (at, paced) in self.paced[..LENT].iter().enumerate() {
             match paced {
                 Some(paced) if paced.hash == hash && paced.rule == rule => {
@@ -127,6 +124,9 @@ impl Rules {
                 None if free.is_none() => free = Some(at),
                 Some(_) | None => {}
             }
+        }
+        if self.shared_used[nth] {
+            return Lane { stream: stream_at(shared), fresh: false };
         }
         if let Some(at) = free {
             self.paced[at] = Some(Paced { hash, rule, bucket: TokenBucket::per_topic(rate) });
@@ -204,6 +204,11 @@ mod tests {
         // A stream that becomes free does not tear the topic from what it has waiting.
         let again = rules.stream(0, "p/more", Instant::START, &mut |stream| stream > 100);
         assert_eq!(again.stream, shared.stream);
+        // Nor does somebody else's in it tear another from its own.
+        for topic in 0..LENT {
+            let lane = rules.stream(0, &format!("p/{topic}"), Instant::START, &mut |_| true);
+            assert!(!lane.fresh && usize::from(lane.stream) < LANES + LENT);
+        }
         assert_eq!(rules.stream(1, "x", Instant::START, &mut |_| true).stream, 0);
     }
 }
