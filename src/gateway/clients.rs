@@ -10,6 +10,7 @@ use crate::limits::CONNECT_WITHIN;
 use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
 use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version, topic};
 use crate::note::{Note, text};
+use crate::queue::DropReason;
 use crate::vocab::{ConnId, Instant};
 use core::time::Duration;
 
@@ -331,6 +332,10 @@ impl Gateway {
         let dest = self.session_dest(session);
         self.close(now, slot, flush);
         self.queue.disconnected(dest);
+        if !self.sessions[session].expiry.is_zero() {
+            // Nobody may come back for them, and they are in RAM only.
+            self.queue.drop_zero(dest, DropReason::Offline);
+        }
         let addr = self.conn(slot).peer;
         let entry = &mut self.sessions[session];
         entry.conn = None;

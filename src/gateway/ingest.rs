@@ -88,7 +88,9 @@ impl Gateway {
             }
             return Ok(false);
         }
-        if exactly_once && self.queue.received(owner) >= UNRELEASED_MAX {
+        // Before it is routed: a message without its identifier would be routed twice.
+        let unreleased = self.queue.received(owner);
+        if exactly_once && (unreleased >= UNRELEASED_MAX || self.queue.recv.is_full()) {
             return Err(Reason::QUOTA_EXCEEDED);
         }
         let (reason, record) = match self.route(now, source, message) {
@@ -340,7 +342,9 @@ impl Gateway {
         };
         let known = self.queue.release_id(owner, id.raw());
         let mut after = 0;
-        if known && self.queue.is_journalled(owner) {
+        // Released over an earlier connection, it may not be free in the store yet.
+        let pending = known || self.queue.outbox(owner).row_dirty;
+        if pending && self.queue.is_journalled(owner) {
             self.queue.row_urgent(owner);
             after = self.queue.commits() + 1;
         }

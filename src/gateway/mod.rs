@@ -23,6 +23,8 @@ mod replies;
 mod service;
 mod stats;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 pub mod verbs;
 mod wills;
 
