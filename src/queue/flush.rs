@@ -164,7 +164,8 @@ impl Queue {
         }
         let leaves_ram = (outbox.evict || outbox.reorder) && outbox.custody.is_empty();
         let urgent = outbox.row_urgent || (self.settled_source && outbox.row_partial);
-        if outbox.wants_search() || outbox.reorder || leaves_ram || urgent || self.can_refill(outbox) {
+        let moves = outbox.wants_search() || outbox.reorder || leaves_ram;
+        if moves || urgent || self.can_refill(outbox) {
             return Instant::ZERO;
         }
         self.commit_at(outbox, now).max(self.full_until)
@@ -175,9 +176,9 @@ impl Queue {
         if !self.setup.stored {
             return Instant::NEVER;
         }
-        let mut at = Instant::NEVER;
+        let mut at = if self.pressed { Instant::ZERO } else { Instant::NEVER };
         if self.log.dirty_count > 0 {
-            at = self.settled_since.plus(LAZY_SETTLED_AFTER);
+            at = at.min(self.settled_since.plus(LAZY_SETTLED_AFTER));
         }
         for outbox in &self.boxes {
             at = at.min(self.due_at(outbox, now));

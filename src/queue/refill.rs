@@ -46,6 +46,18 @@ impl Queue {
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
         let mut result = Ok(());
+        let mut waiting = false;
+        // What is in flight goes first: others could not be sent before it.
+        for index in 0..self.boxes.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let dest = DestId(index);
+            let outbox = self.outbox(dest);
+            if outbox.used && outbox.up == Up::Up && !outbox.reorder && outbox.load_wanted {
+                // What cannot be read of one holds up no other.
+                result = result.and(self.reload_flight(dest, now, store));
+                waiting |= self.wants_room(dest);
+            }
+        }
         for index in 0..self.boxes.len() {
             let Ok(index) = u16::try_from(index) else { continue };
             let dest = DestId(index);
@@ -53,11 +65,23 @@ impl Queue {
             if !outbox.used || outbox.up == Up::Down || outbox.reorder {
                 continue;
             }
-            // What cannot be read of one holds up no other.
-            result = result.and(self.refill_box(dest, now, store, classify));
+            if !waiting {
+                result = result.and(self.refill_box(dest, now, store, classify));
+            }
             self.spill_note(dest, now);
         }
         result
+    }
+
+    /// Does something in flight find no room in RAM? Once after each change others are spilled
+    /// for it.
+    fn wants_room(&mut self, dest: DestId) -> bool {
+        let waits = self.outbox(dest).load_wanted;
+        if waits && self.outbox(dest).refill_failed_at != self.changes {
+            self.outbox_mut(dest).refill_failed_at = self.changes;
+            self.pressed = true;
+        }
+        waits
     }
 
     fn refill_box(
@@ -67,9 +91,6 @@ impl Queue {
         store: &mut impl SpillStore,
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
-        if self.outbox(dest).load_wanted {
-            self.reload_flight(dest, now, store)?;
-        }
         for _ in 0..SLOTS_PER_TURN {
             if !self.refill_slot(dest, now, store, classify)? {
                 // Whatever is missing now, room or a slot, comes with a change.

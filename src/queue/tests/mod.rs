@@ -1,6 +1,7 @@
 //! The queue over a disk in memory that fills up, fails, and forgets what was not committed.
 
 mod custody;
+mod random;
 mod refills;
 mod restarts;
 mod waking;

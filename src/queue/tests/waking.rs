@@ -121,3 +121,24 @@ fn a_destination_that_is_not_stored_keeps_nobody_awake() {
     assert_eq!(world.queue.outbox(A).up, Up::Down);
     world.run(1000);
 }
+
+#[test]
+fn what_is_in_flight_gets_the_room_of_what_waits() {
+    let mut world = World::with(|setup, params| {
+        setup.bytes = 64 * 256;
+        params[0].window = 2;
+    });
+    world.connect(A, true);
+    world.publish(A, "large", Qos::AtLeastOnce, 16 * 256 - 5);
+    world.send(A).unwrap();
+    world.queue.disconnected(A);
+    world.evict(A);
+    world.connect(B, true);
+    for _ in 0..10 {
+        world.publish(B, "small", Qos::AtLeastOnce, 5 * 256 - 5);
+    }
+    assert!(world.queue.pool.free_blocks() < 16);
+    world.connect(A, true);
+    assert_eq!(world.send_soon(A).unwrap().0, "large");
+    assert_eq!(world.drain(B).len(), 10);
+}
