@@ -311,6 +311,7 @@ impl Queue {
         outbox.evict = false;
         outbox.reorder = false;
         outbox.granted = 0;
+        outbox.qos2_wanted = false;
         outbox.row_urgent = false;
         outbox.row_dirty = false;
         outbox.row_partial = false;
