@@ -5,9 +5,10 @@ use super::input::Input;
 use super::world::World;
 use super::world::disk::Disk;
 use spillway::limits::SLOT_BYTES;
+use spillway::mqtt::topic::is_name;
 use spillway::note::Note;
 use spillway::queue::log::Slot;
-use spillway::queue::record::{LogHead, Spot, crc_at};
+use spillway::queue::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use spillway::queue::store::Table;
 use spillway::vocab::Instant;
 use std::sync::OnceLock;
@@ -244,6 +245,11 @@ fn mend_records(disk: &mut Disk) {
                 generation: directory.generation,
                 at: u32::try_from(at).expect("a slot is small"),
             };
+            // The core stores neither bad topics nor, in this store, properties.
+            let topic = &record[HEAD_BYTES..HEAD_BYTES + usize::from(head.topic_bytes)];
+            if head.props_bytes > 0 || !core::str::from_utf8(topic).is_ok_and(is_name) {
+                break;
+            }
             let mut crc = crc_at(spot);
             crc.update(&record[4..]);
             let crc = crc.finalize();
