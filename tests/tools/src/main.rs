@@ -5,6 +5,8 @@ mod args;
 mod bench;
 mod bits;
 mod clock;
+#[path = "../../common/faults.rs"]
+mod faults;
 mod histogram;
 mod load;
 mod net;

@@ -63,6 +63,8 @@ pub struct Log {
     pub link: String,
     pub loop_max_ms: u64,
     pub drops: u64,
+    /// When the first line of each event was read.
+    pub first_at: BTreeMap<String, u64>,
     pub tail: VecDeque<String>,
 }
 
@@ -74,6 +76,7 @@ impl Log {
     fn take(&mut self, line: &str) {
         let values = key_values(line);
         let event = values.get("event").cloned().unwrap_or_default();
+        self.first_at.entry(event.clone()).or_insert_with(clock::now);
         match event.as_str() {
             "stats" => {
                 let turn = values.get("loop_max_ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
@@ -183,10 +186,23 @@ impl Process {
         name: &str,
         configuration: &str,
     ) -> Result<Self, String> {
+        Self::start_with(kind, binary, dir, name, configuration, &[])
+    }
+
+    /// The same with variables of its own.
+    pub fn start_with(
+        kind: Kind,
+        binary: &Path,
+        dir: &Path,
+        name: &str,
+        configuration: &str,
+        environment: &[(&str, String)],
+    ) -> Result<Self, String> {
         let path = dir.join(format!("{name}.conf"));
         fs::write(&path, configuration).map_err(|e| format!("{}: {e}", path.display()))?;
         let mut command = Command::new(binary);
         command.arg("-c").arg(&path).env_remove("RUST_LOG");
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command
             .spawn()

@@ -96,6 +96,7 @@ fn sample(options: &Options, kind: Kind, work: &Work, inflight: u16) -> Result<S
         cuttable: false,
         inflight: if kind == Kind::Mosquitto { inflight } else { 128 },
         extra: &[],
+        environment: &[],
     };
     let mut rig = Rig::start(&wish)?;
     rig.load(&Work { count: Some(WARM_UP), ..work.clone() })?;
@@ -137,7 +138,7 @@ fn row(qos: u8, size: usize, kind: Kind, samples: &[Sample]) -> [f64; 2] {
     [median(&cpu), per_second]
 }
 
-fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String> {
+pub(super) fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String> {
     let parse = |word: &str| word.trim().parse().map_err(|_| format!("{word} in {text}"));
     text.split(',').map(parse).collect()
 }

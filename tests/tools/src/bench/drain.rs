@@ -26,6 +26,7 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
         cuttable: true,
         inflight: WINDOW,
         extra: &[],
+        environment: &[],
     };
     let mut rig = Rig::start(&wish)?;
     rig.cut()?;

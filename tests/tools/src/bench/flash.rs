@@ -1,8 +1,9 @@
-//! What the flash pays: bytes the kernel wrote for the gateway per payload byte spilled.
+//! What the flash pays: bytes the kernel wrote for the gateway per message, in each mode.
 
 use std::time::Duration;
 
 use super::Options;
+use super::compare::list;
 use super::rig::{Rig, Wish, Work, lost};
 use crate::args::Args;
 use crate::process::Kind;
@@ -14,7 +15,23 @@ const SETTLE: Duration = Duration::from_secs(3);
 pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     let count: u64 = args.value("count", 20_000)?;
     let size: usize = args.value("size", 128)?;
+    let qos: Vec<u8> = list(&args.value("qos", "1,2".to_owned())?)?;
+    let syncs: Vec<String> = list(&args.value("sync", "full,normal".to_owned())?)?;
     args.finish()?;
+    if qos.iter().any(|qos| !(1..=2).contains(qos)) {
+        return Err("QoS 0 writes nothing".into());
+    }
+    println!("{count} messages of {size} B, at most {WINDOW} a commit\n");
+    for sync in &syncs {
+        for qos in &qos {
+            mode(options, sync, *qos, size, count)?;
+        }
+    }
+    Ok(())
+}
+
+fn mode(options: &Options, sync: &str, qos: u8, size: usize, count: u64) -> Result<(), String> {
+    let extra = [format!("store.sync = {sync}")];
     let wish = Wish {
         kind: Kind::Spillway,
         binary: &options.binary,
@@ -22,18 +39,19 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
         delay: 0,
         cuttable: true,
         inflight: WINDOW,
-        extra: &[],
+        extra: &extra,
+        environment: &[],
     };
     let mut rig = Rig::start(&wish)?;
-    let work = Work { publishers: 1, window: WINDOW, ..Work::count(1, size, count) };
+    let work = Work { publishers: 1, window: WINDOW, ..Work::count(qos, size, count) };
     let prompt = Work { count: None, rate: Some(1000.0), seconds: Some(5.0), ..work.clone() };
     rig.sink.set_delay(5_000_000);
     let before = settled(&mut rig)?;
     let report = rig.load(&prompt)?;
     let written = settled(&mut rig)? - before;
     println!(
-        "link up and prompt, QoS 1: {written} B written for {} messages",
-        report.counts.accepted
+        "sync {sync}, QoS {qos}, link up and prompt, 1000/s: {:.0} B a message",
+        written as f64 / report.counts.accepted.max(1) as f64
     );
     rig.sink.set_delay(0);
     for round in ["new store file", "the same file again"] {
@@ -41,19 +59,19 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
         rig.cut()?;
         let before = settled(&mut rig)?;
         let report = rig.load(&work)?;
-        let stored = rig.figures().write_bytes - before;
-        let payload = report.counts.accepted * size as u64;
+        let stored = settled(&mut rig)? - before;
         rig.heal()?;
         rig.wait_arrived(report.counts.accepted, Duration::from_secs(15))?;
         let drained = settled(&mut rig)? - before;
-        let per_byte = |bytes: u64| bytes as f64 / payload as f64;
+        let per_message = |bytes: u64| bytes as f64 / report.counts.accepted.max(1) as f64;
         println!(
-            "{round}: {} messages of {size} B, {WINDOW} a commit: {:.2} B written per payload \
-             byte when stored, {:.2} when drained and checkpointed; lost {}",
-            report.counts.accepted,
-            per_byte(stored),
-            per_byte(drained),
-            lost(&report, &rig.tally(), 1)
+            "sync {sync}, QoS {qos}, link down, {round}: {:.0} B a message stored ({:.2} times \
+             its payload), {:.0} B drained as well ({:.2}); lost {}",
+            per_message(stored),
+            per_message(stored) / size as f64,
+            per_message(drained),
+            per_message(drained) / size as f64,
+            lost(&report, &rig.tally(), qos)
         );
     }
     Ok(())

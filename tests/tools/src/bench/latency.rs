@@ -25,6 +25,7 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
         cuttable: false,
         inflight: WINDOW,
         extra: &[],
+        environment: &[],
     };
     let mut rig = Rig::start(&wish)?;
     // A QoS 2 message keeps its place in the window for two round trips.

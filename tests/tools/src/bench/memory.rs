@@ -25,6 +25,7 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
         // The defaults of limit.inflight and max_inflight.
         inflight: 64,
         extra: &[],
+        environment: &[],
     };
     let mut rig = Rig::start(&wish)?;
     println!("idle, bridge up: VmHWM {} KiB", rig.figures().rss_peak_kib);

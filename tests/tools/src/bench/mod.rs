@@ -1,12 +1,14 @@
 //! `bench`: whole processes, measured from outside: what the kernel charged the gateway, what the
 //! sink received, what the load was promised. Nothing here asserts; the figures are for people.
 
+mod accept;
 mod compare;
 mod drain;
 mod flash;
 mod latency;
 mod memory;
 mod rig;
+mod start;
 
 use std::path::PathBuf;
 
@@ -16,12 +18,17 @@ use crate::setup::RunDir;
 use crate::signals;
 
 pub const USAGE: &str = "\
-bench [compare|drain|flash|rss|latency]   needs the release binary beside this one
+bench [compare|accept|drain|flash|start|rss|latency]   needs the release binary beside this one
     compare  CPU, rate, loss, order and memory of spillway and mosquitto as bridging gateways,
              interleaved: --repeats 3  --scale 1.0 (times the counts)  --qos 0,1,2  --size 64,1024
              --only spillway|mosquitto  --mosquitto-inflight 128
+    accept   messages accepted a second with the link down, by publishers, window, QoS, store.sync
+             and disk: --seconds 2  --repeats 3  --publishers 1,4,32  --window 100,1  --qos 1,2
+             --sync full,normal  --disk real,100us (this one, or one whose fsync takes so long)
+             --size 128  --inflight 128  --mosquitto (as well, saving on every change)
     drain    a backlog leaves at window / round trip: --count 100000  --delay 20 (ms)  --qos 1
-    flash    bytes written per payload byte spilled: --count 20000  --size 128
+    flash    bytes written per message: --count 20000  --size 128  --qos 1,2  --sync full,normal
+    start    kill -9 and start with a backlog: --counts 1000,100000,1000000  --size 128
     rss      64 clients, full ring, long outage: --seconds 30
     latency  acknowledgement against round trip at half load: --seconds 10  --delay 20  --qos 1
     all:     --binary PATH (of spillway)  --dir DIR  --keep";
@@ -40,6 +47,8 @@ pub fn main(mut args: Args) -> Result<bool, String> {
     signals::install();
     match which.as_str() {
         "compare" => compare::run(&options, args),
+        "accept" => accept::run(&options, args),
+        "start" => start::run(&options, args),
         "drain" => drain::run(&options, args),
         "flash" => flash::run(&options, args),
         "rss" => memory::run(&options, args),

@@ -11,7 +11,7 @@ use crate::load::{self, Plan, Progress, Report, Shape};
 use crate::net;
 use crate::process::{Figures, Kind, Process};
 use crate::proxy::{Command, Proxy};
-use crate::publisher::Options as PublisherOptions;
+use crate::publisher::{Options as PublisherOptions, Publisher};
 use crate::setup::{self, Bridge, Setup};
 use crate::signals;
 use crate::sink::{self, Sink};
@@ -25,6 +25,8 @@ pub struct Rig {
     pub proxy: Option<Proxy>,
     pub sink: Sink,
     listen: SocketAddr,
+    name: String,
+    configuration: String,
 }
 
 pub struct Wish<'a> {
@@ -38,6 +40,15 @@ pub struct Wish<'a> {
     /// `limit.inflight` and `max_inflight`.
     pub inflight: u16,
     pub extra: &'a [String],
+    /// Variables of the gateway's process.
+    pub environment: &'a [(&'a str, String)],
+}
+
+/// How long a start took, in milliseconds from the call that makes the process.
+pub struct Started {
+    pub listening_ms: f64,
+    pub connack_ms: f64,
+    pub connecting_ms: f64,
 }
 
 /// A load in the words of a benchmark.
@@ -103,12 +114,54 @@ impl Rig {
             extra: wish.extra,
         };
         let configuration = setup::configuration(wish.kind, &setup);
-        let mut gateway = Process::start(wish.kind, wish.binary, wish.dir, &name, &configuration)?;
+        let mut gateway = Process::start_with(
+            wish.kind,
+            wish.binary,
+            wish.dir,
+            &name,
+            &configuration,
+            wish.environment,
+        )?;
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
         gateway.wait_listening(listen, PATIENCE)?;
-        let mut rig = Rig { gateway, proxy, sink, listen };
+        let mut rig = Rig { gateway, proxy, sink, listen, name, configuration };
         rig.wait_for("the bridge is up", PATIENCE, |rig| rig.sink.seen().connected > 0)?;
         Ok(rig)
+    }
+
+    /// `kill -9`, then a new process with what the old one left.
+    pub fn restart(&mut self, binary: &Path, dir: &Path) -> Result<Started, String> {
+        self.gateway.kill();
+        let begun = clock::now();
+        let kind = Kind::Spillway;
+        self.gateway = Process::start(kind, binary, dir, &self.name, &self.configuration)?;
+        let mut probe = Publisher::new(self.plan(&Work::count(1, 64, 0)).publishers.remove(0));
+        let deadline = begun + PATIENCE.as_nanos() as u64;
+        while !probe.is_up() {
+            probe.pump(clock::now(), 0);
+            probe.readable(clock::now());
+            // Nobody listens yet: what the kernel refuses is tried again at once.
+            if probe.error.is_some() {
+                probe = Publisher::new(self.plan(&Work::count(1, 64, 0)).publishers.remove(0));
+            }
+            if clock::now() > deadline {
+                return Err(format!("no CONNACK within {PATIENCE:?}"));
+            }
+            self.gateway.alive()?;
+        }
+        let connack_at = clock::now();
+        probe.disconnect();
+        self.wait_for("the bridge connects", PATIENCE, |rig| {
+            rig.gateway.log().first_at.contains_key("bridge_connecting")
+        })?;
+        let log = self.gateway.log();
+        let ms = |at: u64| at.saturating_sub(begun) as f64 / 1e6;
+        let event = |name: &str| log.first_at.get(name).map_or(f64::NAN, |at| ms(*at));
+        Ok(Started {
+            listening_ms: event("listening"),
+            connack_ms: ms(connack_at),
+            connecting_ms: event("bridge_connecting"),
+        })
     }
 
     pub fn plan(&self, work: &Work) -> Plan {
@@ -198,6 +251,12 @@ impl Rig {
         self.wait_for("the link is down", PATIENCE, |rig| {
             rig.sink.seen().connected == 0 && !rig.gateway.log().link.starts_with("up")
         })
+    }
+
+    /// The link is gone; whether the gateway says so or not.
+    pub fn cut_unseen(&mut self) -> Result<(), String> {
+        self.proxy.as_ref().ok_or("no proxy")?.command(Command::Cut);
+        self.wait_for("the link is down", PATIENCE, |rig| rig.sink.seen().connected == 0)
     }
 
     pub fn heal(&mut self) -> Result<(), String> {
