@@ -282,6 +282,7 @@ impl Queue {
             outbox.settled_dirty = 0;
             let written = core::mem::replace(&mut outbox.row_dirty, outbox.row_partial);
             outbox.row_urgent = false;
+            // The table is everybody's: it is gone through for those who have something in it.
             if written && outbox.params.journal && outbox.received > 0 {
                 self.recv.update(index, &mut |_, stage| match stage {
                     Stage::Staged => Stage::Durable,
