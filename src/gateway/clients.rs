@@ -222,7 +222,9 @@ impl Gateway {
         };
         let session_present = present && connect.version != Version::V31;
         let connack = Connack { session_present, code: 0, properties };
-        if self.reply(slot, &Packet::Connack(connack)) == Step::Stall {
+        // What it says of the session must be what the store says after a crash.
+        let durable = self.has_promise(session) || !self.forgotten.is_empty();
+        if self.reply_durable(slot, &Packet::Connack(connack), durable, true) == Step::Stall {
             return Err(Reason::UNSPECIFIED.into());
         }
         self.note(Note::ClientConnected {
@@ -303,8 +305,9 @@ impl Gateway {
             if entry.expiry.is_zero() && asked != 0 {
                 return Err(Reason::PROTOCOL_ERROR.into()); // [MQTT-3.1.2-23]
             }
-            entry.expiry = self.config.session_expiry.min(seconds(asked));
-            entry.dirty = true;
+            let expiry = self.config.session_expiry.min(seconds(asked));
+            entry.dirty |= expiry != entry.expiry;
+            entry.expiry = expiry;
             if asked == 0 {
                 let dest = self.session_dest(session);
                 self.queue.set_persistent(dest, false);

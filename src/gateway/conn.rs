@@ -111,6 +111,17 @@ pub struct Progress {
     pub cursor: usize,
 }
 
+/// Replies that promise what is not in the store yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gate {
+    /// Where in `control` they begin.
+    at: usize,
+    /// They may leave after this many commits.
+    after: u64,
+    /// Nothing else may leave before them.
+    all: bool,
+}
+
 pub struct Conn {
     pub role: Role,
     pub generation: u16,
@@ -125,6 +136,7 @@ pub struct Conn {
     /// One-off replies, encoded.
     pub control: Vec<u8>,
     pub control_sent: usize,
+    gate: Option<Gate>,
     control_bytes: usize,
     pub pubacks: Debts,
     pub pubrecs: Debts,
@@ -174,6 +186,7 @@ impl Conn {
             keepalive: Duration::ZERO,
             control: Vec::with_capacity(control_bytes),
             control_sent: 0,
+            gate: None,
             control_bytes,
             pubacks: Debts::new(inflight),
             pubrecs: Debts::new(inflight),
@@ -211,8 +224,7 @@ impl Conn {
         self.received_at = now;
         self.sent_at = now;
         self.keepalive = Duration::ZERO;
-        self.control.clear();
-        self.control_sent = 0;
+        self.forget_control();
         self.forget_debts();
         self.parked = 0;
         self.zero_parked = false;
@@ -246,8 +258,8 @@ impl Conn {
         used + bytes <= self.control_bytes
     }
 
-    /// Appends an encoded packet; `write` gets the room there is and says how much it took.
-    /// `false`: it did not fit.
+    /// Appends an encoded packet; `write` gets the room there is and says how much it took. It goes
+    /// before those that wait for a commit. `false`: it did not fit.
     pub fn control(&mut self, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
         if self.control_sent == self.control.len() {
             self.control.clear();
@@ -257,22 +269,71 @@ impl Conn {
         self.control.resize(self.control_bytes, 0);
         let taken = write(&mut self.control[start..]);
         self.control.truncate(start + taken.unwrap_or(0));
+        if let (Some(gate), Some(taken)) = (&mut self.gate, taken) {
+            self.control[gate.at..].rotate_right(taken);
+            gate.at += taken;
+        }
         taken.is_some()
+    }
+
+    /// The same for a reply that is true only after so many commits. `all`: it is the first that
+    /// the peer hears.
+    pub fn control_after(
+        &mut self,
+        after: u64,
+        all: bool,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> bool {
+        let gate = self.gate.take();
+        let before = self.control_left();
+        let fits = self.control(write);
+        let (at, all) = match gate {
+            Some(gate) => (gate.at, gate.all || all),
+            None => (self.control.len().min(self.control_sent + before), all),
+        };
+        self.gate = Some(Gate { at, after, all });
+        self.awaits_commit = true;
+        fits
     }
 
     /// Nothing more is to be said.
     pub fn forget_control(&mut self) {
         self.control.clear();
         self.control_sent = 0;
+        self.gate = None;
     }
 
     pub fn control_left(&self) -> usize {
         self.control.len() - self.control_sent
     }
 
-    /// Moves encoded replies into `out`.
-    pub fn take_control(&mut self, out: &mut [u8]) -> usize {
-        let left = &self.control[self.control_sent..];
+    /// Where the replies end that are true after so many commits.
+    fn control_end(&self, commits: u64) -> usize {
+        self.gate.filter(|gate| gate.after > commits).map_or(self.control.len(), |gate| gate.at)
+    }
+
+    /// Is there a reply that may leave, and has no room?
+    pub fn has_control(&self, commits: u64) -> bool {
+        self.control_end(commits) > self.control_sent
+    }
+
+    /// Must everything wait for a reply that is not true yet?
+    pub fn is_mute(&self, commits: u64) -> bool {
+        self.gate.is_some_and(|gate| gate.all && gate.after > commits)
+    }
+
+    /// Is a debt or a reply waiting for a commit?
+    pub fn waits_for_commit(&self) -> bool {
+        self.pubrecs.len() + self.pubcomps.len() > 0 || self.gate.is_some()
+    }
+
+    /// Moves encoded replies into `out` as far as they are true after so many commits.
+    pub fn take_control(&mut self, commits: u64, out: &mut [u8]) -> usize {
+        let end = self.control_end(commits);
+        if end == self.control.len() {
+            self.gate = None;
+        }
+        let left = &self.control[self.control_sent..end];
         let take = left.len().min(out.len());
         out[..take].copy_from_slice(&left[..take]);
         self.control_sent += take;
@@ -287,6 +348,41 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn say(conn: &mut Conn, bytes: &'static [u8], after: Option<u64>) {
+        let write = |out: &mut [u8]| {
+            out[..bytes.len()].copy_from_slice(bytes);
+            Some(bytes.len())
+        };
+        let fits = match after {
+            Some(after) => conn.control_after(after, false, write),
+            None => conn.control(write),
+        };
+        assert!(fits);
+    }
+
+    #[test]
+    fn a_reply_waits_for_its_commit_and_others_pass_it() {
+        let mut conn = Conn::new(1, 0);
+        let mut out = [0; 8];
+        let take = |conn: &mut Conn, commits, out: &mut [u8]| {
+            let count = conn.take_control(commits, out);
+            String::from_utf8(out[..count].to_vec()).unwrap()
+        };
+        say(&mut conn, b"a", None);
+        say(&mut conn, b"BB", Some(1));
+        say(&mut conn, b"c", None);
+        say(&mut conn, b"DD", Some(2));
+        assert_eq!(take(&mut conn, 0, &mut out), "ac");
+        assert!(!conn.has_control(0) && conn.control_left() == 4);
+        say(&mut conn, b"e", None);
+        assert_eq!(take(&mut conn, 1, &mut out), "e");
+        assert_eq!(take(&mut conn, 2, &mut out[..3]), "BBD");
+        assert_eq!(take(&mut conn, 2, &mut out), "D");
+        assert_eq!(conn.control_left(), 0);
+        say(&mut conn, b"f", None);
+        assert_eq!(take(&mut conn, 2, &mut out), "f");
+    }
 
     #[test]
     fn debts_leave_in_order_round_the_ring() {

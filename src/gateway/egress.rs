@@ -46,8 +46,9 @@ impl Gateway {
                 return at;
             }
         }
-        at += self.transmit_control(slot, &mut out[at..]);
-        if self.conn(slot).control_left() > 0 {
+        let commits = self.queue.commits();
+        at += self.conn_mut(slot).take_control(commits, &mut out[at..]);
+        if self.conn(slot).has_control(commits) || self.conn(slot).is_mute(commits) {
             self.sent_something(slot, at, now);
             return at;
         }
@@ -84,10 +85,6 @@ impl Gateway {
                 self.resume.set(slot);
             }
         }
-    }
-
-    fn transmit_control(&mut self, slot: u16, out: &mut [u8]) -> usize {
-        self.conn_mut(slot).take_control(out)
     }
 
     fn transmit_debts(&mut self, slot: u16, out: &mut [u8]) -> usize {

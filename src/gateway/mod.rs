@@ -92,6 +92,8 @@ pub struct Gateway {
     parked: u32,
     node_id: u64,
     meta_dirty: bool,
+    /// The last flush failed: rows of sessions may wait for the next.
+    rows_due: bool,
     retained_since: Option<Instant>,
     drops_at: Instant,
     zero_retry_at: Instant,
@@ -149,6 +151,7 @@ impl Gateway {
             parked: 0,
             node_id,
             meta_dirty: true,
+            rows_due: false,
             retained_since: None,
             drops_at: Instant::NEVER,
             zero_retry_at: Instant::ZERO,
@@ -259,6 +262,11 @@ impl Gateway {
         if self.parked > 0 && self.queue.changes() != self.parked_at {
             return self.now;
         }
+        let retained = if self.rows_due {
+            retained.min(self.queue.not_before(Instant::ZERO))
+        } else {
+            retained
+        };
         self.due.min(self.drops_at).min(self.queue.flush_at(self.now)).min(retained)
     }
 

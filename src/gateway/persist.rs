@@ -152,6 +152,7 @@ impl Gateway {
     ) {
         store.rollback();
         self.queue.failed(now, operation, error);
+        self.rows_due = true;
         self.after_flush();
     }
 
@@ -173,7 +174,7 @@ impl Gateway {
                 && let Ok(slot) = u16::try_from(slot)
             {
                 let conn = self.conn_mut(slot);
-                conn.awaits_commit = conn.pubrecs.len() + conn.pubcomps.len() > 0;
+                conn.awaits_commit = conn.waits_for_commit();
                 self.ready.set(slot);
             }
         }
@@ -209,15 +210,17 @@ impl Gateway {
             if !self.sessions[session].used || !self.sessions[session].dirty {
                 continue;
             }
-            let key = self.sessions[session].client_id.clone();
+            rows.sessions = true;
+            let key = self.sessions[session].client_id.as_bytes();
             if !self.sessions[session].expiry.is_zero() {
-                let row = self.session_row(session);
-                store.put(Table::Session, key.as_bytes(), &row)?;
+                store.put(Table::Session, key, &self.session_row(session))?;
             } else if self.sessions[session].stored {
-                store.delete(Table::Session, key.as_bytes())?;
+                store.delete(Table::Session, key)?;
+            } else {
+                // It ends with its connection: the store never hears of it.
+                continue;
             }
             rows.wrote = true;
-            rows.sessions = true;
         }
         let due = self
             .retained_since
@@ -270,6 +273,7 @@ impl Gateway {
     }
 
     fn rows_committed(&mut self, rows: &Rows) {
+        self.rows_due = false;
         if rows.forgotten {
             self.forgotten.clear();
         }

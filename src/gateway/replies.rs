@@ -21,6 +21,26 @@ impl Gateway {
         if fits { Step::Done } else { Step::Stall }
     }
 
+    /// The same for what is true only with the next commit, if `durable` asks for one. `first`: the
+    /// peer hears nothing before it.
+    pub(super) fn reply_durable(
+        &mut self,
+        slot: u16,
+        packet: &Packet<'_>,
+        durable: bool,
+        first: bool,
+    ) -> Step {
+        if !durable || !self.queue.is_safe() {
+            return self.reply(slot, packet);
+        }
+        let after = self.queue.commits() + 1;
+        let conn = self.conn_mut(slot);
+        let version = conn.version;
+        let fits = conn.control_after(after, first, |out| encode(version, packet, out).ok());
+        self.ready.set(slot);
+        if fits { Step::Done } else { Step::Stall }
+    }
+
     /// DISCONNECT with a reason (MQTT 5); the caller closes.
     pub(super) fn say_goodbye(&mut self, slot: u16, reason: Reason) {
         let disconnect = Disconnect { reason, properties: Properties::EMPTY };

@@ -62,11 +62,11 @@ impl Gateway {
             let _ = codes.push(code);
         }
         self.sessions[session].has_ids |= id != 0;
-        self.sessions[session].dirty = true;
         let suback =
             Suback { packet_id: subscribe.packet_id, properties: Properties::EMPTY, codes: &codes };
-        // The caller has asked for room.
-        let _ = self.reply(slot, &Packet::Suback(suback));
+        // The caller has asked for room. What was subscribed before costs no commit.
+        let durable = self.has_promise(session);
+        let _ = self.reply_durable(slot, &Packet::Suback(suback), durable, false);
     }
 
     fn add_subscription(
@@ -82,9 +82,9 @@ impl Gateway {
         if filter.len() > self.config.limit.topic_bytes {
             return Err(Reason::FILTER_INVALID);
         }
-        let known = self.subs.find_in(session, filter).is_some();
+        let known = self.subs.find_in(session, filter);
         let handling = match options.retain_handling {
-            1 if known => SKIP,
+            1 if known.is_some() => SKIP,
             1 => 0,
             other => other,
         };
@@ -96,7 +96,11 @@ impl Gateway {
             id,
         };
         match self.subs.subscribe(session, filter, sub) {
-            Ok(Added::New | Added::Replaced) => Ok(options.qos),
+            Ok(Added::New | Added::Replaced) => {
+                let same = |old: Subscription| Subscription { retain_handling: handling, ..old };
+                self.sessions[session].dirty |= known.map(same) != Some(sub);
+                Ok(options.qos)
+            }
             Err(_) => Err(Reason::QUOTA_EXCEEDED),
         }
     }
@@ -203,16 +207,23 @@ impl Gateway {
         let mut codes: heapless::Vec<u8, FILTERS_PER_PACKET_MAX> = heapless::Vec::new();
         for (filter, _) in unsubscribe.filters.iter() {
             let existed = self.subs.unsubscribe(session, filter);
+            self.sessions[session].dirty |= existed;
             let code = if existed { Reason::SUCCESS } else { Reason::NO_SUBSCRIPTION_EXISTED };
             // The number of filters is bounded above.
             let _ = codes.push(code.0);
         }
-        self.sessions[session].dirty = true;
         let unsuback = Suback {
             packet_id: unsubscribe.packet_id,
             properties: Properties::EMPTY,
             codes: &codes,
         };
-        Ok(self.reply(slot, &Packet::Unsuback(unsuback)))
+        let durable = self.has_promise(session);
+        Ok(self.reply_durable(slot, &Packet::Unsuback(unsuback), durable, false))
+    }
+
+    /// Does the next commit change what the store has of this session?
+    pub(super) fn has_promise(&self, session: u16) -> bool {
+        let entry = &self.sessions[session];
+        entry.dirty && (entry.stored || !entry.expiry.is_zero())
     }
 }
