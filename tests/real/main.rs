@@ -27,6 +27,7 @@ mod resume;
 mod retained;
 mod rules;
 mod sessions;
+mod sessions_survive;
 mod status;
 mod steps;
 mod versions;
