@@ -80,9 +80,11 @@ impl Gateway {
         let conn = self.conn(slot);
         let limit = usize::from(self.inbound_limit(source));
         if conn.inbound_count() >= limit {
-            let told = conn.version == Version::V5;
+            // A client that was told the limit has broken it. Others wait: one that was not told,
+            // and a remote, for brokers forget our word over a reconnect (mosquitto without a limit
+            // of its own does) and would be turned away for ever.
+            let told = conn.version == Version::V5 && matches!(source, Source::Client { .. });
             self.queue.eager = true;
-            // A peer that was told the limit has broken it; one that was not has to wait.
             if told {
                 return Err(Reason::RECEIVE_MAXIMUM_EXCEEDED);
             }

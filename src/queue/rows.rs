@@ -197,3 +197,41 @@ fn ids(row: &mut &[u8]) -> Option<Vec<u16>> {
     let count = u16::from_le_bytes(take(row)?);
     (0..count).map(|_| take(row).map(u16::from_le_bytes)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_whole_or_not_at_all() {
+        let mut value = Vec::new();
+        value.extend(7u32.to_le_bytes());
+        value.extend(9u16.to_le_bytes());
+        value.push(1);
+        value.extend(0xABCD_u64.to_le_bytes());
+        value.extend(1u16.to_le_bytes());
+        value.extend(1234u64.to_le_bytes());
+        value.extend(5u16.to_le_bytes());
+        value.push(1);
+        value.extend([1, 0, 3, 0]);
+        value.push(1);
+        value.extend(0xEF_u64.to_le_bytes());
+        value.extend([2, 0, 4, 0, 6, 0]);
+        value.extend([1, 0, 8, 0]);
+        let peer = |hash| PeerId::new(hash);
+        let expected = Row {
+            dest: None,
+            number: 7,
+            next_id: 9,
+            sure: true,
+            peer: Some(peer(0xABCD)),
+            flights: vec![Flight { seq: 1234, packet_id: 5, release: true }],
+            received: vec![3],
+            parked: vec![Parked { peer: peer(0xEF), open: vec![4, 6], received: vec![8] }],
+        };
+        assert_eq!(parse_row(&value), Some(expected));
+        for cut in 0..value.len() {
+            assert_eq!(parse_row(&value[..cut]), None, "{cut}");
+        }
+    }
+}

@@ -196,7 +196,7 @@ impl World {
         for (index, params) in (0..).zip(&self.params) {
             self.queue.open(DestId(index), params.clone());
         }
-        self.queue.restore(&mut self.disk, &mut OneRule).unwrap();
+        self.queue.restore(self.now, &mut self.disk, &mut OneRule).unwrap();
     }
 
     /// The process is killed and begins again with what was committed.

@@ -5,6 +5,7 @@ mod accept;
 mod compare;
 mod drain;
 mod flash;
+mod kills;
 mod latency;
 mod memory;
 mod rig;
@@ -18,7 +19,7 @@ use crate::setup::RunDir;
 use crate::signals;
 
 pub const USAGE: &str = "\
-bench [compare|accept|drain|flash|start|rss|latency]   needs the release binary beside this one
+bench [compare|accept|drain|flash|kills|start|rss|latency]   needs the release binary beside this one
     compare  CPU, rate, loss, order and memory of spillway and mosquitto as bridging gateways,
              interleaved: --repeats 3  --scale 1.0 (times the counts)  --qos 0,1,2  --size 64,1024
              --only spillway|mosquitto  --mosquitto-inflight 128
@@ -28,6 +29,8 @@ bench [compare|accept|drain|flash|start|rss|latency]   needs the release binary 
              --size 128  --inflight 128  --mosquitto (as well, saving on every change)
     drain    a backlog leaves at window / round trip: --count 100000  --delay 20 (ms)  --qos 1
     flash    bytes written per message: --count 20000  --size 128  --qos 1,2  --sync full,normal
+    kills    random kill -9 with QoS 1 and 2 in both directions, and what became of the messages:
+             --count 200  --rate 500 (messages a second each way)  --mqtt 5  --upstream mosquitto
     start    kill -9 and start with a backlog: --counts 1000,100000,1000000  --size 128
     rss      64 clients, full ring, long outage: --seconds 30
     latency  acknowledgement against round trip at half load: --seconds 10  --delay 20  --qos 1
@@ -51,6 +54,7 @@ pub fn main(mut args: Args) -> Result<bool, String> {
         "start" => start::run(&options, args),
         "drain" => drain::run(&options, args),
         "flash" => flash::run(&options, args),
+        "kills" => kills::run(&options, args),
         "rss" => memory::run(&options, args),
         "latency" => latency::run(&options, args),
         _ => Err(format!("unknown benchmark {which}")),
