@@ -65,6 +65,8 @@ pub struct Log {
     pub drops: u64,
     /// When the first line of each event was read.
     pub first_at: BTreeMap<String, u64>,
+    /// Longest stall by the part that was away, milliseconds.
+    pub stalls: BTreeMap<String, u64>,
     pub tail: VecDeque<String>,
 }
 
@@ -97,6 +99,12 @@ impl Log {
             "bridge_down" => {
                 let of = |key: &str| values.get(key).map_or("?", String::as_str);
                 self.link = format!("down: {}, again in {} ms", of("reason"), of("retry_in_ms"));
+            }
+            "stall" => {
+                let took = values.get("duration_ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
+                let part = values.get("part").cloned().unwrap_or_default();
+                let longest = self.stalls.entry(part).or_default();
+                *longest = took.max(*longest);
             }
             "drop" => {
                 let count = values.get("count").and_then(|count| count.parse().ok());

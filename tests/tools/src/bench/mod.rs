@@ -9,6 +9,7 @@ mod kills;
 mod latency;
 mod memory;
 mod rig;
+mod slowdisk;
 mod start;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::setup::RunDir;
 use crate::signals;
 
 pub const USAGE: &str = "\
-bench [compare|accept|drain|flash|kills|start|rss|latency]   needs the release binary beside this one
+bench [compare|accept|drain|flash|kills|rss|latency|slowdisk|start]   needs the release binary
     compare  CPU, rate, loss, order and memory of spillway and mosquitto as bridging gateways,
              interleaved: --repeats 3  --scale 1.0 (times the counts)  --qos 0,1,2  --size 64,1024
              --only spillway|mosquitto  --mosquitto-inflight 128
@@ -34,6 +35,8 @@ bench [compare|accept|drain|flash|kills|start|rss|latency]   needs the release b
     start    kill -9 and start with a backlog: --counts 1000,100000,1000000  --size 128
     rss      64 clients, full ring, long outage: --seconds 30
     latency  acknowledgement against round trip at half load: --seconds 10  --delay 20  --qos 1
+    slowdisk PINGRESP while a backlog drains and publishers publish on a disk whose syncs are slow:
+             --count 100000  --seconds 15  --syncs 0,50,200,2000 (ms)
     all:     --binary PATH (of spillway)  --dir DIR  --keep";
 
 /// What all benchmarks are told.
@@ -57,6 +60,7 @@ pub fn main(mut args: Args) -> Result<bool, String> {
         "kills" => kills::run(&options, args),
         "rss" => memory::run(&options, args),
         "latency" => latency::run(&options, args),
+        "slowdisk" => slowdisk::run(&options, args),
         _ => Err(format!("unknown benchmark {which}")),
     }?;
     Ok(true)

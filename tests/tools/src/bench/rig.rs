@@ -24,7 +24,7 @@ pub struct Rig {
     pub gateway: Process,
     pub proxy: Option<Proxy>,
     pub sink: Sink,
-    listen: SocketAddr,
+    pub listen: SocketAddr,
     name: String,
     configuration: String,
 }
