@@ -24,6 +24,18 @@ pub const COMMIT_EAGER_BYTES: usize = 32 * 1024;
 /// The longest `store.flush_after` stretches while acknowledgements flow.
 pub const FLUSH_AFTER_MAX: Duration = Duration::from_secs(2);
 
+/// A store that keeps the loop longer at once is slow: it gets a rest before it is used again.
+pub const STORE_SLOW: Duration = Duration::from_millis(20);
+
+/// The rest of a slow store, as a part of what it has just taken: the sockets are served then.
+pub const STORE_REST_SHARE: u32 = 4;
+
+/// A slow store's rest is never longer.
+pub const STORE_REST_MAX: Duration = Duration::from_millis(500);
+
+/// So long the longest absence in a slow store is remembered.
+pub const STORE_SLOW_FOR: Duration = Duration::from_secs(60);
+
 /// The longest the bits of settled records wait for somebody else's commit. No more of them than
 /// the destination's window do.
 pub const LAZY_SETTLED_AFTER: Duration = Duration::from_secs(1);

@@ -34,7 +34,9 @@ use crate::broker::retained::RetainedMessages;
 use crate::broker::session::Sessions;
 use crate::broker::subs::Subs;
 use crate::config::{Config, Overflow};
-use crate::limits::{REFUSAL_CONNECTIONS, STOP_WITHIN};
+use crate::limits::{
+    REFUSAL_CONNECTIONS, STOP_WITHIN, STORE_REST_MAX, STORE_REST_SHARE, STORE_SLOW, STORE_SLOW_FOR,
+};
 use crate::note::{Note, text};
 use crate::queue::marks::Marks;
 use crate::queue::outbox::{DestId, Params};
@@ -101,6 +103,9 @@ pub struct Gateway {
     announced: bool,
     /// Sessions that ended and whose rows have to go.
     forgotten: Vec<String>,
+    /// Longest time away in the store, and until when it is remembered.
+    absence: Duration,
+    absence_until: Instant,
 }
 
 impl Gateway {
@@ -157,6 +162,8 @@ impl Gateway {
             zero_retry_at: Instant::ZERO,
             announced: false,
             forgotten: Vec::new(),
+            absence: Duration::ZERO,
+            absence_until: Instant::ZERO,
             config,
         };
         gateway.open_bridges();
@@ -302,6 +309,29 @@ impl Gateway {
             return Some(note);
         }
         self.queue.poll_note()
+    }
+
+    /// The store has kept the loop until `now`. It rests before it is written to again, in
+    /// proportion: sockets are served meanwhile. Returns until when.
+    pub fn store_took(&mut self, now: Instant, took: Duration) -> Instant {
+        self.now = now;
+        if took >= self.absence || now >= self.absence_until {
+            self.absence = took;
+            self.absence_until = now.plus(STORE_SLOW_FOR);
+            // Links may have to ping sooner.
+            self.due_by(now);
+        }
+        if took < STORE_SLOW || self.stop.is_some() {
+            return now;
+        }
+        let until = now.plus((took / STORE_REST_SHARE).min(STORE_REST_MAX));
+        self.queue.rest(until);
+        until
+    }
+
+    /// The longest time that the loop has lately been away in the store.
+    fn absence(&self, now: Instant) -> Duration {
+        if now < self.absence_until { self.absence } else { Duration::ZERO }
     }
 
     pub fn config(&self) -> &Config {

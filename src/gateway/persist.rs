@@ -58,6 +58,10 @@ impl Gateway {
             self.wake_destinations();
             return self.after_flush();
         }
+        if self.queue.is_resting(now) {
+            self.load_backlog(now, store);
+            return self.after_flush();
+        }
         // On a full disk only what frees room is written.
         let full = self.queue.is_full(now);
         let rows = if full { Ok(Rows::default()) } else { self.put_rows(now, store) };
@@ -85,12 +89,16 @@ impl Gateway {
         if self.queue.commits() != commits {
             self.wake_after_commit();
         }
+        self.load_backlog(now, store);
+        self.after_flush();
+    }
+
+    fn load_backlog(&mut self, now: Instant, store: &mut impl SpillStore) {
         let refilled = self.with_streams(now, |queue, streams| queue.refill(now, store, streams));
         if let Err(error) = refilled {
             self.flush_failed(now, store, "read", error);
         }
         self.wake_destinations();
-        self.after_flush();
     }
 
     /// Without a store: only what was parked is tried again.

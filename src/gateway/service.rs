@@ -140,7 +140,10 @@ impl Gateway {
                 }
             }
             let conn = self.conn(slot);
-            let quiet = conn.sent_at.min(conn.received_at).plus(keepalive * 3 / 4);
+            // The remote gives up after 3/2: a slow disk must not come between.
+            let ahead = (keepalive * 5 / 4).saturating_sub(self.absence(now));
+            let span = ahead.clamp(keepalive / 4, keepalive * 3 / 4);
+            let quiet = conn.sent_at.min(conn.received_at).plus(span);
             if self.link(bridge).ping_sent.is_none() {
                 if quiet <= now {
                     self.link_mut(bridge).ping_sent = Some(now);

@@ -46,7 +46,16 @@ impl Queue {
 
     /// `at`, or when the store may be tried again.
     pub fn not_before(&self, at: Instant) -> Instant {
-        at.max(self.retry_at)
+        at.max(self.retry_at).max(self.rest_until)
+    }
+
+    /// A slow store is not written to before then.
+    pub fn rest(&mut self, until: Instant) {
+        self.rest_until = until;
+    }
+
+    pub fn is_resting(&self, now: Instant) -> bool {
+        now < self.rest_until
     }
 
     /// Grows with everything that may let a refused message in.
@@ -115,6 +124,7 @@ impl Queue {
         for outbox in &mut self.boxes {
             outbox.row_dirty |= outbox.used && outbox.params.persistent && !self.setup.safe;
         }
+        self.rest_until = Instant::ZERO;
     }
 
     /// Is everything durable that has to survive?

@@ -157,7 +157,7 @@ impl Queue {
         oldest.plus(self.setup.flush_after)
     }
 
-    /// When the next flush has something to do for this destination.
+    /// When the next flush has something to write for this destination.
     fn due_at(&self, outbox: &Outbox, now: Instant) -> Instant {
         if !outbox.used {
             return Instant::NEVER;
@@ -165,7 +165,7 @@ impl Queue {
         let leaves_ram = (outbox.evict || outbox.reorder) && outbox.custody.is_empty();
         let urgent = outbox.row_urgent || (self.settled_source && outbox.row_partial);
         let moves = outbox.wants_search() || outbox.reorder || leaves_ram;
-        if moves || urgent || self.can_refill(outbox) {
+        if moves || urgent || self.can_admit(outbox) {
             return Instant::ZERO;
         }
         self.commit_at(outbox, now).max(self.full_until)
@@ -180,9 +180,13 @@ impl Queue {
         if self.log.dirty_count > 0 {
             at = at.min(self.settled_since.plus(LAZY_SETTLED_AFTER));
         }
+        let mut loads = false;
         for outbox in &self.boxes {
             at = at.min(self.due_at(outbox, now));
+            loads |= outbox.used && self.can_refill(outbox);
         }
+        // A store that rests is read from all the same.
+        at = if loads { Instant::ZERO } else { at.max(self.rest_until) };
         at.max(self.retry_at)
     }
 

@@ -176,6 +176,8 @@ pub struct Queue {
     retry_after: Duration,
     /// Until then nothing is appended, for the disk was full.
     full_until: Instant,
+    /// A slow store is left alone until then.
+    rest_until: Instant,
     /// The store failed last time.
     failing: bool,
     /// A publisher has used up what it may have in flight: do not wait for more.
@@ -222,6 +224,7 @@ impl Queue {
             retry_at: Instant::ZERO,
             retry_after: Duration::ZERO,
             full_until: Instant::ZERO,
+            rest_until: Instant::ZERO,
             failing: false,
             eager: false,
             commit_all: false,

@@ -5,7 +5,7 @@
 //! and passed over; the rest goes on.
 
 use super::entry::{Chain, Place, State};
-use super::outbox::{DestId, Up};
+use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, blocks_for, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
@@ -101,16 +101,17 @@ impl Queue {
         Ok(())
     }
 
-    /// Would `refill` (or what lets QoS 2 into the window) find something to do?
-    pub(super) fn can_refill(&self, outbox: &super::outbox::Outbox) -> bool {
-        if outbox.up == Up::Down {
-            return false;
-        }
-        let qos2 = outbox.qos2_wanted && outbox.params.journal && !outbox.reorder;
-        (qos2 && outbox.inflight < outbox.window)
-            || (outbox.refill_failed_at != self.changes
-                && (outbox.load_wanted
-                    || (self.has_refill_room() && self.short_streams(outbox) != 0)))
+    /// Would `refill` find something to do?
+    pub(super) fn can_refill(&self, outbox: &Outbox) -> bool {
+        outbox.up != Up::Down
+            && outbox.refill_failed_at != self.changes
+            && (outbox.load_wanted || (self.has_refill_room() && self.short_streams(outbox) != 0))
+    }
+
+    /// Would a commit let messages of QoS 2 into the window?
+    pub(super) fn can_admit(&self, outbox: &Outbox) -> bool {
+        let wanted = outbox.qos2_wanted && outbox.params.journal && !outbox.reorder;
+        wanted && outbox.up != Up::Down && outbox.inflight < outbox.window
     }
 
     fn has_refill_room(&self) -> bool {
@@ -120,7 +121,7 @@ impl Queue {
     }
 
     /// Streams with a backlog on disk and too little of it in RAM.
-    fn short_streams(&self, outbox: &super::outbox::Outbox) -> u128 {
+    fn short_streams(&self, outbox: &Outbox) -> u128 {
         let backlog = if outbox.unknown_slots > 0 { u128::MAX } else { outbox.gaps };
         if backlog == 0 {
             return 0;

@@ -6,6 +6,7 @@ use crate::gateway::verbs::{Action, Event, Taken};
 use crate::note::Note;
 use crate::queue::store::SpillStore;
 use crate::vocab::{ConnId, Instant};
+use core::time::Duration;
 use std::net::SocketAddr;
 
 pub trait Core {
@@ -19,6 +20,8 @@ pub trait Core {
     fn expire(&mut self, now: Instant);
     fn flush<S: SpillStore>(&mut self, now: Instant, store: &mut S);
     fn flush_ram(&mut self, now: Instant);
+    /// The store has kept the loop until `now`; when it may be used again.
+    fn store_took(&mut self, now: Instant, took: Duration) -> Instant;
     /// 0 = nothing (more) to send now.
     fn transmit(&mut self, now: Instant, conn: ConnId, out: &mut [u8]) -> usize;
     fn poll_ready(&mut self) -> Option<ConnId>;
@@ -58,6 +61,10 @@ impl Core for Gateway {
 
     fn flush_ram(&mut self, now: Instant) {
         Gateway::flush_ram(self, now);
+    }
+
+    fn store_took(&mut self, now: Instant, took: Duration) -> Instant {
+        Gateway::store_took(self, now, took)
     }
 
     fn transmit(&mut self, now: Instant, conn: ConnId, out: &mut [u8]) -> usize {

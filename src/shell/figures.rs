@@ -42,6 +42,11 @@ impl Figures {
         self.longest = ("asleep", late);
     }
 
+    /// How long the turn that is over has taken, in all.
+    pub(super) fn since_begin(&self, now: Instant) -> Duration {
+        now.since(self.began)
+    }
+
     /// The part that began with the last lap is over.
     pub(super) fn lap(&mut self, now: Instant, part: &'static str) {
         let took = now.since(self.lap);

@@ -3,7 +3,12 @@
 //! A turn: poll until the earliest deadline, one clock reading for the core, accept, read and
 //! present, deadlines, one flush, write, work the core asks for, notes. Commits come before the
 //! bytes they allow. Decides nothing about MQTT, never blocks but in the store.
+//!
+//! A slow disk: a turn does one slow thing with it, a commit or house-keeping; what needs no disk
+//! is written before that, and turns without the disk follow. Time away from the sockets is held
+//! against nobody (`away`).
 
+mod away;
 mod buffers;
 pub mod clock;
 mod conn;
@@ -30,11 +35,13 @@ pub use self::resolver::Paths;
 
 use crate::config::{Config, Server};
 use crate::gateway::verbs::{Action, Event};
+use crate::limits::{STORE_SLOW, STORE_SLOW_FOR};
 use crate::note::{Note, text};
 use crate::queue::store::{SpillStore, StoreError};
 use crate::vocab::{BridgeId, ConnId, Instant};
 use ::core::fmt;
 use ::core::time::Duration;
+use away::Away;
 use buffers::connection_count;
 use clock::Clock;
 use figures::Figures;
@@ -118,6 +125,11 @@ pub struct EventLoop<C, S> {
     probes: Probes,
     logging: Logging,
     figures: Figures,
+    away: Away,
+    /// The store rests until then.
+    rest_until: Instant,
+    /// Until then the store counts as slow.
+    slow_until: Instant,
     stats_interval: Option<Duration>,
     stats_at: Instant,
     /// When quiet has lasted long enough for house-keeping; NEVER once it is done.
@@ -178,6 +190,9 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             probes: Probes::new(bridges, tokens.probes),
             logging,
             figures: Figures::new(),
+            away: Away::default(),
+            rest_until: Instant::ZERO,
+            slow_until: Instant::ZERO,
             stats_interval: config.stats_interval,
             stats_at: config.stats_interval.map_or(Instant::NEVER, |span| now.plus(span)),
             idle_at: now.plus(IDLE_AFTER),
@@ -206,13 +221,15 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         let slept_at = self.clock.now();
         let wanted = if self.busy { Duration::ZERO } else { self.poll_at().since(slept_at) };
         let timeout = (wanted < POLL_MAX).then_some(wanted);
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        let polled = self.poll.poll(&mut self.events, timeout);
+        let now = self.clock.now();
+        match polled {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.away.missed(now),
             other => other?,
         }
-        let now = self.clock.now();
         let slept = now.since(slept_at);
         let late = timeout.map_or(Duration::ZERO, |timeout| slept.saturating_sub(timeout));
+        self.away.begin(now, late.max(self.figures.since_begin(slept_at)));
         self.figures.begin(now, late);
         self.core.set_wall(clock::wall());
         if !self.events.is_empty() {
@@ -224,23 +241,18 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         listeners.accept_all(now, poll.registry(), links, core, logging);
         links.read_all(now, core);
         self.lap("receive");
-        self.core.expire(now);
-        self.links.expire(now, &mut self.core);
-        self.probes.expire(now, &mut self.core);
-        self.resolver.expire(now, self.poll.registry());
+        self.expire(now);
         self.lap("expire");
-        self.flush(now);
-        self.lap("flush");
-        self.collect_ready();
-        self.links.write_all(now, &mut self.core);
-        self.lap("transmit");
+        if now < self.slow_until {
+            self.transmit(now);
+        }
+        let now = self.use_store(now);
+        self.transmit(now);
         self.busy = self.act(now);
         self.busy |= self.resume(now);
         self.collect_ready();
         self.busy |= self.links.is_busy();
         self.lap("actions");
-        self.maintain(now);
-        self.lap("maintain");
         self.write_notes(now);
         self.lap("log");
         if let Some(note) = self.figures.end() {
@@ -314,11 +326,48 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         }
     }
 
-    fn flush(&mut self, now: Instant) {
+    /// Judges what is late, once everything that came in time was read.
+    fn expire(&mut self, now: Instant) {
+        let behind = self.links.is_reading() || self.events.iter().count() >= EVENTS_A_TURN;
+        if !self.away.is_over(now, behind) && !self.stopping {
+            return;
+        }
+        self.core.expire(now);
+        self.links.expire(now, &mut self.core);
+        self.probes.expire(now, &mut self.core);
+        self.resolver.expire(now, self.poll.registry());
+    }
+
+    fn transmit(&mut self, now: Instant) {
+        self.collect_ready();
+        self.links.write_all(now, &mut self.core);
+        self.lap("transmit");
+    }
+
+    /// The store's part of a turn: one slow thing at most. Returns what time it is now.
+    fn use_store(&mut self, now: Instant) -> Instant {
+        let mut now = now;
+        if now >= self.rest_until {
+            self.maintain(now);
+            now = self.left_store(now, "maintain");
+        }
         match &mut self.store {
             Some(store) => self.core.flush(now, store),
             None => self.core.flush_ram(now),
         }
+        self.left_store(now, "flush")
+    }
+
+    fn left_store(&mut self, entered: Instant, part: &'static str) -> Instant {
+        let now = self.clock.now();
+        self.figures.lap(now, part);
+        let took = now.since(entered);
+        if took < STORE_SLOW || self.store.is_none() {
+            return entered;
+        }
+        self.slow_until = now.plus(STORE_SLOW_FOR);
+        self.rest_until = self.core.store_took(now, took);
+        now
     }
 
     fn collect_ready(&mut self) {

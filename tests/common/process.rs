@@ -1,6 +1,6 @@
 //! A child process whose lines can be waited for.
 
-use super::PATIENCE;
+use super::{PATIENCE, wait_until};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -108,6 +108,16 @@ impl Process {
         // SAFETY: kill takes two integers; the id is that of a child not yet waited for.
         let result = unsafe { libc::kill(id, signal) };
         assert_eq!(result, 0, "cannot signal {} {id}", self.name);
+    }
+
+    /// SIGSTOP, and it has stopped: the kernel goes on accepting and acknowledging bytes.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.id());
+        wait_until("it stops", || {
+            let stat = std::fs::read_to_string(&stat).expect("procfs");
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        });
     }
 
     pub fn is_running(&mut self) -> bool {

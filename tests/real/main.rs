@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod absence;
 mod backlog;
 mod delivery;
 mod dns;
@@ -28,6 +29,7 @@ mod retained;
 mod rules;
 mod sessions;
 mod sessions_survive;
+mod slow_disk;
 mod status;
 mod steps;
 mod versions;

@@ -101,6 +101,11 @@ impl Links {
         !self.readers.slots.is_empty() || !self.writers.slots.is_empty()
     }
 
+    /// Bytes may be left that were not read for want of time.
+    pub(super) fn is_reading(&self) -> bool {
+        !self.readers.slots.is_empty()
+    }
+
     /// Takes a socket in. `Err` = it is closed already, for this reason.
     pub(super) fn insert(
         &mut self,

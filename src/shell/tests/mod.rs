@@ -176,6 +176,9 @@ impl Core for Echo {
     fn expire(&mut self, _: Instant) {}
     fn flush<S: SpillStore>(&mut self, _: Instant, _: &mut S) {}
     fn flush_ram(&mut self, _: Instant) {}
+    fn store_took(&mut self, now: Instant, _: Duration) -> Instant {
+        now
+    }
 
     fn transmit(&mut self, _: Instant, conn: ConnId, out: &mut [u8]) -> usize {
         assert!(self.live.contains(&conn));
