@@ -100,6 +100,15 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long refused subscriptions and messages held by the remote's word wait.
 pub const REFUSED_RETRY: Duration = Duration::from_secs(60);
 
+/// How often the gateway's own clock is written down beside other changes.
+pub const MARK_AFTER: Duration = Duration::from_secs(60);
+
+/// A router that seems to have been off for longer has a wrong clock.
+pub const DOWNTIME_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// A step of the wall clock that is worth a line.
+pub const CLOCK_JUMP_MIN: Duration = Duration::from_secs(60);
+
 /// Wall clock readings before 2024-01-01 are those of a router that does not know the time.
 pub const WALL_PLAUSIBLE_S: u64 = 1_704_067_200;
 

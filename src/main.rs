@@ -3,7 +3,7 @@
 
 use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE};
 use spillway::config::{self, Ack, Config, Sync, Warning};
-use spillway::gateway::Gateway;
+use spillway::gateway::{Gateway, mark};
 use spillway::note::{Note, Value, text};
 use spillway::queue::slots_for;
 use spillway::queue::store::{SpillStore, StoreError};
@@ -141,24 +141,32 @@ fn start(config: &Config, clock: Clock, mut logging: Logging) -> Result<Loop, St
         Some(path) => Some(open_store(config, path, clock, &mut logging)?),
         None => None,
     };
+    // What the store remembers of time goes on where it was.
+    let readings = clock::readings();
+    let clock = match &mut store {
+        Some(store) => Clock::start_at(mark::resume(store, &readings).map_err(unreadable)?),
+        None => clock,
+    };
     let slots = store.as_ref().map_or(0, SpillStore::slot_count_max);
     logging.note(clock.now(), &memory_plan(config, slots));
     logging.note(clock.now(), &durability(config));
     let seed = seed().map_err(|error| format!("cannot read /dev/urandom: {error}"))?;
     let mut gateway = Gateway::new(config.clone(), seed, slots, clock.now());
-    gateway.set_wall(clock::wall());
+    gateway.set_clocks(clock.now(), readings);
     if let Some(store) = &mut store {
-        gateway.restore(clock.now(), store).map_err(|error| {
-            let why = match error {
-                StoreError::Full => "it is full",
-                StoreError::Io => "an I/O error",
-                StoreError::Corrupt => "it is damaged",
-            };
-            format!("cannot read the store: {why}")
-        })?;
+        gateway.restore(clock.now(), store).map_err(unreadable)?;
     }
     EventLoop::new(config, gateway, store, clock, logging, paths(), seed)
         .map_err(|error| error.to_string())
+}
+
+fn unreadable(error: StoreError) -> String {
+    let why = match error {
+        StoreError::Full => "it is full",
+        StoreError::Io => "an I/O error",
+        StoreError::Corrupt => "it is damaged",
+    };
+    format!("cannot read the store: {why}")
 }
 
 fn open_store(

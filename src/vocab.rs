@@ -4,7 +4,8 @@
 use core::num::NonZeroU16;
 use core::time::Duration;
 
-/// A point of monotonic time in microseconds since the process started.
+/// A point of the gateway's own time in microseconds: monotonic, and going on over restarts as far
+/// as the store remembers.
 ///
 /// The shell reads the clock once a turn; everything below gets it as a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -12,7 +13,7 @@ pub struct Instant(u64);
 
 impl Instant {
     pub const ZERO: Self = Self(0);
-    /// Where the process's clock starts, so that what arrived before it has a time too.
+    /// Where the clock begins without a store that remembers.
     pub const START: Self = Self(1 << 50);
     /// Later than anything that happens: "no deadline".
     pub const NEVER: Self = Self(u64::MAX);

@@ -15,6 +15,7 @@ mod failback;
 mod greeting;
 mod ingest;
 mod links;
+pub mod mark;
 mod oversize;
 mod persist;
 mod plan;
@@ -106,6 +107,7 @@ pub struct Gateway {
     /// Longest time away in the store, and until when it is remembered.
     absence: Duration,
     absence_until: Instant,
+    mark: mark::Mark,
 }
 
 impl Gateway {
@@ -113,7 +115,7 @@ impl Gateway {
     /// store can hold (0 = RAM only).
     pub fn new(config: Config, seed: u64, slot_count: u32, now: Instant) -> Self {
         let mut rng = Rng::new(seed);
-        let setup = setup(&config, slot_count, rng.next_u64());
+        let setup = setup(&config, slot_count);
         let client_slots = config.limit.clients.saturating_add(REFUSAL_CONNECTIONS);
         let link_slots = u16::try_from(config.bridges.len() * 2).unwrap_or(0);
         let mut conns: Vec<Conn> =
@@ -164,6 +166,7 @@ impl Gateway {
             forgotten: Vec::new(),
             absence: Duration::ZERO,
             absence_until: Instant::ZERO,
+            mark: mark::Mark::default(),
             config,
         };
         gateway.open_bridges();
@@ -172,7 +175,7 @@ impl Gateway {
 
     /// Memory `new` takes, by part, in bytes.
     pub fn plan(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
-        let setup = setup(config, slot_count, 0);
+        let setup = setup(config, slot_count);
         let [ring, entries, log] = Queue::planned_bytes(&setup);
         let limit = &config.limit;
         let clients = usize::from(limit.clients.saturating_add(REFUSAL_CONNECTIONS));
@@ -201,7 +204,19 @@ impl Gateway {
 
     /// Seconds since 1970 as far as the router knows; once a turn.
     pub fn set_wall(&mut self, wall_s: u64) {
+        self.mark.wall_s = wall_s;
         self.queue.set_wall(wall_s);
+    }
+
+    /// How the system's clocks stand at `now`: from here on the store remembers the gateway's.
+    pub fn set_clocks(&mut self, now: Instant, readings: mark::Readings) {
+        self.mark.know(now, readings);
+        self.queue.set_wall(readings.wall_s);
+    }
+
+    /// The wall clock has jumped; before the next `flush`.
+    pub fn wall_jumped(&mut self) {
+        self.mark.outdated();
     }
 
     /// A local client connected. `None`: there is not even a slot to refuse it with.
@@ -528,7 +543,7 @@ fn percent(count: u32, percent: u32) -> u32 {
     u32::try_from(u64::from(count) * u64::from(percent) / 100).unwrap_or(u32::MAX)
 }
 
-fn setup(config: &Config, slot_count: u32, run: u64) -> Setup {
+fn setup(config: &Config, slot_count: u32) -> Setup {
     let bridges = config.bridges.iter().map(|bridge| BoxSetup {
         streams: Rules::stream_count(bridge),
         window: bridge.max_inflight,
@@ -555,6 +570,5 @@ fn setup(config: &Config, slot_count: u32, run: u64) -> Setup {
         flush_after: config.store.flush_after,
         connections: config.limit.clients.saturating_add(REFUSAL_CONNECTIONS).saturating_add(links),
         receive_ids: u32::from(config.limit.sessions) * 16 + 4096,
-        run: u8::try_from(run & 0xFF).unwrap_or(0),
     }
 }

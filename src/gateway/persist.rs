@@ -73,7 +73,8 @@ impl Gateway {
             self.with_streams(now, |queue, streams| queue.stage(now, store, rows.wrote, streams));
         match staged {
             Ok(true) => {
-                if let Err(error) = store.commit() {
+                let marked = self.mark.put(now, store);
+                if let Err(error) = marked.and_then(|()| store.commit()) {
                     return self.flush_failed(now, store, "commit", error);
                 }
             }
@@ -86,6 +87,7 @@ impl Gateway {
         }
         self.queue.committed(now);
         self.rows_committed(&rows);
+        self.mark.committed(now);
         if self.queue.commits() != commits {
             self.wake_after_commit();
         }
@@ -159,6 +161,7 @@ impl Gateway {
         error: StoreError,
     ) {
         store.rollback();
+        self.mark.failed();
         self.queue.failed(now, operation, error);
         self.rows_due = true;
         self.after_flush();
@@ -199,7 +202,7 @@ impl Gateway {
 
     /// Rows of sessions, retained messages and the gateway itself.
     fn put_rows(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<Rows, StoreError> {
-        let mut rows = Rows::default();
+        let mut rows = Rows { wrote: self.mark.is_urgent(), ..Rows::default() };
         if self.meta_dirty {
             store.put(Table::Meta, b"node_id", &self.node_id.to_le_bytes())?;
             rows.wrote = true;
@@ -259,13 +262,9 @@ impl Gateway {
             if matches!(change, Change::Cleared(_)) {
                 store.delete(Table::Retained, topic)?;
             } else {
-                let left = message.expires_at.since(self.now).as_secs();
-                let left = u32::try_from(left).unwrap_or(u32::MAX - 1);
-                let expiry = if message.expires_at == Instant::NEVER { u32::MAX } else { left };
                 let mut value = Vec::with_capacity(16 + body.len());
                 value.push(message.qos.as_u8());
-                value.extend_from_slice(&expiry.to_le_bytes());
-                value.extend_from_slice(&self.queue.wall_s().to_le_bytes());
+                value.extend_from_slice(&message.expires_at.as_micros().to_le_bytes());
                 let props = u32::try_from(message.properties_bytes).unwrap_or(0);
                 value.extend_from_slice(&props.to_le_bytes());
                 value.extend_from_slice(&body[message.topic_bytes..]);
@@ -422,12 +421,16 @@ impl Gateway {
     fn restore_retained(&mut self, now: Instant, topic: &str, row: &[u8]) -> Option<()> {
         let row = checked(row)?;
         let qos = Qos::from_u8(*row.first()?)?;
-        let expiry = u32::from_le_bytes(row.get(1..5)?.try_into().ok()?);
+        let expires_at = u64::from_le_bytes(row.get(1..9)?.try_into().ok()?);
+        let expires_at = Instant::from_micros(expires_at);
         let props = u32::from_le_bytes(row.get(9..13)?.try_into().ok()?);
         let props = usize::try_from(props).ok()?;
         let body = row.get(13..)?;
         let (properties, payload) = (body.get(..props)?, body.get(props..)?);
-        let expiry = (expiry != u32::MAX).then_some(expiry);
+        // Whole seconds, and not one too few.
+        let left = expires_at.since(now).as_micros().div_ceil(1_000_000);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let expiry = (expires_at != Instant::NEVER).then_some(left);
         self.retained.set(topic, qos, properties, [payload], expiry, now).ok()
     }
 }

@@ -89,7 +89,6 @@ impl Queue {
             retain: entry.flags.retain,
             rule: self.rule_hash(dest, entry.rule),
             arrival_ms: head.arrival.as_millis(),
-            run: self.setup.run,
             wall_s: head.wall_s,
             expiry_s: head.expiry_s,
         };

@@ -125,7 +125,6 @@ pub struct Setup {
     pub flush_after: Duration,
     pub connections: u16,
     pub receive_ids: u32,
-    pub run: u8,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -29,7 +29,7 @@ pub struct Head {
     pub qos: Qos,
     pub retain: bool,
     pub arrival: Instant,
-    /// Wall clock at arrival, seconds since 1970, for age over a restart.
+    /// Wall clock at arrival, seconds since 1970; a label.
     pub wall_s: u32,
     /// MQTT 5 message expiry interval at arrival, seconds.
     pub expiry_s: Option<u32>,

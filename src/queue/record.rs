@@ -32,10 +32,9 @@ pub struct LogHead {
     pub retain: bool,
     /// Hash of the rule's name; 0 for sessions.
     pub rule: u32,
-    /// Milliseconds of the process's own clock at arrival; means nothing in another run.
+    /// Milliseconds of the gateway's own clock at arrival, which goes on over restarts.
     pub arrival_ms: u64,
-    /// Low bits of the run that wrote it.
-    pub run: u8,
+    /// Seconds since 1970 at arrival as the router believed; a label.
     pub wall_s: u32,
     pub expiry_s: Option<u32>,
 }
@@ -52,6 +51,11 @@ impl LogHead {
         self.body_bytes().saturating_add(HEAD_BYTES)
     }
 
+    /// When it arrived. What a lost mark of the clock makes later than now has just come.
+    pub fn arrival(&self, now: Instant) -> Instant {
+        Instant::from_micros(self.arrival_ms.saturating_mul(1000)).min(now)
+    }
+
     /// Writes the head with the given CRC.
     pub fn encode(&self, out: &mut [u8; HEAD_BYTES]) {
         let flags = self.qos.as_u8()
@@ -60,7 +64,7 @@ impl LogHead {
             | 0x80;
         out[0..4].copy_from_slice(&self.crc.to_le_bytes());
         out[4] = flags;
-        out[5] = self.run;
+        out[5] = 0;
         out[6..8].copy_from_slice(&self.topic_bytes.to_le_bytes());
         out[8..10].copy_from_slice(&self.props_bytes.to_le_bytes());
         out[10..14].copy_from_slice(&self.payload_bytes.to_le_bytes());
@@ -96,7 +100,6 @@ impl LogHead {
             retain: flags & 4 != 0,
             rule: u32_at(22),
             arrival_ms: u64::from_le_bytes(arrival),
-            run: bytes[5],
             wall_s: u32_at(32),
             expiry_s: (flags & 8 != 0).then(|| u32_at(36)),
         })
@@ -142,7 +145,6 @@ mod tests {
             retain: true,
             rule: 99,
             arrival_ms: (1 << 48) - 1,
-            run: 200,
             wall_s: u32::MAX,
             expiry_s: Some(0),
         }

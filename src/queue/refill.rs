@@ -10,7 +10,7 @@ use super::pool::{NONE, RecordId, blocks_for, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
 use super::{DropReason, Queue};
-use crate::limits::{SLOT_BYTES, WALL_PLAUSIBLE_S};
+use crate::limits::SLOT_BYTES;
 use crate::note::{Note, text};
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -426,7 +426,7 @@ impl Queue {
         if blocks_for(head.body_bytes()) > self.pool.block_count() {
             return Ok(Loaded::TooLarge);
         }
-        let arrival = self.arrival_of(head, now);
+        let arrival = head.arrival(now);
         let Ok(record) = self.pool.insert(head.pool_head(arrival)) else {
             return Ok(Loaded::PoolFull);
         };
@@ -467,19 +467,6 @@ impl Queue {
             return Ok(Loaded::Corrupt);
         }
         Ok(Loaded::Yes(record))
-    }
-
-    /// When the message arrived on this run's clock. Downtime counts only when both readings of
-    /// the wall clock are plausible and increasing: never expire early.
-    pub(super) fn arrival_of(&self, head: &LogHead, now: Instant) -> Instant {
-        if head.run == self.setup.run {
-            return Instant::from_micros(head.arrival_ms.saturating_mul(1000));
-        }
-        let plausible = u64::from(head.wall_s) >= WALL_PLAUSIBLE_S && self.wall_s >= head.wall_s;
-        let age = if plausible { self.wall_s - head.wall_s } else { 0 };
-        let age = Duration::from_secs(u64::from(age));
-        let micros = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
-        Instant::from_micros(now.as_micros().saturating_sub(micros))
     }
 
     /// Messages in the window that have to be sent again and are on disk only.

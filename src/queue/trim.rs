@@ -432,7 +432,7 @@ impl Queue {
             }
             let class = self.classified(dest, at, &head, classify);
             let max_age = class.and_then(|(_, rule)| classify.max_age(dest, rule));
-            let age = now.since(self.arrival_of(&head, now));
+            let age = now.since(head.arrival(now));
             if !is_expired(age, head.expiry_s, max_age) {
                 continue;
             }

@@ -1,10 +1,13 @@
 //! The only clock of the program. Monotonic time drives everything, wall time only labels.
 //!
-//! Promises: [`Clock::now`] never goes back and is zero at start; wall readings are right past
-//! 2038 on 32-bit systems whose kernel can say so, and 0 where nothing can be said. Never uses
-//! `std::time::SystemTime`, which panics or wraps there.
+//! Promises: [`Clock::now`] never goes back and begins where it is told to; wall readings are
+//! right past 2038 on 32-bit systems whose kernel can say so, and 0 where nothing can be said.
+//! Never uses `std::time::SystemTime`, which panics or wraps there.
 
+use crate::gateway::mark::Readings;
+use crate::limits::CLOCK_JUMP_MIN;
 use crate::vocab::Instant;
+use core::time::Duration;
 
 /// Seconds and nanoseconds of a clock, wide enough everywhere.
 #[derive(Clone, Copy, Default)]
@@ -15,18 +18,75 @@ struct Reading {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    /// Monotonic time at which the clock was started, and what it read then.
     start_micros: u64,
+    first: Instant,
 }
 
 impl Clock {
-    /// A clock that reads zero now.
     pub fn start() -> Self {
-        Self { start_micros: micros(monotonic()) }
+        Self::start_at(Instant::START)
     }
 
-    /// Monotonic time since the start.
+    /// A clock that reads `first` now.
+    pub fn start_at(first: Instant) -> Self {
+        Self { start_micros: micros(monotonic()), first }
+    }
+
+    /// `first` and the monotonic time since the start.
     pub fn now(&self) -> Instant {
-        Instant::from_micros(micros(monotonic()).saturating_sub(self.start_micros))
+        let micros = micros(monotonic()).saturating_sub(self.start_micros);
+        self.first.plus(Duration::from_micros(micros))
+    }
+}
+
+/// How the system's clocks stand, and which boot this is.
+pub fn readings() -> Readings {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let up = Duration::from_micros(micros(monotonic()));
+    Readings { boot_id: boot_id(&text), up, wall_s: wall() }
+}
+
+/// The bytes of a UUID; zeros when it is none.
+fn boot_id(text: &str) -> [u8; 16] {
+    let digits = || text.trim().chars().filter(|c| *c != '-');
+    let whole = digits().count() == 32 && digits().all(|digit| digit.is_ascii_hexdigit());
+    if !whole {
+        return [0; 16];
+    }
+    let number =
+        digits().fold(0, |sum: u128, c| sum << 4 | u128::from(c.to_digit(16).unwrap_or(0)));
+    number.to_be_bytes()
+}
+
+/// Watches the wall clock beside the monotonic one.
+#[derive(Debug, Default)]
+pub(super) struct WallWatch {
+    /// Both clocks as they last agreed.
+    last: Option<(Instant, u64)>,
+    quiet_until: Instant,
+}
+
+impl WallWatch {
+    /// The wall clock reads `wall_s` now. A step: what it should have read, and what it does. At
+    /// most one a minute is told; what stepped back meanwhile was nothing.
+    pub(super) fn look(&mut self, now: Instant, wall_s: u64) -> Option<(u64, u64)> {
+        let (since, before) = *self.last.get_or_insert((now, wall_s));
+        let expected = before.saturating_add(now.since(since).as_secs());
+        let step = expected.abs_diff(wall_s);
+        if step <= CLOCK_JUMP_MIN.as_secs() {
+            // Also what NTP slews, little by little. Whole seconds only: the rest adds up.
+            if now.since(since) >= Duration::from_secs(60) {
+                self.last = Some((now, wall_s));
+            }
+            return None;
+        }
+        if now < self.quiet_until {
+            return None;
+        }
+        self.quiet_until = now.plus(CLOCK_JUMP_MIN);
+        self.last = Some((now, wall_s));
+        Some((expected, wall_s))
     }
 }
 
@@ -93,12 +153,49 @@ mod tests {
     fn monotonic_time_starts_near_zero_and_never_goes_back() {
         let clock = Clock::start();
         let mut last = clock.now();
-        assert!(last < Instant::from_micros(1_000_000));
+        assert!(last.since(Instant::START) < Duration::from_secs(1));
         for _ in 0..1000 {
             let now = clock.now();
             assert!(now >= last);
             last = now;
         }
+    }
+
+    #[test]
+    fn a_clock_goes_on_where_it_is_told() {
+        let first = Instant::from_micros(1 << 55);
+        assert!(Clock::start_at(first).now().since(first) < Duration::from_secs(60));
+        assert!(Clock::start_at(first).now() >= first);
+    }
+
+    #[test]
+    fn a_boot_has_an_id() {
+        assert_eq!(boot_id("no-uuid"), [0; 16]);
+        assert_eq!(boot_id("00112233-4455-6677-8899-aabbccddeeff\n")[..3], [0x00, 0x11, 0x22]);
+        let now = readings();
+        assert_ne!(now.boot_id, [0; 16]);
+        assert_eq!(now.boot_id, readings().boot_id);
+        assert!(now.up > Duration::ZERO);
+    }
+
+    #[test]
+    fn steps_of_the_wall_clock_are_told_once_and_slewing_is_none() {
+        let at = |seconds: u64| Instant::START.plus(Duration::from_secs(seconds));
+        let mut watch = WallWatch::default();
+        let base = 1_800_000_000;
+        let mut wall = base;
+        for second in 0..100_000 {
+            // A clock that is a thousandth too fast.
+            wall = base + second + second / 1000;
+            assert_eq!(watch.look(at(second), wall), None, "{second}");
+        }
+        let later = 5_000_000_000;
+        assert_eq!(watch.look(at(100_000), later), Some((wall + 1, later)));
+        assert_eq!(watch.look(at(100_001), later + 1), None);
+        // Back within the minute: told when that is over.
+        assert_eq!(watch.look(at(100_002), 5), None);
+        assert_eq!(watch.look(at(100_061), 64), Some((later + 61, 64)));
+        assert_eq!(watch.look(at(100_062), 65), None);
     }
 
     #[test]

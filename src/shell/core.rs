@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 
 pub trait Core {
     fn set_wall(&mut self, wall_s: u64);
+    /// The wall clock has jumped.
+    fn wall_jumped(&mut self);
     /// A local client connected to a listener (by its place in the configuration). `None` = no
     /// slot, not even for a refusal.
     fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId>;
@@ -37,6 +39,10 @@ pub trait Core {
 impl Core for Gateway {
     fn set_wall(&mut self, wall_s: u64) {
         Gateway::set_wall(self, wall_s);
+    }
+
+    fn wall_jumped(&mut self) {
+        Gateway::wall_jumped(self);
     }
 
     fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId> {

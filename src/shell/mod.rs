@@ -43,7 +43,7 @@ use ::core::fmt;
 use ::core::time::Duration;
 use away::Away;
 use buffers::connection_count;
-use clock::Clock;
+use clock::{Clock, WallWatch};
 use figures::Figures;
 use links::Links;
 use listeners::{ADDRS_A_LISTENER, Listeners};
@@ -126,6 +126,7 @@ pub struct EventLoop<C, S> {
     logging: Logging,
     figures: Figures,
     away: Away,
+    wall: WallWatch,
     /// The store rests until then.
     rest_until: Instant,
     /// Until then the store counts as slow.
@@ -191,6 +192,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             logging,
             figures: Figures::new(),
             away: Away::default(),
+            wall: WallWatch::default(),
             rest_until: Instant::ZERO,
             slow_until: Instant::ZERO,
             stats_interval: config.stats_interval,
@@ -231,7 +233,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         let late = timeout.map_or(Duration::ZERO, |timeout| slept.saturating_sub(timeout));
         self.away.begin(now, late.max(self.figures.since_begin(slept_at)));
         self.figures.begin(now, late);
-        self.core.set_wall(clock::wall());
+        self.look_at_wall(now);
         if !self.events.is_empty() {
             self.idle_at = now.plus(IDLE_AFTER);
         }
@@ -259,6 +261,15 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             self.logging.note(now, &note);
         }
         Ok(())
+    }
+
+    fn look_at_wall(&mut self, now: Instant) {
+        let wall_s = clock::wall();
+        self.core.set_wall(wall_s);
+        if let Some((from_s, to_s)) = self.wall.look(now, wall_s) {
+            self.core.wall_jumped();
+            self.logging.note(now, &Note::ClockJump { from_s, to_s });
+        }
     }
 
     fn lap(&mut self, part: &'static str) {

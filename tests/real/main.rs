@@ -10,6 +10,7 @@ mod common;
 
 mod absence;
 mod backlog;
+mod clocks;
 mod delivery;
 mod dns;
 mod failover;

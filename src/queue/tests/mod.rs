@@ -172,7 +172,6 @@ impl World {
             flush_after: Duration::from_millis(250),
             connections: 8,
             receive_ids: 64,
-            run: 1,
         };
         change(&mut setup, &mut params);
         setup.boxes = params
@@ -202,7 +201,6 @@ impl World {
     /// The process is killed and begins again with what was committed.
     fn restart(&mut self) {
         self.disk.rollback();
-        self.setup.run += 1;
         self.start();
     }
 

@@ -115,6 +115,8 @@ impl Core for Echo {
         assert!(wall_s > 1_600_000_000);
     }
 
+    fn wall_jumped(&mut self) {}
+
     fn accept(&mut self, _: Instant, listener: u16, _: SocketAddr) -> Option<ConnId> {
         assert_eq!(listener, 0);
         Some(self.open())
