@@ -94,6 +94,10 @@ pub const CONFLATED_TOPICS_MAX: usize = 256;
 /// A connection that stood this long has proved stable: the backoff starts over.
 pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 
+/// Messages one flush may refuse after they were taken, and say so to MQTT 5 publishers; more are
+/// acknowledged and counted.
+pub const REFUSED_MAX: usize = 256;
+
 /// How often the disk is searched for expired messages of a destination that is at its quota.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -82,6 +82,14 @@ impl Debts {
         self.ring.iter().any(|debt| debt.packet_id == id)
     }
 
+    /// The message of a debt was given up: it is refused. Its identifier, if there is such a debt.
+    pub fn refuse(&mut self, record: RecordId) -> Option<PacketId> {
+        let debt = self.ring.iter_mut().find(|debt| debt.record == Some(record))?;
+        debt.reason = Reason::QUOTA_EXCEEDED;
+        debt.owner = None;
+        Some(debt.packet_id)
+    }
+
     pub fn clear(&mut self) {
         self.ring.clear();
     }

@@ -331,17 +331,22 @@ impl Gateway {
         self.due_by(self.retained.expires_at());
     }
 
+    /// Whose packet identifiers come on this connection.
+    pub(super) fn owner_of(&self, slot: u16) -> Option<DestId> {
+        match self.conns.get(usize::from(slot))?.role {
+            Role::Client { session } => Some(self.session_dest(session)),
+            Role::Link { bridge } => Some(Self::bridge_dest(bridge)),
+            Role::Free | Role::Greeting | Role::Closing => None,
+        }
+    }
+
     /// PUBREL: the identifier is free again, and PUBCOMP is owed once that is durable. `false`:
     /// so many are owed that it has to wait.
     pub(super) fn released(&mut self, slot: u16, id: PacketId) -> bool {
         if self.conn(slot).pubcomps.is_full() {
             return false;
         }
-        let owner = match self.conn(slot).role {
-            Role::Client { session } => self.session_dest(session),
-            Role::Link { bridge } => Self::bridge_dest(bridge),
-            Role::Free | Role::Greeting | Role::Closing => return true,
-        };
+        let Some(owner) = self.owner_of(slot) else { return true };
         let known = self.queue.release_id(owner, id.raw());
         let mut after = 0;
         // Released over an earlier connection, it may not be free in the store yet.

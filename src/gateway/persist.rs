@@ -81,6 +81,7 @@ impl Gateway {
             Ok(false) => {}
             Err(error) => return self.flush_failed(now, store, "write", error),
         }
+        self.tell_refused();
         let commits = self.queue.commits();
         if staged == Ok(true) {
             self.learn_windows(now);
@@ -165,6 +166,22 @@ impl Gateway {
         self.queue.failed(now, operation, error);
         self.rows_due = true;
         self.after_flush();
+    }
+
+    /// What found no room on disk after all is refused where the version has a word for it.
+    fn tell_refused(&mut self) {
+        while let Some((slot, record)) = self.queue.poll_refused() {
+            let owner = self.owner_of(slot);
+            let Some(conn) = self.conns.get_mut(usize::from(slot)) else { continue };
+            if conn.version != Version::V5 {
+                continue;
+            }
+            conn.pubacks.refuse(record);
+            if let (Some(packet_id), Some(owner)) = (conn.pubrecs.refuse(record), owner) {
+                // The exchange ends with the refusal [MQTT-4.3.3].
+                self.queue.release_id(owner, packet_id.raw());
+            }
+        }
     }
 
     /// A publisher that has stopped with so many unacknowledged has used up its own window: from

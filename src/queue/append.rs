@@ -1,12 +1,12 @@
 //! Appending records to a destination's log in the open transaction: slots taken into use, bytes
 //! gathered so that a slot is written once, what has to be undone if the transaction fails.
 
-use super::Queue;
-use super::entry::{Chain, Place};
+use super::entry::{Chain, Place, State};
 use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
+use super::{DropReason, Queue};
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::vocab::Overflow;
 
@@ -32,7 +32,7 @@ impl Queue {
             match self.append(dest, at, store)? {
                 Append::Done => count += 1,
                 Append::NoRoom => {
-                    self.no_room(dest);
+                    self.no_room(dest, at);
                     break;
                 }
                 Append::Enough => {
@@ -49,23 +49,70 @@ impl Queue {
         Ok(room)
     }
 
-    /// No slot for a destination: a session and `drop_oldest` give up their oldest in the next
-    /// flush, on disk or, with nothing there, what their publishers wait for. The others block.
-    pub(super) fn no_room(&mut self, dest: DestId) {
+    /// No slot for a destination's custody from `at` on: the sessions' largest and `drop_oldest`
+    /// give up their oldest slot in the next flush, `drop_newest` gives up what found no room, the
+    /// others block.
+    fn no_room(&mut self, dest: DestId, at: u32) {
         let outbox = self.outbox_mut(dest);
         outbox.stuck = true;
         outbox.tight = true;
         outbox.evict = false;
-        let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
-        if drops {
-            let head = outbox.chain.head;
-            let oldest = if head == NONE {
-                outbox.custody_held
-            } else {
-                u32::from(self.log.slots[widen(head)].unsettled()).max(1)
-            };
-            self.outbox_mut(dest).trim += oldest;
+        let giver = match (outbox.params.session, outbox.params.overflow) {
+            (true, _) => self.largest_session(dest),
+            (false, Overflow::DropOldest) => dest,
+            (false, Overflow::DropNewest) => return self.refuse_custody(dest, at),
+            (false, Overflow::Block) => return,
+        };
+        let head = self.outbox(giver).chain.head;
+        if head != NONE {
+            let unsettled = u32::from(self.log.slots[widen(head)].unsettled());
+            self.outbox_mut(giver).trim += unsettled.max(1);
+            // It is free once all of it is settled, and only a closed one is.
+            self.save(head);
+            self.log.slots[widen(head)].closed = true;
+            self.log.mark(head);
         }
+    }
+
+    /// What was given up freed no slot: nobody waits for a destination that drops.
+    pub(super) fn give_up_custody(&mut self, dest: DestId) {
+        let outbox = self.outbox(dest);
+        let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
+        if outbox.used && outbox.stuck && drops && outbox.custody_held > 0 {
+            self.refuse_custody(dest, outbox.custody.head);
+        }
+    }
+
+    /// The session with the most slots, this one if it has as many.
+    fn largest_session(&self, dest: DestId) -> DestId {
+        let mut largest = dest;
+        for (index, outbox) in (0u16..).zip(self.boxes.iter()) {
+            let of_sessions = outbox.used && outbox.params.session && DestId(index) != self.aside();
+            if of_sessions && outbox.chain.len > self.outbox(largest).chain.len {
+                largest = DestId(index);
+            }
+        }
+        largest
+    }
+
+    /// Gives up what waits in custody from `at` on: counted, and its publishers are told.
+    fn refuse_custody(&mut self, dest: DestId, mut at: u32) {
+        let mut count = 0;
+        while at != NONE {
+            let next = self.entries.next(Chain::Custody, at);
+            let entry = self.entries[at];
+            if entry.state == State::Waiting {
+                if let (true, Some(record)) = (entry.flags.hold, entry.record) {
+                    let source = self.pool.head(record).source;
+                    // Whoever finds no place here is acknowledged without the reason.
+                    let _ = self.refused.push((source, record));
+                }
+                self.settle(dest, at);
+                count += 1;
+            }
+            at = next;
+        }
+        self.count_drop(dest, DropReason::QueueFull, count);
     }
 
     /// Appends one record.

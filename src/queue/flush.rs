@@ -91,6 +91,7 @@ impl Queue {
             let at = (first + turn) % count;
             let Ok(index) = u16::try_from(at) else { continue };
             let dest = DestId(index);
+            self.give_up_custody(dest);
             if (self.outbox(dest).stuck || full) && self.outbox(dest).reorder {
                 self.stand_back(dest);
             }

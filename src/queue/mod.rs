@@ -30,10 +30,10 @@ pub(crate) mod tests;
 pub mod trim;
 pub mod window;
 
-use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, SESSION_WINDOW_SURE};
+use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, REFUSED_MAX, SESSION_WINDOW_SURE};
 use crate::mqtt::Qos;
 use crate::note::{Note, Text};
-use crate::vocab::Instant;
+use crate::vocab::{Instant, Overflow};
 use core::time::Duration;
 use entry::{Chain, Slab, State};
 use log::Log;
@@ -189,6 +189,8 @@ pub struct Queue {
     stopping: bool,
     changes: u64,
     drops: heapless::Vec<(DestId, DropReason, u64), 64>,
+    /// Publishers and their messages that were given up after they had been taken.
+    refused: heapless::Vec<(u16, RecordId), REFUSED_MAX>,
     pub counters: Counters,
     txn: flush::Txn,
     slot_buffer: Box<[u8]>,
@@ -232,6 +234,7 @@ impl Queue {
             stopping: false,
             changes: 0,
             drops: heapless::Vec::new(),
+            refused: heapless::Vec::new(),
             counters: Counters::default(),
             slot_buffer: vec![0; crate::limits::SLOT_BYTES].into_boxed_slice(),
             slot_in_buffer: NONE,
@@ -349,10 +352,19 @@ impl Queue {
         }
         let over = outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
             || outbox.records >= outbox.params.records_ceiling;
-        if over && self.keeps_in_ram(outbox) {
+        // What cannot be stored is not even kept in RAM where the newest is what goes.
+        let newest_goes = outbox.stuck
+            && !outbox.params.session
+            && outbox.params.overflow == Overflow::DropNewest;
+        if newest_goes || over && self.keeps_in_ram(outbox) {
             return Err(Refusal::Short);
         }
         Ok(())
+    }
+
+    /// A publisher's connection and its message that is given up, though it was taken.
+    pub fn poll_refused(&mut self) -> Option<(u16, RecordId)> {
+        self.refused.pop()
     }
 
     /// The destination has what waits in RAM only: there is no store, or none for it.

@@ -23,6 +23,8 @@ pub struct Params {
     pub key: String,
     /// Hashes of its rules' names, by index.
     pub rules: Vec<u32>,
+    /// A rule has a quota of its own: what is on disk is counted by rule after a restart.
+    pub counts_rules: bool,
     /// Publishers wait for it, and it survives a restart.
     pub persistent: bool,
     /// A local session: never blocks, has its own share of the store.
@@ -200,6 +202,7 @@ impl Outbox {
                 name: Text::new(),
                 key: String::new(),
                 rules: Vec::new(),
+                counts_rules: false,
                 persistent: false,
                 session: true,
                 journal: false,

@@ -61,6 +61,9 @@ impl Queue {
         for index in 0..self.boxes.len() {
             let Ok(index) = u16::try_from(index) else { continue };
             let dest = DestId(index);
+            if self.outbox(dest).used && self.outbox(dest).params.counts_rules {
+                self.learn_some(dest, store, classify)?;
+            }
             let outbox = self.outbox(dest);
             if !outbox.used || outbox.up == Up::Down || outbox.reorder {
                 continue;
@@ -103,9 +106,11 @@ impl Queue {
 
     /// Would `refill` find something to do?
     pub(super) fn can_refill(&self, outbox: &Outbox) -> bool {
-        outbox.up != Up::Down
-            && outbox.refill_failed_at != self.changes
-            && (outbox.load_wanted || (self.has_refill_room() && self.short_streams(outbox) != 0))
+        let unread = outbox.params.counts_rules && outbox.unknown_slots > 0;
+        let changed = outbox.refill_failed_at != self.changes;
+        let loads =
+            outbox.load_wanted || (self.has_refill_room() && self.short_streams(outbox) != 0);
+        unread || (outbox.up != Up::Down && changed && loads)
     }
 
     /// Would a commit let messages of QoS 2 into the window?
@@ -292,6 +297,27 @@ impl Queue {
         outbox.active |= 1 << stream;
         outbox.rule_enters(rule);
         self.close_gap(dest, stream, rule);
+    }
+
+    /// Reads on to where nothing of a destination is unknown, a few slots a turn.
+    fn learn_some(
+        &mut self,
+        dest: DestId,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        let mut left = SLOTS_PER_TURN;
+        let mut at = self.outbox(dest).chain.head;
+        while at != NONE && left > 0 && self.outbox(dest).unknown_slots > 0 {
+            let next = self.slot_after(at);
+            if !self.log.slots[widen(at)].known {
+                self.read_slot(at, store)?;
+                self.learn(dest, at, classify);
+                left -= 1;
+            }
+            at = next;
+        }
+        Ok(())
     }
 
     /// After a restart: which streams have how much in this slot (which is in the buffer).

@@ -272,7 +272,7 @@ impl Queue {
     }
 
     /// The next slot of a chain that begins with a record.
-    fn slot_after(&self, slot: u32) -> u32 {
+    pub(super) fn slot_after(&self, slot: u32) -> u32 {
         let mut next = self.log.slots[widen(slot)].next;
         while next != NONE && self.log.slots[widen(next)].continuation {
             next = self.log.slots[widen(next)].next;

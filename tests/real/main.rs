@@ -23,6 +23,7 @@ mod overflow;
 mod pace;
 mod parts;
 mod peers;
+mod pressure;
 mod process;
 mod properties;
 mod resume;

@@ -132,6 +132,7 @@ struct World {
 
 fn bridge(name: &str) -> Params {
     Params {
+        counts_rules: false,
         name: text(name),
         key: format!("b:{name}"),
         rules: vec![1],
