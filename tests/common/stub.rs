@@ -19,6 +19,8 @@ pub enum Seen {
     Release(u16),
     /// PUBREC for a message of ours.
     Received(u16),
+    /// Another acknowledgement the script wrote down: its kind and identifier.
+    Acked(u8, u16),
     Ping,
     Disconnect(u8),
     /// The connection ended.
@@ -140,6 +142,11 @@ impl Session {
         };
         self.journal.lock().expect("no holder panics").extend(seen);
         Ok(packet)
+    }
+
+    /// Writes an acknowledgement into the journal.
+    pub fn note(&mut self, kind: u8, id: u16) {
+        self.journal.lock().expect("no holder panics").push(Seen::Acked(kind, id));
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {

@@ -40,6 +40,7 @@ fn said(stub: &Stub) -> Vec<String> {
         Seen::Connect(_)
         | Seen::Subscribe(_)
         | Seen::Received(_)
+        | Seen::Acked(..)
         | Seen::Ping
         | Seen::Disconnect(_) => None,
     };
