@@ -12,7 +12,7 @@ impl Queue {
         self.is_free_below(8)
     }
 
-    fn is_free_below(&self, part: u32) -> bool {
+    pub(super) fn is_free_below(&self, part: u32) -> bool {
         self.pool.free_blocks() < self.pool.block_count() / part
             || self.pool.free_records() < self.pool.record_count() / part
             || self.entries.free_count() < self.entries.count() / part
@@ -41,6 +41,7 @@ impl Queue {
             if let Some(outbox) = laggard {
                 outbox.evict = true;
             }
+            self.squeeze_zero();
             self.squeeze();
         }
     }
@@ -48,7 +49,26 @@ impl Queue {
     /// The same where there is no store at all.
     pub fn press_in_ram(&mut self) {
         if core::mem::take(&mut self.pressed) || self.is_short() {
+            self.squeeze_zero();
             self.squeeze();
+        }
+    }
+
+    /// QoS 0 that its peers do not read goes first, the longest queue's oldest, until a quarter is
+    /// free.
+    fn squeeze_zero(&mut self) {
+        // Each round drops one message; there are no more than entries.
+        for _ in 0..self.entries.count() {
+            if !self.is_free_below(4) {
+                return;
+            }
+            let longest = (0u16..)
+                .zip(self.boxes.iter())
+                .filter(|(_, outbox)| !outbox.zero.is_empty())
+                .max_by_key(|(_, outbox)| outbox.zero.len);
+            let Some((index, outbox)) = longest else { return };
+            let head = outbox.zero.head;
+            self.drop_entry(DestId(index), head, DropReason::SlowSubscriber);
         }
     }
 

@@ -51,11 +51,12 @@ impl Queue {
             }
             return self.describe(unsent);
         }
+        let scarce = self.is_free_below(2);
         let outbox = &mut self.boxes[usize::from(dest.0)];
         if outbox.inflight >= outbox.window {
             return None;
         }
-        let scarce = self.entries.free_count() < self.entries.count() / 2;
+        // What is in flight stays in RAM, or in entries at least.
         if outbox.params.session && scarce && outbox.inflight >= SESSION_WINDOW_SURE {
             return None;
         }
