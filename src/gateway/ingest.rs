@@ -190,6 +190,7 @@ impl Gateway {
             if self.lose_oldest() && self.queue.fits(reserve, body, count) {
                 return self.take_in(now, source, message, refused);
             }
+            self.queue.press_now();
             if message.qos == Qos::AtMostOnce {
                 let mut wait = false;
                 for at in 0..self.plan.targets.len() {
@@ -200,7 +201,6 @@ impl Gateway {
                 }
                 return self.drop_everywhere(DropReason::QueueFull);
             }
-            self.queue.press_now();
             return Outcome::Parked;
         }
         self.take_in(now, source, message, refused)

@@ -112,7 +112,7 @@ impl Queue {
         self.commit_all = true;
     }
 
-    /// A message found no room in the pool: the next flush makes some.
+    /// A message found no room in the pool: the next flush makes some, up to a quarter.
     pub fn press_now(&mut self) {
         self.pressed = true;
     }

@@ -249,10 +249,16 @@ fn subscribers_that_never_read_cost_their_own_messages_and_nothing_else() {
         let after = rss_kib(&gateway);
         assert!(after <= before + 256, "{before} KiB, then {after} KiB");
         let mut other = Connect::v5("other").open(gateway.port);
-        for qos in 0..=2 {
+        for qos in [1, 2] {
             other.publish(&Message::new("free", qos.to_string()).qos(qos));
             assert_eq!(reader.next().text(), qos.to_string());
         }
+        // Best effort: the first may find no room, and makes some.
+        wait_until("QoS 0 is served again", || {
+            other.publish(&Message::new("free", "0"));
+            other.ping();
+            reader.next_within(Duration::from_millis(100)).is_some()
+        });
         gateway.wait_stats("drops", |stats| stats.number("drops") > 0);
     }
 }

@@ -240,7 +240,7 @@ fn a_full_ring_still_takes_what_a_remote_sends() {
     }
     let near = Collector::start(gateway.port, "near", "in/#");
     gateway.wait_with("bridge_up", &[("bridge", "live")]);
-    filler.publish(&Message::new("go", "go"));
+    filler.publish(&Message::new("go", "go").qos(1));
     near.wait_all_in_order(500);
     assert!(gateway.wait_stats("anything", |_| true).number("drops") > 0, "sessions gave way");
 }
