@@ -64,14 +64,22 @@ impl Queue {
             (false, Overflow::Block) => return,
         };
         let head = self.outbox(giver).chain.head;
-        if head != NONE {
-            let unsettled = u32::from(self.log.slots[widen(head)].unsettled());
-            self.outbox_mut(giver).trim += unsettled.max(1);
-            // It is free once all of it is settled, and only a closed one is.
-            self.save(head);
-            self.log.slots[widen(head)].closed = true;
-            self.log.mark(head);
+        if head == NONE {
+            self.refuse_custody(dest, at);
+            if self.outbox(dest).params.session {
+                self.release_holds(dest);
+            }
+            // Nobody waits any more: the next message asks again.
+            let outbox = self.outbox_mut(dest);
+            outbox.stuck = outbox.custody_held > 0;
+            return;
         }
+        let unsettled = u32::from(self.log.slots[widen(head)].unsettled());
+        self.outbox_mut(giver).trim += unsettled.max(1);
+        // It is free once all of it is settled, and only a closed one is.
+        self.save(head);
+        self.log.slots[widen(head)].closed = true;
+        self.log.mark(head);
     }
 
     /// What was given up freed no slot: nobody waits for a destination that drops.

@@ -262,7 +262,7 @@ impl Queue {
     }
 
     /// A session has no slot for what is in flight: that stays, and nobody waits for it.
-    fn release_holds(&mut self, dest: DestId) {
+    pub(super) fn release_holds(&mut self, dest: DestId) {
         let mut at = self.outbox(dest).custody.head;
         while at != NONE {
             self.unhold(at);

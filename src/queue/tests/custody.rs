@@ -81,12 +81,9 @@ fn drop_oldest_never_makes_publishers_wait_for_a_slot() {
 #[test]
 fn a_session_that_gets_no_slot_makes_no_publisher_wait() {
     let mut world = World::with(|setup, params| {
-        setup.session_slots_max = 1;
+        setup.session_slots_max = 0;
         params[0] = session("a");
-        params[1] = session("b");
     });
-    world.publish(B, "t", Qos::AtLeastOnce, 30_000);
-    world.evict(B);
     let record = world.publish(A, "t", Qos::AtLeastOnce, 10);
     world.run(1000);
     assert!(world.is_settled(record));
@@ -99,6 +96,22 @@ fn a_session_that_gets_no_slot_makes_no_publisher_wait() {
     assert!(world.is_settled(record));
     world.queue.puback(A, id, world.now);
     assert_eq!(world.queue.outbox(A).pending, 0);
+}
+
+#[test]
+fn the_session_with_the_most_slots_gives_one_to_another() {
+    let mut world = World::with(|setup, params| {
+        setup.session_slots_max = 1;
+        params[0] = session("a");
+        params[1] = session("b");
+    });
+    world.publish(B, "t", Qos::AtLeastOnce, 30_000);
+    world.evict(B);
+    let record = world.publish(A, "t", Qos::AtLeastOnce, 10);
+    world.run(1000);
+    assert!(world.is_settled(record));
+    assert_eq!(world.queue.counters.drops, 1);
+    assert_eq!((world.queue.outbox(A).pending, world.queue.outbox(B).pending), (1, 0));
 }
 
 #[test]
