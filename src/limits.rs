@@ -40,6 +40,10 @@ pub const STORE_SLOW_FOR: Duration = Duration::from_secs(60);
 /// the destination's window do.
 pub const LAZY_SETTLED_AFTER: Duration = Duration::from_secs(1);
 
+/// Slots of a destination's log that are read at start for what was in its window. Of an older
+/// message that was sent just before the end the order is lost.
+pub const WINDOW_SLOTS_READ: u32 = 64;
+
 /// In-flight messages a local session is sure of. It gets its whole window only while more than
 /// half of all entries are free: sessions that do not acknowledge never starve the others.
 pub const SESSION_WINDOW_SURE: u16 = 8;

@@ -23,6 +23,7 @@ pub mod recv;
 pub mod refill;
 pub mod restore;
 mod rows;
+mod sequence;
 mod settle;
 pub mod store;
 #[cfg(test)]

@@ -47,6 +47,7 @@ impl Queue {
             for flight in &row.flights {
                 self.restore_flight(dest, flight, store, classify)?;
             }
+            self.restore_sequence(dest, store, classify)?;
             for id in row.received {
                 // A set too small for them forgets some: duplicates, never a loss.
                 let _ = self.recv.insert(dest.0, id, Stage::Durable);

@@ -428,7 +428,7 @@ impl Queue {
             .min()
     }
 
-    fn free_packet_id(&mut self, dest: DestId) -> Option<PacketId> {
+    pub(super) fn free_packet_id(&mut self, dest: DestId) -> Option<PacketId> {
         let mask = self.outbox(dest).wire.len() - 1;
         // Twice round: those left open lie close together.
         for _ in 0..2 * (mask + 1) {
