@@ -11,7 +11,8 @@ use spillway::vocab::Rng;
 use std::fs;
 
 /// Every call, with every fate.
-const EVERY: Density = Density { at_syncs: FATES.len(), at_others: FATES.len(), between: 1 };
+const EVERY: Density =
+    Density { fates: &FATES, at_syncs: FATES.len(), at_others: FATES.len(), between: 1 };
 
 const QUOTA_KEY: &[u8] = b"store.quota";
 

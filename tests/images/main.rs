@@ -8,13 +8,20 @@
 //! - `SPILLWAY_IMAGES_SECONDS=N` goes on with further seeds for so long, in each test,
 //! - `--nocapture` shows how many images were tried.
 
+#[path = "../common/mod.rs"]
+#[allow(clippy::disallowed_methods)]
+#[expect(dead_code, reason = "only its packets are used: there is no other process here")]
+mod common;
+
 mod calls;
 mod first;
+mod gateway;
+mod peer;
 mod power;
 mod raw;
 
 use calls::Record;
-use power::{Disk, FATES, Fate, Image};
+use power::{Disk, Fate, Image};
 use spillway::config::Sync;
 use spillway::shell::sqlite::SqliteStore;
 use spillway::vocab::Rng;
@@ -135,6 +142,7 @@ struct Cut {
 /// How many images a record gives.
 #[derive(Clone, Copy, Debug)]
 struct Density {
+    fates: &'static [Fate],
     /// Fates tried before every sync.
     at_syncs: usize,
     /// One of so many calls between is cut too.
@@ -162,16 +170,12 @@ fn cut_everywhere(
         } else {
             density.at_others * usize::from(rng.below(density.between) == 0)
         };
-        let first = power::below(rng, FATES.len());
+        let first = power::below(rng, density.fates.len());
         for turn in 0..tries {
-            let fate =
-                if disk.is_synced() { Fate::Kept } else { FATES[(first + turn) % FATES.len()] };
+            let fate = density.fates[(first + turn) % density.fates.len()];
             let image = disk.image(fate, rng);
             if known.insert(digest(&image)) {
                 look(Cut { at, fate }, &image);
-            }
-            if disk.is_synced() {
-                break;
             }
         }
     }

@@ -103,11 +103,6 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// Is there anything that a cut could take?
-    pub fn is_synced(&self) -> bool {
-        self.names_pending.is_empty() && self.files.iter().all(|file| file.pending.is_empty())
-    }
-
     /// What the directory holds when the power goes now.
     pub fn image(&self, fate: Fate, rng: &mut Rng) -> Image {
         let names = self.names_after(fate, rng);
