@@ -54,8 +54,10 @@ pub struct Client {
     pub state: State,
     pub line: Option<Line>,
     pub session: Session,
-    /// It has connected before, so that its session exists at the gateway.
-    pub known: bool,
+    /// Its session exists at the gateway, and is durable since then.
+    pub known_at: u64,
+    /// It will be with the next commit.
+    pub known_later: bool,
     pub left: u32,
     next_publish: u64,
     leaves_at: u64,
@@ -88,7 +90,8 @@ impl Client {
             session: Session::new(plan.window),
             state: State::Offline { until: starts },
             line: None,
-            known: false,
+            known_at: NEVER,
+            known_later: false,
             left: plan.count,
             next_publish: starts + rng.below(1 + plan.every_us),
             leaves_at: NEVER,
@@ -300,7 +303,7 @@ impl Client {
                 if let Some(most) = connack.properties.receive_maximum() {
                     self.session.window = self.plan.window.min(usize::from(most));
                 }
-                self.greeted(now, connack.session_present, &mut line, ledger);
+                self.greeted(now, connack.session_present, &mut line, ledger, firm);
             }
             Packet::Connack(_) => {
                 self.line = Some(line);
@@ -354,7 +357,14 @@ impl Client {
     }
 
     /// CONNACK: the sessions of both sides are put together.
-    fn greeted(&mut self, now: u64, present: bool, line: &mut Line, ledger: &mut Ledger) {
+    fn greeted(
+        &mut self,
+        now: u64,
+        present: bool,
+        line: &mut Line,
+        ledger: &mut Ledger,
+        firm: Firm,
+    ) {
         self.state = State::Up;
         if self.plan.leaves_after_us > 0 {
             self.leaves_at = now + self.rng.below(2 * self.plan.leaves_after_us);
@@ -362,7 +372,7 @@ impl Client {
         if present && self.plan.clean {
             ledger.violate("sessions", format!("{} asked for a clean one", self.plan.name));
         }
-        if !present && self.known && !self.plan.clean && !ledger.store_lost {
+        if !present && self.known_at < now && !self.plan.clean && !ledger.store_lost {
             ledger.violate("sessions", format!("that of {} is gone", self.plan.name));
         }
         if present {
@@ -376,7 +386,11 @@ impl Client {
             self.subscribed = false;
             self.session.restart(ledger);
         }
-        self.known = true;
+        if firm == Firm::Now && !self.plan.clean {
+            self.known_at = self.known_at.min(now);
+        } else {
+            self.known_later = true;
+        }
         if !self.subscribed {
             self.asked.clear();
             for (at, (filter, qos)) in self.plan.filters.iter().enumerate() {

@@ -160,13 +160,13 @@ impl Plan {
             for _ in 0..servers {
                 remotes.push(remote(rng, family, remotes.len()));
             }
-            let v5 = remotes[first].v5;
+            let (v5, most) = (remotes[first].v5, remotes[first].qos_max);
+            let at_release = remotes[first].at_release;
             for remote in &mut remotes[first..] {
                 remote.v5 = v5;
-                if !v5 {
-                    // It cannot say so.
-                    remote.qos_max = 2;
-                }
+                remote.at_release = at_release;
+                // Before MQTT 5 it cannot say so.
+                remote.qos_max = if v5 { most } else { 2 };
             }
             bridges.push(bridge(rng, family, at, first..first + servers));
         }

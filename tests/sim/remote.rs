@@ -35,6 +35,8 @@ pub struct Held {
     pub session: Session,
     pub bridge: usize,
     filters: Vec<(String, u8)>,
+    /// The gateway has sent it a message of QoS 2, so that it must remember it.
+    used: bool,
     /// Ends with this connection.
     ends_with: Option<usize>,
 }
@@ -237,11 +239,12 @@ impl Remote {
             link.over |= other != at && link.client.as_ref() == Some(&id);
         }
         let lasts = self.sessions.get(&id).is_some_and(|held| held.ends_with.is_none());
+        let used = self.sessions.get(&id).is_some_and(|held| held.used);
         let present = lasts && !connect.clean_start;
         let told = *self.greeted.entry(bridge).or_insert(0);
         let single = world.plan.bridges[bridge].servers.len() == 1;
         let excused = world.ledger.store_lost || !single;
-        if connect.clean_start && told > 0 && lasts && !excused {
+        if connect.clean_start && used && lasts && !excused {
             world.ledger.violate("sessions", format!("bridge {bridge} threw its session away"));
         }
         if !present {
@@ -252,7 +255,7 @@ impl Remote {
             session.at_release = self.plan.at_release;
             let clean = connect.clean_start && connect.version != Version::V5;
             let ends_with = clean.then_some(self.links[at].line.wire);
-            let held = Held { session, bridge, filters: Vec::new(), ends_with };
+            let held = Held { session, bridge, filters: Vec::new(), used: false, ends_with };
             self.sessions.insert(id.clone(), held);
             let window = u32::from(world.plan.bridges[bridge].window);
             if told > 0 || !single {
@@ -309,6 +312,7 @@ impl Remote {
         let line = &mut link.line;
         match packet {
             Packet::Publish(publish) => {
+                held.used |= publish.qos.as_u8() == 2;
                 let arrived = held.session.published(line, ledger, publish, now, &mut answer);
                 if let Some(refused) = answer.refused {
                     *ledger.turned_away.entry((bridge, refused)).or_insert(0) += 1;
@@ -358,11 +362,6 @@ impl Remote {
         link.line.pay(now, &mut held.session);
         held.session.fill(&mut link.line, world.ledger, now);
         Ok(())
-    }
-
-    /// Nothing of its own is under way.
-    pub fn is_idle(&self) -> bool {
-        self.left == 0 && self.sessions.values().all(|held| held.session.is_idle())
     }
 }
 

@@ -432,6 +432,11 @@ impl World {
         if self.disk.failing {
             return;
         }
+        for client in &mut self.clients {
+            if std::mem::take(&mut client.known_later) && !client.plan.clean {
+                client.known_at = client.known_at.min(self.now);
+            }
+        }
         for subscription in &mut self.ledger.subscriptions {
             subscription.firm_at = subscription.firm_at.min(self.now);
         }

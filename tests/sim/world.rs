@@ -453,10 +453,11 @@ impl World {
                     && client.state == State::Up)
         });
         let remotes = self.remotes.iter().all(|remote| {
-            remote.is_idle()
+            remote.left == 0
                 && remote.sessions.values().all(|held| {
-                    held.session.received.is_empty()
-                        || self.plan.bridges[held.bridge].servers.len() > 1
+                    // Nobody may come for what another server has.
+                    self.plan.bridges[held.bridge].servers.len() > 1
+                        || (held.session.is_idle() && held.session.received.is_empty())
                 })
         });
         clients && remotes && self.watch.is_empty(self)
