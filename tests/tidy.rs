@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("limits", 0),
     ("vocab", 0),
     ("note", 0),
+    ("planted", 0),
     ("mqtt", 1),
     ("config", 2),
     ("queue", 2),

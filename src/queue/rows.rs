@@ -11,6 +11,7 @@ use super::recv::Stage;
 use super::store::{SpillStore, StoreError, Table};
 use crate::limits::LAZY_SETTLED_AFTER;
 use crate::mqtt::Qos;
+use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
 use core::num::NonZeroU64;
 
@@ -79,7 +80,8 @@ impl Queue {
             let mut at = list.head;
             while at != NONE {
                 let entry = &self.entries[at];
-                if entry.qos == Qos::ExactlyOnce && sure {
+                let forgotten = release == 1 && planted(Bug::ForgetRelease);
+                if entry.qos == Qos::ExactlyOnce && sure && !forgotten {
                     row.extend_from_slice(&entry.seq.to_le_bytes());
                     row.extend_from_slice(&entry.packet_id.to_le_bytes());
                     row.push(release);

@@ -6,6 +6,7 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::{DropReason, Queue};
 use crate::mqtt::Qos;
+use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
 
 impl Queue {
@@ -101,7 +102,7 @@ impl Queue {
         self.release_bytes(dest, old);
         let older = core::mem::replace(&mut self.entries[old].replaced, NONE);
         self.entries[new].replaced = older;
-        if self.entries[old].flags.hold {
+        if self.entries[old].flags.hold && !planted(Bug::AcknowledgeReplaced) {
             let entry = &mut self.entries[old];
             entry.record = record;
             entry.state = State::Conflated;
@@ -113,6 +114,11 @@ impl Queue {
             self.entries[new].replaced = old;
             self.hold_too(dest, new);
         } else {
+            if planted(Bug::AcknowledgeReplaced) {
+                self.entries[old].record = record.filter(|_| self.entries[old].flags.hold);
+                self.unhold(old);
+                self.entries[old].record = None;
+            }
             self.entries.give(old);
         }
     }
@@ -186,13 +192,19 @@ impl Queue {
         }
         slot.taken_bits.set(place.ordinal);
         slot.settled += 1;
-        let done = slot.settled == slot.count && slot.closed;
+        let empty = slot.settled == slot.count;
+        let done = empty && slot.closed;
         self.log.mark(place.slot);
         let outbox = self.outbox_mut(dest);
         outbox.settled_dirty += 1;
         outbox.stored = outbox.stored.saturating_sub(1);
         if done {
             self.release_slot(dest, place.slot);
+        } else if empty {
+            // Whoever found no slot may have this one.
+            for outbox in &mut self.boxes {
+                outbox.stuck = false;
+            }
         }
     }
 

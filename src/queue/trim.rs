@@ -11,6 +11,7 @@ use super::refill::{Classify, Walk};
 use super::store::{SpillStore, StoreError};
 use super::{DropReason, Queue};
 use crate::limits::SWEEP_INTERVAL;
+use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
 use core::time::Duration;
 
@@ -143,6 +144,10 @@ impl Queue {
     /// Drops the oldest message of a scope that is not in flight: at once when it waits in RAM,
     /// else in the next flush.
     pub fn drop_oldest(&mut self, dest: DestId, scope: Scope, reason: DropReason) {
+        let wire = self.outbox(dest).flight.head;
+        if planted(Bug::DropOldestInFlight) && wire != NONE {
+            return self.drop_entry(dest, wire, reason);
+        }
         let outbox = self.outbox(dest);
         let stored = outbox.gaps != 0 || outbox.unknown_slots > 0;
         match scope {

@@ -7,6 +7,7 @@ use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
 use crate::limits::{PUBLISH_ID_MAX, SESSION_WINDOW_SURE};
 use crate::mqtt::{PacketId, Qos};
+use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
 use core::time::Duration;
 
@@ -433,9 +434,11 @@ impl Queue {
         // Twice round: those left open lie close together.
         for _ in 0..2 * (mask + 1) {
             let outbox = self.outbox_mut(dest);
-            let id = outbox.next_id;
+            let soon = planted(Bug::ReuseIdTooEarly);
+            let id = if soon { 1 + outbox.next_id % 4 } else { outbox.next_id };
             outbox.next_id = if id >= PUBLISH_ID_MAX { 1 } else { id + 1 };
-            if outbox.wire[usize::from(id) & mask] == NONE && !self.is_left_open(dest, id) {
+            let free = outbox.wire[usize::from(id) & mask] == NONE;
+            if soon || (free && !self.is_left_open(dest, id)) {
                 return PacketId::new(id);
             }
         }

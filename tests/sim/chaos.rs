@@ -157,6 +157,7 @@ impl World {
             Fault::LoseCommit => {
                 self.crash(true);
                 self.disk.lose_last_commit();
+                self.ledger.commit_lost = true;
                 self.ledger.store_lost = true;
             }
             Fault::WipeStore => {

@@ -24,6 +24,8 @@ pub struct ClientPlan {
     pub name: String,
     pub version: Version,
     pub clean: bool,
+    /// What was in flight when a session ended is not sent again.
+    pub forgets: bool,
     pub keepalive_s: u16,
     pub window: usize,
     pub filters: Vec<(String, u8)>,
@@ -85,9 +87,11 @@ pub enum Wish {
 impl Client {
     pub fn new(index: usize, plan: ClientPlan, mut rng: Rng) -> Self {
         let starts = rng.below(2_000_000);
+        let mut session = Session::new(plan.window);
+        session.forgets = plan.forgets;
         Self {
             index,
-            session: Session::new(plan.window),
+            session,
             state: State::Offline { until: starts },
             line: None,
             known_at: NEVER,

@@ -29,6 +29,7 @@ pub struct Message {
     /// When its first byte left the sender.
     pub first_sent: u64,
     pub accepted: bool,
+    pub accepted_at: u64,
     /// Turned away by an acknowledgement with an error.
     pub refused: bool,
     /// Sent again under a new identifier: its sender's session, or the gateway's, was gone.
@@ -91,6 +92,10 @@ pub struct Ledger {
     pub now: u64,
     /// Somebody publishes what is not in here.
     pub noisy: bool,
+    /// It forgot a commit that it had made: identifiers may come twice.
+    pub commit_lost: bool,
+    /// When a process of the gateway ended.
+    pub deaths: Vec<u64>,
     /// Records or rows of it were damaged.
     pub damaged: u32,
 }
@@ -118,6 +123,7 @@ impl Ledger {
             bytes: bytes.max(5),
             first_sent: NEVER,
             accepted: false,
+            accepted_at: NEVER,
             refused: false,
             republished: 0,
         });
@@ -132,6 +138,13 @@ impl Ledger {
 
     pub fn message(&self, id: u32) -> &Message {
         &self.messages[usize::try_from(id).unwrap()]
+    }
+
+    pub fn accept(&mut self, id: u32) {
+        let now = self.now;
+        let message = self.message_mut(id);
+        message.accepted = true;
+        message.accepted_at = message.accepted_at.min(now);
     }
 
     pub fn message_mut(&mut self, id: u32) -> &mut Message {

@@ -6,6 +6,8 @@ mod chaos;
 mod check;
 mod client;
 mod disk;
+#[cfg(feature = "planted")]
+mod finds;
 mod ledger;
 mod net;
 mod plan;

@@ -215,6 +215,7 @@ fn faults(rng: &mut Rng, family: Family) -> Vec<Fault> {
     }
     match family {
         Family::Plain if rng.below(3) == 0 => kinds.clear(),
+        Family::Paces if rng.below(2) == 0 => kinds.extend(DEATHS),
         Family::Plain | Family::Paces | Family::Hostile | Family::Quota => {}
         Family::SlowDisk => kinds.extend(DISK),
         Family::Crashes | Family::TwoBridges | Family::Sessions | Family::Failover => {
@@ -226,7 +227,8 @@ fn faults(rng: &mut Rng, family: Family) -> Vec<Fault> {
         }
         Family::BadDisk => kinds.extend([DISK, DEATHS, &[Fault::Rot, Fault::RotRow]].concat()),
         Family::LostStore => {
-            kinds.extend([DEATHS, &[Fault::LoseCommit, Fault::WipeStore]].concat());
+            kinds.extend(DEATHS);
+            kinds.push([Fault::LoseCommit, Fault::WipeStore][pick(rng, 2)]);
         }
     }
     if matches!(family, Family::Crashes | Family::Failover | Family::SlowDisk) {
@@ -306,6 +308,7 @@ fn publisher(rng: &mut Rng, family: Family, at: u64) -> ClientPlan {
         name: format!("pub{at}"),
         version: version(rng),
         clean: rng.below(4) == 0,
+        forgets: rng.below(2) == 0,
         keepalive_s: [0, 10, 60][pick(rng, 3)],
         window: [1, 4, 20, 60][pick(rng, 4)],
         filters: Vec::new(),
@@ -333,6 +336,7 @@ fn subscriber(rng: &mut Rng, family: Family, at: u64) -> ClientPlan {
         name: format!("sub{at}"),
         version: version(rng),
         clean: rng.below(4) == 0,
+        forgets: false,
         keepalive_s: [0, 10, 60][pick(rng, 3)],
         window: 10,
         filters: filters[pick(rng, filters.len())].clone(),

@@ -138,6 +138,7 @@ impl World {
     pub fn crash(&mut self, silent: bool) {
         self.settle_accounts();
         self.gateway = None;
+        self.ledger.deaths.push(self.now);
         self.disk.crash();
         self.names.clear();
         self.probes.clear();
