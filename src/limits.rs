@@ -35,6 +35,8 @@ pub const STORE_REST_MAX: Duration = Duration::from_millis(500);
 
 /// So long the longest absence in a slow store is remembered.
 pub const STORE_SLOW_FOR: Duration = Duration::from_secs(60);
+/// Slots of a damaged store that are salvaged in one turn.
+pub const SALVAGE_SLOTS: usize = 4;
 
 /// The longest the bits of settled records wait for somebody else's commit. No more of them than
 /// the destination's window do.

@@ -1,6 +1,7 @@
 //! Start-up and the end: arguments, configuration, the store, the loop, the exit status. The only
 //! place that reads the environment and ends the process. Decides nothing about messages.
 
+use core::time::Duration;
 use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE};
 use spillway::config::{self, Ack, Config, Sync, Warning};
 use spillway::gateway::{Gateway, mark};
@@ -18,6 +19,10 @@ use std::process::ExitCode;
 
 /// What `store.max_bytes` is when the configuration does not say.
 const STORE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+
+/// Times the store may be put aside within so long; more and the process ends.
+const DAMAGED_MAX: u32 = 3;
+const DAMAGE_SPAN: Duration = Duration::from_secs(600);
 
 /// Bytes read of a file the configuration names.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -121,13 +126,10 @@ fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
         log::warn!(target: "spillway::config", "event=config_warning text={}", Value(&warning));
     }
     let tail = logging.tail();
-    let status = match start(&config, clock, logging) {
-        Ok(mut event_loop) => event_loop.run(),
-        Err(reason) => {
-            log::error!(target: "spillway::main", "event=start_failed reason={}", Value(&reason));
-            EXIT_FAILURE
-        }
-    };
+    let status = turn_for_good(&config, clock, logging).unwrap_or_else(|reason| {
+        log::error!(target: "spillway::main", "event=start_failed reason={}", Value(&reason));
+        EXIT_FAILURE
+    });
     // The store is closed by now; these are the last words.
     tail.finish();
     status
@@ -135,10 +137,61 @@ fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
 
 type Loop = EventLoop<Gateway, SqliteStore>;
 
+/// Runs until the end. When the store turns out to be damaged everything begins anew as after a
+/// crash, with the store put aside and salvaged: a router never stays down for its queue.
+fn turn_for_good(config: &Config, clock: Clock, mut logging: Logging) -> Result<u8, String> {
+    let (mut damaged, mut since, mut count) = (None, clock.now(), 0);
+    loop {
+        let mut event_loop = start(config, clock, logging, damaged)?;
+        let status = event_loop.run();
+        if !event_loop.is_store_damaged() {
+            return Ok(status);
+        }
+        // Closes every connection and the store.
+        logging = event_loop.into_logging();
+        damaged = Some("damage was found in use");
+        let now = clock.now();
+        if now.since(since) > DAMAGE_SPAN {
+            (since, count) = (now, 0);
+        }
+        count += 1;
+        if count > DAMAGED_MAX {
+            return Err("the store is damaged again and again".to_owned());
+        }
+    }
+}
+
 /// Opens the store and the listeners and allocates everything else.
-fn start(config: &Config, clock: Clock, mut logging: Logging) -> Result<Loop, String> {
+fn start(
+    config: &Config,
+    clock: Clock,
+    mut logging: Logging,
+    damaged: Option<&str>,
+) -> Result<Loop, String> {
+    let seed = seed().map_err(|error| format!("cannot read /dev/urandom: {error}"))?;
+    let (gateway, store) = match restore(config, clock, &mut logging, seed, damaged)? {
+        Some(both) => both,
+        // Once more, for what is made new is whole.
+        None => {
+            let damaged = Some("damage was found at start");
+            let again = restore(config, clock, &mut logging, seed, damaged)?;
+            again.ok_or("cannot read the store: it is damaged again")?
+        }
+    };
+    EventLoop::new(config, gateway, store, clock, logging, paths(), seed)
+        .map_err(|error| error.to_string())
+}
+
+/// The core with what the store has for it. `None`: the store is damaged.
+fn restore(
+    config: &Config,
+    clock: Clock,
+    logging: &mut Logging,
+    seed: u64,
+    damaged: Option<&str>,
+) -> Result<Option<(Gateway, Option<SqliteStore>)>, String> {
     let mut store = match &config.store.path {
-        Some(path) => Some(open_store(config, path, clock, &mut logging)?),
+        Some(path) => Some(open_store(config, path, clock, logging, damaged)?),
         None => None,
     };
     // What the store remembers of time goes on where it was.
@@ -150,14 +203,16 @@ fn start(config: &Config, clock: Clock, mut logging: Logging) -> Result<Loop, St
     let slots = store.as_ref().map_or(0, SpillStore::slot_count_max);
     logging.note(clock.now(), &memory_plan(config, slots));
     logging.note(clock.now(), &durability(config));
-    let seed = seed().map_err(|error| format!("cannot read /dev/urandom: {error}"))?;
     let mut gateway = Gateway::new(config.clone(), seed, slots, clock.now());
     gateway.set_clocks(clock.now(), readings);
     if let Some(store) = &mut store {
-        gateway.restore(clock.now(), store).map_err(unreadable)?;
+        match gateway.restore(clock.now(), store) {
+            Ok(()) => {}
+            Err(StoreError::Corrupt) => return Ok(None),
+            Err(error) => return Err(unreadable(error)),
+        }
     }
-    EventLoop::new(config, gateway, store, clock, logging, paths(), seed)
-        .map_err(|error| error.to_string())
+    Ok(Some((gateway, store)))
 }
 
 fn unreadable(error: StoreError) -> String {
@@ -174,10 +229,16 @@ fn open_store(
     path: &str,
     clock: Clock,
     logging: &mut Logging,
+    damaged: Option<&str>,
 ) -> Result<SqliteStore, String> {
     let Config { store, .. } = config;
-    let opened = SqliteStore::open(Path::new(path), store.max_bytes, store.sync, Some(HEAP_BYTES))
+    let (file, heap) = (Path::new(path), Some(HEAP_BYTES));
+    let opened = SqliteStore::open_or_aside(file, store.max_bytes, store.sync, heap, damaged)
         .map_err(|error| format!("cannot use the store {path}: {error}"))?;
+    if opened.mended {
+        let (operation, reason) = ("open", "head_put_back");
+        logging.note(clock.now(), &Note::StoreError { operation, reason, retry_in_ms: 0 });
+    }
     if let Some(aside) = &opened.quarantined {
         let note = Note::StoreQuarantined { file: text(&aside.file), reason: text(&aside.reason) };
         logging.note(clock.now(), &note);

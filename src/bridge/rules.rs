@@ -57,7 +57,7 @@ impl Rules {
     pub fn new(bridge: &Bridge) -> Self {
         let paced = bridge.forward.iter().any(|rule| rule.rate.is_some());
         Self {
-            hashes: bridge.forward.iter().map(|rule| name_hash(&rule.name)).collect(),
+            hashes: bridge.forward.iter().map(|r| rule_hash(&bridge.name, &r.name)).collect(),
             forward: bridge.forward.clone(),
             subscribe: bridge.subscribe.clone(),
             shared_used: [false; SHARED],
@@ -70,7 +70,7 @@ impl Rules {
         if bridge.forward.iter().any(|rule| rule.rate.is_some()) { STREAMS_MAX } else { LANES }
     }
 
-    /// Hashes of the rules' names, by index.
+    /// Hashes of the bridge's and the rules' names, by index.
     pub fn hashes(&self) -> &[u32] {
         &self.hashes
     }
@@ -160,10 +160,11 @@ fn stream_at(at: usize) -> u8 {
     u8::try_from(at + LANES).unwrap_or(0)
 }
 
-/// FNV-1a of a rule's name, never 0: how a stored record names its rule.
-pub fn name_hash(name: &str) -> u32 {
+/// FNV-1a of the names of a bridge and its rule, never 0: how a stored record names its rule, and
+/// by it its bridge.
+pub fn rule_hash(bridge: &str, rule: &str) -> u32 {
     let mut hash = 0x811C_9DC5u32;
-    for byte in name.bytes() {
+    for byte in bridge.bytes().chain([b'.']).chain(rule.bytes()) {
         hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     }
     hash.max(1)
@@ -187,8 +188,8 @@ mod tests {
         let rules = rules();
         assert_eq!(rules.forwards("p/1"), Some(0));
         assert_eq!(rules.forwards("q"), Some(1));
-        assert_eq!(rules.of_stored(name_hash("h"), "p/1"), Some(1));
-        assert_eq!(rules.of_stored(name_hash("gone"), "p/1"), Some(0));
+        assert_eq!(rules.of_stored(rule_hash("b", "h"), "p/1"), Some(1));
+        assert_eq!(rules.of_stored(rule_hash("b", "gone"), "p/1"), Some(0));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Session {
     /// Its row in the store has to be written (or deleted).
     pub dirty: bool,
     pub stored: bool,
+    /// What its client knows of exchanges under way is lost here: it is told of a new session.
+    pub in_doubt: bool,
 }
 
 /// No room for one more session.
@@ -69,6 +71,7 @@ impl Sessions {
             has_ids: false,
             dirty: false,
             stored: false,
+            in_doubt: false,
         });
         Self { table: table.collect(), used: 0 }
     }
@@ -97,6 +100,7 @@ impl Sessions {
         session.has_ids = false;
         session.dirty = false;
         session.stored = false;
+        session.in_doubt = false;
         self.used += 1;
         u16::try_from(at).map_err(|_| SessionsFull)
     }

@@ -192,6 +192,7 @@ impl Gateway {
         let keepalive = self.granted_keepalive(connect);
         let will = self.will_of(connect);
         let entry = &mut self.sessions[session];
+        let present = present && !core::mem::take(&mut entry.in_doubt);
         entry.conn = Some(slot);
         entry.version = connect.version;
         entry.dirty |= entry.expiry != expiry || !present;

@@ -108,6 +108,7 @@ pub struct Gateway {
     absence: Duration,
     absence_until: Instant,
     mark: mark::Mark,
+    store_damaged: bool,
 }
 
 impl Gateway {
@@ -167,6 +168,7 @@ impl Gateway {
             absence: Duration::ZERO,
             absence_until: Instant::ZERO,
             mark: mark::Mark::default(),
+            store_damaged: false,
             config,
         };
         gateway.open_bridges();
@@ -347,6 +349,11 @@ impl Gateway {
     /// The longest time that the loop has lately been away in the store.
     fn absence(&self, now: Instant) -> Duration {
         if now < self.absence_until { self.absence } else { Duration::ZERO }
+    }
+
+    /// The store is damaged: what is in it has to be salvaged by a new start.
+    pub fn is_store_damaged(&self) -> bool {
+        self.store_damaged
     }
 
     pub fn config(&self) -> &Config {

@@ -10,9 +10,12 @@ use crate::mqtt::{Qos, Version};
 use crate::queue::Queue;
 use crate::queue::outbox::DestId;
 use crate::queue::refill::Classify;
-use crate::queue::store::{SpillStore, StoreError, Table};
+use crate::queue::store::{SpillStore, StoreError, Table, seal, unseal};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
+
+/// Row of the number that client ids are made of.
+const NODE_ID_KEY: &[u8] = b"node_id";
 
 /// Retained rows one commit writes at most; the rest follows in the next turns.
 const RETAINED_ROWS: usize = 64;
@@ -92,16 +95,20 @@ impl Gateway {
         if self.queue.commits() != commits {
             self.wake_after_commit();
         }
-        self.load_backlog(now, store);
+        if self.load_backlog(now, store) {
+            self.queue.works(now);
+        }
         self.after_flush();
     }
 
-    fn load_backlog(&mut self, now: Instant, store: &mut impl SpillStore) {
+    /// `false`: the store refused.
+    fn load_backlog(&mut self, now: Instant, store: &mut impl SpillStore) -> bool {
         let refilled = self.with_streams(now, |queue, streams| queue.refill(now, store, streams));
         if let Err(error) = refilled {
             self.flush_failed(now, store, "read", error);
         }
         self.wake_destinations();
+        refilled.is_ok()
     }
 
     /// Without a store: only what was parked is tried again.
@@ -165,6 +172,7 @@ impl Gateway {
         self.mark.failed();
         self.queue.failed(now, operation, error);
         self.rows_due = true;
+        self.store_damaged |= error == StoreError::Corrupt;
         self.after_flush();
     }
 
@@ -221,7 +229,9 @@ impl Gateway {
     fn put_rows(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<Rows, StoreError> {
         let mut rows = Rows { wrote: self.mark.is_urgent(), ..Rows::default() };
         if self.meta_dirty {
-            store.put(Table::Meta, b"node_id", &self.node_id.to_le_bytes())?;
+            let mut value = self.node_id.to_le_bytes().to_vec();
+            seal(Table::Meta, NODE_ID_KEY, &mut value);
+            store.put(Table::Meta, NODE_ID_KEY, &value)?;
             rows.wrote = true;
             rows.meta = true;
         }
@@ -285,8 +295,7 @@ impl Gateway {
                 let props = u32::try_from(message.properties_bytes).unwrap_or(0);
                 value.extend_from_slice(&props.to_le_bytes());
                 value.extend_from_slice(&body[message.topic_bytes..]);
-                let crc = crc32fast::hash(&value);
-                value.extend_from_slice(&crc.to_le_bytes());
+                seal(Table::Retained, topic, &mut value);
                 store.put(Table::Retained, topic, &value)?;
             }
             rows.wrote = true;
@@ -329,7 +338,7 @@ impl Gateway {
         let mut row = Vec::new();
         let expiry = u32::try_from(entry.expiry.as_secs()).unwrap_or(u32::MAX);
         row.extend_from_slice(&expiry.to_le_bytes());
-        row.push(entry.version.level());
+        row.push(entry.version.level() | u8::from(entry.in_doubt) << 7);
         for (filter, sub) in self.subs.of_session(session) {
             let flags = sub.qos.as_u8()
                 | u8::from(sub.no_local) << 2
@@ -340,8 +349,7 @@ impl Gateway {
             row.extend_from_slice(&bytes.to_le_bytes());
             row.extend_from_slice(filter.as_bytes());
         }
-        let crc = crc32fast::hash(&row);
-        row.extend_from_slice(&crc.to_le_bytes());
+        seal(Table::Session, entry.client_id.as_bytes(), &mut row);
         row
     }
 
@@ -350,9 +358,12 @@ impl Gateway {
     pub fn restore(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<(), StoreError> {
         self.now = now;
         let mut node_id = None;
+        let mut damaged = 0;
         store.scan(Table::Meta, &mut |key, value| {
-            if key == b"node_id" {
-                node_id = value.try_into().ok().map(u64::from_le_bytes);
+            if key == NODE_ID_KEY {
+                let value = unseal(Table::Meta, key, value);
+                node_id = value.and_then(|value| value.try_into().ok()).map(u64::from_le_bytes);
+                damaged += u64::from(node_id.is_none());
             }
         })?;
         if let Some(node_id) = node_id {
@@ -364,11 +375,21 @@ impl Gateway {
         store.scan(Table::Session, &mut |key, value| {
             sessions.push((key.to_vec(), value.to_vec()));
         })?;
-        let mut damaged = 0;
         for (key, row) in sessions {
-            let restored =
-                core::str::from_utf8(&key).ok().and_then(|id| self.restore_session(now, id, &row));
-            damaged += u64::from(restored.is_none());
+            let id = core::str::from_utf8(&key).ok();
+            if id.and_then(|id| self.restore_session(now, id, &row)).is_some() {
+                continue;
+            }
+            damaged += 1;
+            // Its subscriptions are lost. If it was somebody's for sure, its queue is not.
+            if let Some(id) = id
+                && self.sessions.find(id).is_none()
+                && Queue::has_row(store, &format!("s:{id}"))?
+                && let Some(session) = self.reopen_session(now, id, self.config.session_expiry)
+            {
+                self.sessions[session].in_doubt = true;
+                self.sessions[session].dirty = true;
+            }
         }
         let mut retained = Vec::new();
         store.scan(Table::Retained, &mut |key, value| {
@@ -383,6 +404,14 @@ impl Gateway {
         self.retained.saved(usize::MAX);
         self.retained_since = None;
         self.with_streams(now, |queue, streams| queue.restore(now, store, streams))?;
+        for session in 0..self.sessions.count() {
+            let in_doubt = self.queue.is_in_doubt(self.session_dest(session));
+            let entry = &mut self.sessions[session];
+            if entry.used && in_doubt {
+                entry.in_doubt = true;
+                entry.dirty = true;
+            }
+        }
         if damaged > 0 {
             let note = crate::note::Note::Quarantined {
                 destination: crate::note::text("-"),
@@ -395,25 +424,19 @@ impl Gateway {
     }
 
     fn restore_session(&mut self, now: Instant, client_id: &str, row: &[u8]) -> Option<()> {
-        let row = checked(row)?;
+        let row = unseal(Table::Session, client_id.as_bytes(), row)?;
         let expiry = u32::from_le_bytes(row.get(..4)?.try_into().ok()?);
-        let version = match row.get(4)? {
+        let level = *row.get(4)?;
+        let version = match level & 0x7F {
             3 => Version::V31,
             4 => Version::V311,
             _ => Version::V5,
         };
-        let session = self.sessions.add(client_id).ok()?;
-        let dest = self.session_dest(session);
-        let params = self.session_params(session, client_id, self.config.limit.inflight);
-        self.queue.open(dest, params);
-        self.queue.set_persistent(dest, true);
         let expiry = Duration::from_secs(u64::from(expiry)).min(self.config.session_expiry);
+        let session = self.reopen_session(now, client_id, expiry)?;
         let entry = &mut self.sessions[session];
         entry.version = version;
-        entry.expiry = expiry;
-        // Downtime does not count: never expire early.
-        entry.expires_at = now.plus(expiry);
-        entry.stored = true;
+        entry.in_doubt = level & 0x80 != 0;
         let mut at = 5;
         while at < row.len() {
             let flags = *row.get(at)?;
@@ -435,8 +458,23 @@ impl Gateway {
         Some(())
     }
 
+    /// A session that was there before, without its subscriptions.
+    fn reopen_session(&mut self, now: Instant, client_id: &str, expiry: Duration) -> Option<u16> {
+        let session = self.sessions.add(client_id).ok()?;
+        let dest = self.session_dest(session);
+        let params = self.session_params(session, client_id, self.config.limit.inflight);
+        self.queue.open(dest, params);
+        self.queue.set_persistent(dest, true);
+        let entry = &mut self.sessions[session];
+        entry.expiry = expiry;
+        // Downtime does not count: never expire early.
+        entry.expires_at = now.plus(expiry);
+        entry.stored = true;
+        Some(session)
+    }
+
     fn restore_retained(&mut self, now: Instant, topic: &str, row: &[u8]) -> Option<()> {
-        let row = checked(row)?;
+        let row = unseal(Table::Retained, topic.as_bytes(), row)?;
         let qos = Qos::from_u8(*row.first()?)?;
         let expires_at = u64::from_le_bytes(row.get(1..9)?.try_into().ok()?);
         let expires_at = Instant::from_micros(expires_at);
@@ -461,11 +499,4 @@ struct Rows {
     sessions: bool,
     /// Retained changes before this cursor.
     retained: Option<usize>,
-}
-
-/// A row without its CRC, if that is right.
-fn checked(row: &[u8]) -> Option<&[u8]> {
-    let at = row.len().checked_sub(4)?;
-    let crc = u32::from_le_bytes(row[at..].try_into().ok()?);
-    (crc32fast::hash(&row[..at]) == crc).then_some(&row[..at])
 }

@@ -144,6 +144,7 @@ impl Queue {
             retain: entry.flags.retain,
             rule: self.rule_hash(dest, entry.rule),
             arrival_ms: head.arrival.as_millis(),
+            ordinal: 0,
             wall_s: head.wall_s,
             expiry_s: head.expiry_s,
         };
@@ -173,13 +174,14 @@ impl Queue {
                 self.log.slots[widen(tail)].closed = true;
                 self.log.mark(tail);
             }
-            self.allocate(dest, entry.seq);
+            self.allocate(dest, NONE, entry.seq);
         }
         let tail = self.outbox(dest).chain.tail;
         self.save(tail);
         let slot = &self.log.slots[widen(tail)];
         let spot = Spot { slot: tail, generation: slot.generation, at: slot.used };
         let place = Place { slot: tail, ordinal: slot.count };
+        let log_head = LogHead { ordinal: slot.count.to_le_bytes()[0], ..log_head };
         let mut raw = [0; HEAD_BYTES];
         log_head.encode(&mut raw);
         let mut crc = crc_at(spot);
@@ -259,7 +261,7 @@ impl Queue {
                 break;
             }
             skip = 0;
-            slot = self.allocate(dest, seq);
+            slot = self.allocate(dest, NONE, seq);
             part += 1;
             self.log.slots[widen(slot)].part = part;
             self.log.slots[widen(slot)].continuation = true;
@@ -275,7 +277,9 @@ impl Queue {
     }
 
     pub(super) fn rule_hash(&self, dest: DestId, rule: u8) -> u32 {
-        self.outbox(dest).params.rules.get(usize::from(rule)).copied().unwrap_or(0)
+        let outbox = self.outbox(dest);
+        let named = outbox.params.rules.get(usize::from(rule)).copied();
+        named.unwrap_or(outbox.short_number())
     }
 
     /// The open end of a log whose records are all settled is a slot that nobody needs: it is
@@ -308,11 +312,12 @@ impl Queue {
         own && outbox.chain.len + count <= outbox.params.slots_max && self.log.free_count >= count
     }
 
-    pub(super) fn allocate(&mut self, dest: DestId, seq: u64) -> u32 {
+    /// A slot in the destination's chain, before `before` (`NONE` = at its end).
+    pub(super) fn allocate(&mut self, dest: DestId, before: u32, seq: u64) -> u32 {
         let outbox = &mut self.boxes[usize::from(dest.0)];
-        let number = outbox.number;
+        let new = outbox.new_slot(dest, seq);
         // `slots_for` counted it.
-        let Some(slot) = self.log.allocate(&mut outbox.chain, dest.0, number, seq) else {
+        let Some(slot) = self.log.allocate(&mut outbox.chain, before, &new) else {
             unreachable!("slots_for reserved the slot")
         };
         if outbox.params.session {

@@ -72,6 +72,11 @@ impl Queue {
         self.outbox(dest).params.journal
     }
 
+    /// Has the destination no row because it was lost, perhaps?
+    pub fn is_in_doubt(&self, dest: DestId) -> bool {
+        !self.outbox(dest).row_stored && (self.doubtful_rows || self.is_salvaging())
+    }
+
     /// Packet identifiers this destination's peer has not released.
     pub fn received(&self, owner: DestId) -> u32 {
         self.outbox(owner).received
@@ -151,7 +156,7 @@ impl Queue {
     }
 
     pub fn is_stream_busy(&self, dest: DestId, stream: u8) -> bool {
-        self.outbox(dest).unknown_slots > 0
+        self.outbox(dest).is_unread()
             || self.stream_count(dest, stream) > 0
             || self.has_staged(dest, stream)
     }

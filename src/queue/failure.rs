@@ -25,6 +25,7 @@ impl Queue {
 
     /// The store refused: everything the transaction did to RAM is undone.
     pub fn failed(&mut self, now: Instant, operation: &'static str, error: StoreError) {
+        self.salvage_failed();
         for index in 0..self.boxes.len() {
             if let Ok(index) = u16::try_from(index) {
                 self.leave_window(DestId(index));

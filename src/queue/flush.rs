@@ -77,9 +77,12 @@ impl Queue {
     ) -> Result<bool, StoreError> {
         self.txn.clear();
         self.txn.wrote = wrote_before;
+        let full = self.is_full(now);
+        if !full {
+            self.salvage(store, classify)?;
+        }
         self.trim(now, store, classify)?;
         self.press();
-        let full = self.is_full(now);
         let count = self.boxes.len();
         let first = self.txn.next_first;
         // A QoS 2 message is durable everywhere at once, with its publisher's identifier: were it
@@ -134,7 +137,7 @@ impl Queue {
             return Instant::ZERO;
         }
         // What is staged behind a backlog goes to the disk in any case.
-        let staged = outbox.gaps != 0 || outbox.unknown_slots > 0;
+        let staged = outbox.gaps != 0 || outbox.is_unread();
         if outbox.custody_held == 0 && !staged {
             return Instant::NEVER;
         }
@@ -178,6 +181,9 @@ impl Queue {
             return Instant::NEVER;
         }
         let mut at = if self.pressed { Instant::ZERO } else { Instant::NEVER };
+        if self.wants_salvage() {
+            at = at.min(self.full_until);
+        }
         if self.log.dirty_count > 0 {
             at = at.min(self.settled_since.plus(LAZY_SETTLED_AFTER));
         }
@@ -249,11 +255,6 @@ impl Queue {
             self.eager = false;
             self.commit_all = false;
         }
-        if !full && core::mem::take(&mut self.failing) {
-            self.retry_after = Duration::ZERO;
-            self.changes += 1;
-            self.note(Note::StoreRecovered { rescued: 0, lost: 0 });
-        }
         self.settled_source = false;
         // What is committed is not undone, whatever fails next.
         self.txn.taken.clear();
@@ -264,6 +265,7 @@ impl Queue {
         }
         self.commits += 1;
         self.changes += 1;
+        self.salvage_committed();
         let mut appended = core::mem::take(&mut self.txn.appended);
         for (index, count) in appended.drain(..) {
             let dest = DestId(index);
@@ -302,6 +304,15 @@ impl Queue {
         self.log.clean();
         self.settled_since = now;
         self.release_closed();
+    }
+
+    /// The store did all that was asked of it in this turn.
+    pub fn works(&mut self, now: Instant) {
+        if !self.is_full(now) && core::mem::take(&mut self.failing) {
+            self.retry_after = Duration::ZERO;
+            self.changes += 1;
+            self.note(Note::StoreRecovered { rescued: 0, lost: 0 });
+        }
     }
 
     /// Slots that were closed when all their records were settled already.
@@ -467,7 +478,7 @@ impl Queue {
     /// `spill_drained` once nothing is on disk only any more.
     pub(crate) fn spill_note(&mut self, dest: DestId, now: Instant) {
         let outbox = self.outbox_mut(dest);
-        if !outbox.spilling || outbox.gaps != 0 || outbox.unknown_slots > 0 {
+        if !outbox.spilling || outbox.gaps != 0 || outbox.is_unread() {
             return;
         }
         outbox.spilling = false;

@@ -5,7 +5,7 @@
 //! settled in any order; a slot whose records are all settled is free again.
 
 use super::pool::{NONE, widen};
-use super::store::SlotId;
+use super::store::{SlotId, Table, seal, unseal};
 use crate::limits::SLOT_RECORDS_MAX;
 
 const WORDS: usize = SLOT_RECORDS_MAX / 64;
@@ -61,8 +61,10 @@ impl Bits {
 pub struct Slot {
     /// Destination index, [`FREE`] or [`ORPHAN`].
     pub owner: u16,
-    /// The owner's number in the store.
-    pub owner_number: u32,
+    /// The owner's number in the store: a hash of its key, so that a slot finds its owner alone.
+    pub owner_number: u64,
+    /// The owner does not outlive the process: after a restart the slot is free.
+    pub fleeting: bool,
     /// How often the slot was taken into use.
     pub generation: u32,
     pub first_seq: u64,
@@ -93,9 +95,10 @@ pub struct Slot {
 }
 
 impl Slot {
-    const FREE: Self = Self {
+    pub(super) const FREE: Self = Self {
         owner: FREE,
         owner_number: 0,
+        fleeting: false,
         generation: 0,
         first_seq: 0,
         prev: NONE,
@@ -114,46 +117,54 @@ impl Slot {
         streams: 0,
     };
 
-    /// Bytes of a slot's row in the store.
-    pub const ROW_BYTES: usize = 4 + 4 + 8 + 1 + 2 + 2 + WORDS * 8;
+    /// Bytes of a slot's row in the store, without its CRC.
+    const VALUE_BYTES: usize = 8 + 4 + 8 + 1 + 2 + 2 + WORDS * 8;
 
-    pub fn row(&self) -> [u8; Self::ROW_BYTES] {
-        let mut row = [0; Self::ROW_BYTES];
-        row[0..4].copy_from_slice(&self.owner_number.to_le_bytes());
-        row[4..8].copy_from_slice(&self.generation.to_le_bytes());
-        row[8..16].copy_from_slice(&self.first_seq.to_le_bytes());
-        row[16] = u8::from(self.owner != FREE)
-            | u8::from(self.closed) << 1
-            | u8::from(self.continuation) << 2;
-        row[17..19].copy_from_slice(&self.count.to_le_bytes());
-        row[19..21].copy_from_slice(&self.part.to_le_bytes());
-        for (word, out) in self.settled_bits.0.iter().zip(row[21..].chunks_exact_mut(8)) {
-            out.copy_from_slice(&word.to_le_bytes());
+    /// The row of slot `index`, sealed.
+    pub fn row(&self, index: u32, row: &mut Vec<u8>) {
+        row.clear();
+        row.extend_from_slice(&self.owner_number.to_le_bytes());
+        row.extend_from_slice(&self.generation.to_le_bytes());
+        row.extend_from_slice(&self.first_seq.to_le_bytes());
+        row.push(
+            u8::from(self.owner != FREE)
+                | u8::from(self.closed) << 1
+                | u8::from(self.continuation) << 2
+                | u8::from(self.fleeting) << 3,
+        );
+        row.extend_from_slice(&self.count.to_le_bytes());
+        row.extend_from_slice(&self.part.to_le_bytes());
+        for word in self.settled_bits.0 {
+            row.extend_from_slice(&word.to_le_bytes());
         }
-        row
+        debug_assert_eq!(row.len(), Self::VALUE_BYTES);
+        seal(Table::Slot, &index.to_be_bytes(), row);
     }
 
-    /// Reads a row; the owner's index is left [`ORPHAN`]. `None` when it is damaged.
-    pub fn from_row(row: &[u8]) -> Option<Self> {
-        let row: &[u8; Self::ROW_BYTES] = row.try_into().ok()?;
-        let u32_at =
-            |at: usize| u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
-        let mut slot = Self { owner_number: u32_at(0), generation: u32_at(4), ..Self::FREE };
-        let mut seq = [0; 8];
-        seq.copy_from_slice(&row[8..16]);
-        slot.first_seq = u64::from_le_bytes(seq);
-        if row[16] & 1 == 0 {
+    /// Reads the row of slot `index`; the owner's index is left [`ORPHAN`]. `None` when it is
+    /// damaged.
+    pub fn from_row(index: u32, row: &[u8]) -> Option<Self> {
+        let row = unseal(Table::Slot, &index.to_be_bytes(), row)?;
+        let row: &[u8; Self::VALUE_BYTES] = row.try_into().ok()?;
+        let u64_at = |at: usize| {
+            let mut raw = [0; 8];
+            raw.copy_from_slice(&row[at..at + 8]);
+            u64::from_le_bytes(raw)
+        };
+        let generation = u32::from_le_bytes([row[8], row[9], row[10], row[11]]);
+        let mut slot = Self { owner_number: u64_at(0), generation, ..Self::FREE };
+        slot.first_seq = u64_at(12);
+        if row[20] & 1 == 0 {
             return Some(slot);
         }
         slot.owner = ORPHAN;
-        slot.closed = row[16] & 2 != 0;
-        slot.continuation = row[16] & 4 != 0;
-        slot.count = u16::from_le_bytes([row[17], row[18]]);
-        slot.part = u16::from_le_bytes([row[19], row[20]]);
-        for (word, bytes) in slot.settled_bits.0.iter_mut().zip(row[21..].chunks_exact(8)) {
-            let mut raw = [0; 8];
-            raw.copy_from_slice(bytes);
-            *word = u64::from_le_bytes(raw);
+        slot.closed = row[20] & 2 != 0;
+        slot.continuation = row[20] & 4 != 0;
+        slot.fleeting = row[20] & 8 != 0;
+        slot.count = u16::from_le_bytes([row[21], row[22]]);
+        slot.part = u16::from_le_bytes([row[23], row[24]]);
+        for (word, at) in slot.settled_bits.0.iter_mut().zip((25..).step_by(8)) {
+            *word = u64_at(at);
         }
         slot.taken_bits = slot.settled_bits;
         slot.settled = u16::try_from(slot.settled_bits.count()).ok()?;
@@ -178,6 +189,15 @@ impl Slot {
     pub fn unsettled(&self) -> u16 {
         self.count - self.settled
     }
+}
+
+/// Whose a slot is that is taken into use.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSlot {
+    pub owner: u16,
+    pub number: u64,
+    pub fleeting: bool,
+    pub first_seq: u64,
 }
 
 /// One destination's slots, oldest first.
@@ -248,14 +268,8 @@ impl Log {
         }
     }
 
-    /// A free slot, appended to `chain`.
-    pub fn allocate(
-        &mut self,
-        chain: &mut SlotChain,
-        owner: u16,
-        number: u32,
-        seq: u64,
-    ) -> Option<u32> {
+    /// A free slot, put into `chain` before `before`; `NONE` = at its end.
+    pub fn allocate(&mut self, chain: &mut SlotChain, before: u32, new: &NewSlot) -> Option<u32> {
         if self.free_count == 0 {
             return None;
         }
@@ -265,25 +279,31 @@ impl Log {
         } else {
             self.free
         };
-        let tail = chain.tail;
+        let prev = if before == NONE { chain.tail } else { self.slots[widen(before)].prev };
         let slot = &mut self.slots[widen(index)];
-        self.free = slot.next;
+        if self.free == index {
+            self.free = slot.next;
+        }
         self.free_count -= 1;
         let generation = slot.generation.wrapping_add(1);
         *slot = Slot {
-            owner,
-            owner_number: number,
+            owner: new.owner,
+            owner_number: new.number,
+            fleeting: new.fleeting,
             generation,
-            first_seq: seq,
-            prev: tail,
+            first_seq: new.first_seq,
+            prev,
+            next: before,
             ..Slot::FREE
         };
-        if tail == NONE {
-            chain.head = index;
-        } else {
-            self.slots[widen(tail)].next = index;
+        match prev {
+            NONE => chain.head = index,
+            prev => self.slots[widen(prev)].next = index,
         }
-        chain.tail = index;
+        match before {
+            NONE => chain.tail = index,
+            before => self.slots[widen(before)].prev = index,
+        }
         chain.len += 1;
         self.mark(index);
         Some(index)
@@ -360,30 +380,45 @@ impl Log {
 mod tests {
     use super::*;
 
+    fn new_slot(first_seq: u64) -> NewSlot {
+        NewSlot { owner: 5, number: 77, fleeting: false, first_seq }
+    }
+
     #[test]
-    fn row_round_trips() {
+    fn row_round_trips_and_every_flipped_bit_is_noticed() {
         let mut log = Log::new(3);
         let mut chain = SlotChain::EMPTY;
-        let index = log.allocate(&mut chain, 5, 77, 1234).unwrap();
+        let index = log.allocate(&mut chain, NONE, &new_slot(1234)).unwrap();
         let slot = &mut log.slots[widen(index)];
         slot.count = 10;
         slot.closed = true;
         slot.settled_bits.set(3);
         slot.settled_bits.set(9);
-        let back = Slot::from_row(&slot.row()).unwrap();
+        let mut row = Vec::new();
+        slot.row(index, &mut row);
+        let back = Slot::from_row(index, &row).unwrap();
         assert_eq!((back.owner, back.owner_number, back.first_seq), (ORPHAN, 77, 1234));
         assert_eq!((back.count, back.settled, back.closed), (10, 2, true));
         assert_eq!(back.settled_bits, slot.settled_bits);
-        assert!(Slot::from_row(&slot.row()[1..]).is_none());
+        assert!(Slot::from_row(index, &row[1..]).is_none());
+        assert!(Slot::from_row(index + 1, &row).is_none(), "the row of another slot");
+        for bit in 0..row.len() * 8 {
+            row[bit / 8] ^= 1 << (bit % 8);
+            assert!(Slot::from_row(index, &row).is_none(), "bit {bit}");
+            row[bit / 8] ^= 1 << (bit % 8);
+        }
     }
 
     #[test]
     fn a_row_with_more_settled_than_there_is_counts_as_damaged() {
         let mut slot = Slot { owner: 5, count: 65, ..Slot::FREE };
         slot.settled_bits.set(64);
-        assert_eq!(Slot::from_row(&slot.row()).map(|slot| slot.settled), Some(1));
+        let mut row = Vec::new();
+        slot.row(0, &mut row);
+        assert_eq!(Slot::from_row(0, &row).map(|slot| slot.settled), Some(1));
         slot.settled_bits.set(65);
-        assert!(Slot::from_row(&slot.row()).is_none());
+        slot.row(0, &mut row);
+        assert!(Slot::from_row(0, &row).is_none());
     }
 
     #[test]
@@ -403,13 +438,29 @@ mod tests {
     fn a_slot_taken_again_has_a_new_generation() {
         let mut log = Log::new(1);
         let mut chain = SlotChain::EMPTY;
-        let index = log.allocate(&mut chain, 0, 1, 1).unwrap();
+        let index = log.allocate(&mut chain, NONE, &new_slot(1)).unwrap();
         let first = log.slots[0].generation;
-        assert!(log.allocate(&mut chain, 0, 1, 1).is_none());
+        assert!(log.allocate(&mut chain, NONE, &new_slot(1)).is_none());
         log.release(&mut chain, index);
         assert_eq!((chain.len, log.free_count), (0, 1));
-        log.allocate(&mut chain, 0, 1, 1).unwrap();
+        log.allocate(&mut chain, NONE, &new_slot(1)).unwrap();
         assert_eq!(log.slots[0].generation, first + 1);
+    }
+
+    #[test]
+    fn an_older_slot_goes_before_the_newer_ones() {
+        let mut log = Log::new(4);
+        let mut chain = SlotChain::EMPTY;
+        let last = log.allocate(&mut chain, NONE, &new_slot(9)).unwrap();
+        let first = log.allocate(&mut chain, last, &new_slot(1)).unwrap();
+        let middle = log.allocate(&mut chain, last, &new_slot(5)).unwrap();
+        let (mut at, mut order) = (chain.head, Vec::new());
+        while at != NONE {
+            order.push(at);
+            at = log.slots[widen(at)].next;
+        }
+        assert_eq!(order, [first, middle, last]);
+        assert_eq!((chain.tail, chain.len, log.slots[widen(last)].prev), (last, 3, middle));
     }
 
     #[test]
@@ -417,7 +468,7 @@ mod tests {
         let mut log = Log::new(3);
         let mut chain = SlotChain::EMPTY;
         let ids: Vec<u32> =
-            (0..3).map(|seq| log.allocate(&mut chain, 0, 1, seq).unwrap()).collect();
+            (0..3).map(|seq| log.allocate(&mut chain, NONE, &new_slot(seq)).unwrap()).collect();
         log.clean();
         log.release(&mut chain, ids[1]);
         assert_eq!(log.slots[widen(ids[0])].next, ids[2]);

@@ -14,6 +14,7 @@ mod failure;
 pub mod flush;
 pub mod log;
 pub mod marks;
+mod mend;
 pub mod outbox;
 pub mod peer;
 pub mod pool;
@@ -23,16 +24,19 @@ pub mod recv;
 pub mod refill;
 pub mod restore;
 mod rows;
+mod salvage;
 mod sequence;
 mod settle;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod trim;
+mod walk;
 pub mod window;
 
 use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, REFUSED_MAX, SESSION_WINDOW_SURE};
 use crate::mqtt::Qos;
+use crate::mqtt::topic::topic_hash;
 use crate::note::{Note, Text};
 use crate::planted::{Bug, planted};
 use crate::vocab::{Instant, Overflow};
@@ -44,6 +48,7 @@ use outbox::{Conflated, DestId, Outbox, Params, Up};
 use pool::{NONE, Pool, RecordId, blocks_for};
 use recv::RecvIds;
 use trim::RuleCount;
+use walk::{GAPS_MAX, Gap};
 
 pub use crate::limits::SLOT_BYTES;
 pub use facts::slots_for;
@@ -171,7 +176,6 @@ pub struct Queue {
     /// Destinations with something new to send.
     sendable: Marks,
     session_slots: u32,
-    next_number: u32,
     settled_since: Instant,
     retry_at: Instant,
     retry_after: Duration,
@@ -196,6 +200,12 @@ pub struct Queue {
     pub counters: Counters,
     txn: flush::Txn,
     slot_buffer: Box<[u8]>,
+    /// A damaged store is being emptied.
+    salvage: Option<salvage::Salvage>,
+    /// Rows of destinations were damaged: one without a row may have had one.
+    doubtful_rows: bool,
+    /// Damaged places found since the start.
+    gaps: heapless::Vec<Gap, GAPS_MAX>,
     slot_in_buffer: u32,
     notes: heapless::Deque<Note, 64>,
     pub notes_lost: u64,
@@ -222,7 +232,6 @@ impl Queue {
             woken: Marks::new(usize::from(setup.connections)),
             sendable: Marks::new(boxes_count),
             session_slots: 0,
-            next_number: 1,
             settled_since: Instant::ZERO,
             retry_at: Instant::ZERO,
             retry_after: Duration::ZERO,
@@ -239,6 +248,9 @@ impl Queue {
             refused: heapless::Vec::new(),
             counters: Counters::default(),
             slot_buffer: vec![0; crate::limits::SLOT_BYTES].into_boxed_slice(),
+            salvage: None,
+            doubtful_rows: false,
+            gaps: heapless::Vec::new(),
             slot_in_buffer: NONE,
             notes: heapless::Deque::new(),
             notes_lost: 0,
@@ -269,8 +281,11 @@ impl Queue {
 
     /// Takes a destination into use. What the store has of it is put in place by `restore`.
     pub fn open(&mut self, dest: DestId, params: Params) {
-        let number = self.next_number;
-        self.next_number += 1;
+        let mut number = topic_hash(&params.key);
+        // Bridges are opened first: nobody can choose a client id that takes one's messages.
+        while self.boxes.iter().any(|outbox| outbox.used && outbox.number == number) {
+            number = number.wrapping_add(1);
+        }
         let outbox = &mut self.boxes[usize::from(dest.0)];
         assert!(!outbox.used, "a destination is opened once");
         outbox.used = true;
@@ -284,11 +299,18 @@ impl Queue {
     pub fn set_persistent(&mut self, dest: DestId, persistent: bool) {
         let journal = persistent && self.setup.stored && self.setup.safe;
         let outbox = self.outbox_mut(dest);
-        if outbox.params.persistent != persistent {
-            outbox.row_dirty = true;
+        let changed = outbox.params.persistent != persistent;
+        outbox.row_dirty |= changed;
+        let mut at = if changed { outbox.chain.head } else { NONE };
+        while at != NONE {
+            self.log.slots[pool::widen(at)].fleeting = !persistent;
+            self.log.mark(at);
+            at = self.log.slots[pool::widen(at)].next;
         }
+        let outbox = self.outbox_mut(dest);
         // Nothing waits for a row that is not written.
         outbox.row_urgent &= persistent;
+        let outbox = self.outbox_mut(dest);
         outbox.params.persistent = persistent;
         outbox.params.journal = journal;
     }
@@ -297,6 +319,7 @@ impl Queue {
     pub fn close(&mut self, dest: DestId, now: Instant) {
         self.drop_all(dest);
         self.outbox_mut(dest).unknown_slots = 0;
+        self.outbox_mut(dest).salvaging = false;
         self.spill_note(dest, now);
         let recv = &mut self.recv;
         recv.clear(dest.0);

@@ -2,7 +2,7 @@
 //! of its own, only where its lists begin and what it may take.
 
 use super::entry::{List, Place};
-use super::log::SlotChain;
+use super::log::{NewSlot, SlotChain};
 use super::peer::{Parked, PeerId};
 use super::pool::NONE;
 use super::trim::RuleCount;
@@ -78,8 +78,8 @@ pub enum Up {
 pub struct Outbox {
     pub used: bool,
     pub params: Params,
-    /// Number in the store; the slots carry it.
-    pub number: u32,
+    /// Number in the store, a hash of its key; the slots carry it.
+    pub number: u64,
     pub next_seq: u64,
 
     pub streams: Box<[Stream]>,
@@ -129,6 +129,8 @@ pub struct Outbox {
     pub chain: SlotChain,
     /// Slots that have not been read since the restart.
     pub unknown_slots: u32,
+    /// Older messages are being salvaged from a damaged store: what is new waits behind them.
+    pub salvaging: bool,
     /// Messages in slots that have not been read.
     pub unknown_messages: u64,
     /// Identifiers of its peer's QoS 2 messages that are not released.
@@ -247,6 +249,7 @@ impl Outbox {
             load_wanted: false,
             chain: SlotChain::EMPTY,
             unknown_slots: 0,
+            salvaging: false,
             unknown_messages: 0,
             received: 0,
             stored: 0,
@@ -305,9 +308,26 @@ impl Outbox {
             + conflated * size_of::<Conflated>()
     }
 
+    /// What a record without a rule carries to tell whose it is.
+    pub fn short_number(&self) -> u32 {
+        let [a, b, c, d, ..] = self.number.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// A slot of its own that begins with this sequence number.
+    pub fn new_slot(&self, own: DestId, first_seq: u64) -> NewSlot {
+        let fleeting = !self.params.persistent;
+        NewSlot { owner: own.0, number: self.number, fleeting, first_seq }
+    }
+
+    /// Is there, or may there be, something on disk only that has not been looked at?
+    pub fn is_unread(&self) -> bool {
+        self.unknown_slots > 0 || self.salvaging
+    }
+
     /// Is something of this stream (or possibly of it) on disk only?
     pub fn has_gap(&self, stream: u8) -> bool {
-        self.unknown_slots > 0 || self.streams[usize::from(stream)].gap > 0
+        self.is_unread() || self.streams[usize::from(stream)].gap > 0
     }
 
     /// Messages in RAM that count against the ring, sent or not.

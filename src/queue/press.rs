@@ -34,7 +34,7 @@ impl Queue {
                 .filter(|outbox| outbox.used && !outbox.stuck && outbox.records > 0)
                 // What is in flight over a link that stands needs its bytes.
                 .filter(|outbox| {
-                    let staged = outbox.gaps != 0 || outbox.unknown_slots > 0;
+                    let staged = outbox.gaps != 0 || outbox.is_unread();
                     outbox.up == Up::Down || outbox.active != 0 || staged
                 })
                 .max_by_key(|outbox| weight(outbox));

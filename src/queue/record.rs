@@ -30,10 +30,12 @@ pub struct LogHead {
     /// As this destination shall get it.
     pub qos: Qos,
     pub retain: bool,
-    /// Hash of the rule's name; 0 for sessions.
+    /// Hash of bridge and rule, or of a session: tells whose it is when nothing else does.
     pub rule: u32,
     /// Milliseconds of the gateway's own clock at arrival, which goes on over restarts.
     pub arrival_ms: u64,
+    /// Low bits of its number in the slot, so that it can be found behind damage.
+    pub ordinal: u8,
     /// Seconds since 1970 at arrival as the router believed; a label.
     pub wall_s: u32,
     pub expiry_s: Option<u32>,
@@ -64,7 +66,7 @@ impl LogHead {
             | 0x80;
         out[0..4].copy_from_slice(&self.crc.to_le_bytes());
         out[4] = flags;
-        out[5] = 0;
+        out[5] = self.ordinal;
         out[6..8].copy_from_slice(&self.topic_bytes.to_le_bytes());
         out[8..10].copy_from_slice(&self.props_bytes.to_le_bytes());
         out[10..14].copy_from_slice(&self.payload_bytes.to_le_bytes());
@@ -100,6 +102,7 @@ impl LogHead {
             retain: flags & 4 != 0,
             rule: u32_at(22),
             arrival_ms: u64::from_le_bytes(arrival),
+            ordinal: bytes[5],
             wall_s: u32_at(32),
             expiry_s: (flags & 8 != 0).then(|| u32_at(36)),
         })
@@ -145,6 +148,7 @@ mod tests {
             retain: true,
             rule: 99,
             arrival_ms: (1 << 48) - 1,
+            ordinal: 255,
             wall_s: u32::MAX,
             expiry_s: Some(0),
         }

@@ -9,9 +9,9 @@ use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, blocks_for, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
+use super::walk::Walk;
 use super::{DropReason, Queue};
 use crate::limits::SLOT_BYTES;
-use crate::note::{Note, text};
 use crate::vocab::Instant;
 use core::time::Duration;
 
@@ -205,8 +205,7 @@ impl Queue {
             }
             let place = Place { slot, ordinal };
             let Some((stream, rule)) = self.classified(dest, at, &head, classify) else {
-                self.settle_stored(dest, place, None);
-                self.count_drop(dest, DropReason::NoRule, 1);
+                self.unwanted(dest, place, at, &head);
                 self.forget_streams(dest);
                 return Ok(true);
             };
@@ -222,9 +221,8 @@ impl Queue {
             match self.load(slot, at, &head, now, store)? {
                 Loaded::PoolFull => left_over |= bit,
                 Loaded::Corrupt => {
-                    // The bytes that said which stream it belongs to are not to be trusted.
-                    self.settle_stored(dest, place, None);
-                    self.quarantine_corrupt(dest, 1);
+                    // Neither its length is to be trusted nor what said which stream it is of.
+                    self.give_up(dest, place, at, head.bytes());
                     self.forget_streams(dest);
                     return Ok(true);
                 }
@@ -243,7 +241,10 @@ impl Queue {
                 return Ok(true);
             }
         }
-        self.abandon_rest(dest, slot, &walk);
+        if !walk.is_complete() && self.mend(dest, slot) {
+            // There is more behind, which is to be learned first.
+            return Ok(true);
+        }
         // After damage what the slot holds is found out again.
         let place = &mut self.log.slots[widen(slot)];
         if place.owner == dest.0 && place.known {
@@ -343,8 +344,7 @@ impl Queue {
                     }
                 }
                 None => {
-                    self.settle_stored(dest, Place { slot, ordinal }, None);
-                    self.count_drop(dest, DropReason::NoRule, 1);
+                    self.unwanted(dest, Place { slot, ordinal }, at, &head);
                     if self.log.slots[widen(slot)].owner != dest.0 {
                         return;
                     }
@@ -356,60 +356,12 @@ impl Queue {
         entry.streams = streams;
         let outbox = self.outbox_mut(dest);
         outbox.unknown_slots = outbox.unknown_slots.saturating_sub(1);
-        self.abandon_rest(dest, slot, &walk);
+        if !walk.is_complete() {
+            self.mend(dest, slot);
+        }
         if self.outbox(dest).unknown_slots == 0 {
             self.join_staged(dest);
         }
-    }
-
-    /// Records of a slot that cannot even be found: counted, and settled.
-    pub(super) fn abandon_rest(&mut self, dest: DestId, slot: u32, walk: &Walk) {
-        let mut lost = 0;
-        for ordinal in walk.ordinal..walk.count {
-            if self.log.slots[widen(slot)].owner != dest.0 {
-                break;
-            }
-            if !self.log.slots[widen(slot)].taken_bits.get(ordinal) {
-                self.settle_stored(dest, Place { slot, ordinal }, None);
-                lost += 1;
-            }
-        }
-        if lost > 0 {
-            self.forget_streams(dest);
-            self.quarantine_corrupt(dest, lost);
-        }
-    }
-
-    /// After damage: which streams have something on disk is found out again, slot by slot.
-    fn forget_streams(&mut self, dest: DestId) {
-        let outbox = &mut self.boxes[usize::from(dest.0)];
-        for stream in &mut outbox.streams {
-            stream.gap = 0;
-        }
-        for rule in &mut outbox.rules {
-            rule.disk = 0;
-        }
-        outbox.gaps = 0;
-        outbox.unknown_slots = 0;
-        let mut at = outbox.chain.head;
-        while at != NONE {
-            let slot = &mut self.log.slots[widen(at)];
-            if !slot.continuation {
-                slot.known = false;
-                slot.streams = u128::MAX;
-                outbox.unknown_slots += 1;
-            }
-            at = slot.next;
-        }
-        if outbox.unknown_slots == 0 {
-            self.join_staged(dest);
-        }
-    }
-
-    fn quarantine_corrupt(&mut self, dest: DestId, count: u64) {
-        self.counters.corrupt += count;
-        let destination = self.name(dest);
-        self.note(Note::Quarantined { destination, reason: text("corrupt"), count });
     }
 
     pub(super) fn classified(
@@ -425,19 +377,6 @@ impl Queue {
         let start = at + HEAD_BYTES;
         let topic = self.slot_buffer.get(start..start + usize::from(head.topic_bytes))?;
         classify.classify(dest, head.rule, core::str::from_utf8(topic).unwrap_or(""))
-    }
-
-    pub(super) fn read_slot(
-        &mut self,
-        slot: u32,
-        store: &mut impl SpillStore,
-    ) -> Result<(), StoreError> {
-        if self.slot_in_buffer != slot {
-            self.slot_in_buffer = NONE;
-            store.read_slot(SlotId(slot), 0, &mut self.slot_buffer)?;
-            self.slot_in_buffer = slot;
-        }
-        Ok(())
     }
 
     /// Copies the record at `at` of the slot in the buffer into the pool.
@@ -510,17 +449,7 @@ impl Queue {
             let entry = self.entries[index];
             let (Some(place), None) = (entry.place, entry.record) else { continue };
             self.read_slot(place.slot, store)?;
-            let mut walk = Walk::new(self.log.slots[widen(place.slot)].count);
-            let found = loop {
-                match walk.step(&self.slot_buffer) {
-                    Some((ordinal, at, head)) if ordinal == place.ordinal => {
-                        break Some((at, head));
-                    }
-                    Some(_) => {}
-                    None => break None,
-                }
-            };
-            let loaded = match found {
+            let loaded = match self.find_ordinal(dest, place) {
                 Some((offset, head)) => self.load(place.slot, offset, &head, now, store)?,
                 None => Loaded::Corrupt,
             };
@@ -549,37 +478,5 @@ impl Queue {
         }
         self.outbox_mut(dest).load_wanted = waiting;
         Ok(())
-    }
-}
-
-/// A walk over the records of the slot in the buffer.
-pub(super) struct Walk {
-    pub(super) at: usize,
-    pub(super) ordinal: u16,
-    count: u16,
-}
-
-impl Walk {
-    pub(super) fn new(count: u16) -> Self {
-        Self { at: 0, ordinal: 0, count }
-    }
-
-    /// Ordinal, offset and head of the next record; `None` at the end, or where no record can be
-    /// (then `ordinal` is less than `count`).
-    pub(super) fn step(&mut self, slot: &[u8]) -> Option<(u16, usize, LogHead)> {
-        if self.ordinal >= self.count {
-            return None;
-        }
-        let head = LogHead::decode(slot.get(self.at..)?)?;
-        let topic_end = HEAD_BYTES + usize::from(head.topic_bytes);
-        let fits = head.bytes() <= SLOT_BYTES - self.at
-            || (self.at == 0 && self.count == 1 && topic_end <= SLOT_BYTES);
-        if !fits {
-            return None;
-        }
-        let here = (self.ordinal, self.at, head);
-        self.at = self.at.saturating_add(head.bytes());
-        self.ordinal += 1;
-        Some(here)
     }
 }

@@ -3,31 +3,25 @@
 
 use super::Queue;
 use super::entry::{Chain, Place, State};
-use super::log::{FREE, ORPHAN, SEQ_MAX, Slot, SlotChain};
+use super::log::{ORPHAN, SEQ_MAX, Slot, SlotChain};
 use super::outbox::DestId;
 use super::pool::{NONE, widen};
-use super::record::{HEAD_BYTES, Spot, crc_at};
+use super::record::LogHead;
 use super::recv::Stage;
-use super::refill::{Classify, Walk};
+use super::refill::Classify;
 use super::rows::{Flight, Row, parse_row};
-use super::store::{SpillStore, StoreError, Table};
-use crate::limits::{PUBLISH_ID_MAX, SLOT_RECORDS_MAX};
+use super::salvage::generation_of;
+use super::store::{SlotId, SpillStore, StoreError, Table, unseal};
+use super::walk::{Walk, is_sound};
+use crate::limits::{PUBLISH_ID_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
 use crate::note::{Note, text};
 use crate::vocab::Instant;
 
-impl Queue {
-    /// Keys of the destinations that have a row, e.g. to open the sessions among them first.
-    pub fn stored_keys(store: &mut impl SpillStore) -> Result<Vec<String>, StoreError> {
-        let mut keys = Vec::new();
-        store.scan(Table::Destination, &mut |key, _| {
-            if let Ok(key) = core::str::from_utf8(key) {
-                keys.push(key.to_string());
-            }
-        })?;
-        Ok(keys)
-    }
+/// Life of a slot about which nothing is known: far from any it can have had.
+const GENERATION_UNKNOWN: u32 = 1 << 30;
 
+impl Queue {
     /// Reads the store once, after the destinations were opened and before the first turn.
     pub fn restore(
         &mut self,
@@ -36,7 +30,7 @@ impl Queue {
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
         let rows = self.restore_rows(store)?;
-        self.restore_slots(store, &rows)?;
+        let found = self.restore_slots(store, classify)?;
         for index in 0..self.boxes.len() {
             if let Ok(index) = u16::try_from(index) {
                 self.restore_box(DestId(index), now, store)?;
@@ -54,7 +48,28 @@ impl Queue {
                 self.outbox_mut(dest).received += 1;
             }
         }
-        Ok(())
+        for index in found {
+            self.doubt_slot(index);
+        }
+        self.begin_salvage(store)
+    }
+
+    /// Which records of a slot without a row were settled is not known: all go out again.
+    fn doubt_slot(&mut self, index: u32) {
+        let Slot { owner, count, .. } = self.log.slots[widen(index)];
+        if usize::from(owner) < self.boxes.len() && count > 0 {
+            let (bridge, count) = (self.name(DestId(owner)), u32::from(count));
+            self.note(Note::Qos2InDoubt { bridge, count, reason: "slot_row_lost" });
+        }
+    }
+
+    /// Keys of destinations' rows that are whole, with what stands before the key of that kind.
+    pub fn has_row(store: &mut impl SpillStore, wanted: &str) -> Result<bool, StoreError> {
+        let mut found = false;
+        store.scan(Table::Destination, &mut |key, row| {
+            found |= key == wanted.as_bytes() && unseal(Table::Destination, key, row).is_some();
+        })?;
+        Ok(found)
     }
 
     fn restore_rows(&mut self, store: &mut impl SpillStore) -> Result<Vec<Row>, StoreError> {
@@ -62,7 +77,7 @@ impl Queue {
         let mut damaged = 0u64;
         let boxes = &self.boxes;
         store.scan(Table::Destination, &mut |key, value| {
-            let Some(mut row) = parse_row(value) else {
+            let Some(mut row) = unseal(Table::Destination, key, value).and_then(parse_row) else {
                 damaged += 1;
                 return;
             };
@@ -72,11 +87,9 @@ impl Queue {
             row.dest = owner.and_then(|at| u16::try_from(at).ok()).map(DestId);
             rows.push(row);
         })?;
-        let mut next = rows.iter().map(|row| row.number).max().map_or(1, |max| max + 1);
         for (at, outbox) in self.boxes.iter_mut().enumerate() {
             let row = rows.iter().find(|row| row.dest.is_some_and(|d| usize::from(d.0) == at));
             if let Some(row) = row {
-                outbox.number = row.number;
                 outbox.next_id = row.next_id.max(1);
                 outbox.row_stored = true;
                 outbox.peer = row.peer;
@@ -91,12 +104,10 @@ impl Queue {
                     outbox.row_urgent = true;
                     outbox.row_unsure = true;
                 }
-            } else if outbox.used {
-                outbox.number = next;
-                next += 1;
             }
         }
-        self.next_number = next;
+        // The slots say themselves whose they are; only the identifiers are gone.
+        self.doubtful_rows = damaged > 0;
         self.note_damaged("corrupt_destination_row", damaged);
         Ok(rows)
     }
@@ -104,34 +115,44 @@ impl Queue {
     fn restore_slots(
         &mut self,
         store: &mut impl SpillStore,
-        rows: &[Row],
-    ) -> Result<(), StoreError> {
+        classify: &mut impl Classify,
+    ) -> Result<Vec<u32>, StoreError> {
         let mut slots: Vec<(u32, Slot)> = Vec::new();
-        let mut damaged = 0u64;
+        let mut damaged = Vec::new();
         store.scan(Table::Slot, &mut |key, value| {
-            let Ok(key) = <[u8; 4]>::try_from(key) else { return };
-            match Slot::from_row(value) {
-                Some(slot) => slots.push((u32::from_be_bytes(key), slot)),
-                None => damaged += 1,
+            let Ok(key) = <[u8; 4]>::try_from(key).map(u32::from_be_bytes) else { return };
+            match Slot::from_row(key, value) {
+                Some(slot) => slots.push((key, slot)),
+                None => damaged.push(key),
             }
         })?;
-        self.note_damaged("corrupt_slot_row", damaged);
-        let mut ended = Vec::new();
+        for &index in damaged.iter().filter(|index| **index < self.log.capacity) {
+            store.read_slot(SlotId(index), 0, &mut self.slot_buffer)?;
+            let found = generation_of(&self.slot_buffer, index);
+            let generation = found.unwrap_or(GENERATION_UNKNOWN);
+            let mut slot = Slot { generation, ..Slot::FREE };
+            if let (Some(_), Some(head)) = (found, LogHead::decode(&self.slot_buffer)) {
+                let dest = self.owner_of_record(&self.slot_buffer, classify);
+                let outbox = self.outbox(dest);
+                (slot.owner, slot.owner_number) = (ORPHAN, outbox.number);
+                (slot.first_seq, slot.known, slot.streams) = (head.seq, false, u128::MAX);
+            }
+            slots.push((index, slot));
+        }
+        self.note_damaged("corrupt_slot_row", u64::try_from(damaged.len()).unwrap_or(0));
+        let mut ended = damaged.clone();
         for (index, slot) in &mut slots {
             if slot.owner != ORPHAN {
                 continue;
             }
-            match rows.iter().find(|row| row.number == slot.owner_number) {
-                Some(Row { dest: Some(dest), .. }) => slot.owner = dest.0,
-                // A bridge that is not configured now keeps its queue.
-                Some(_) => {}
+            if slot.fleeting {
                 // A clean session's slots ended with it.
-                None => {
-                    slot.owner = FREE;
-                    slot.owner_number = 0;
-                    ended.push(*index);
-                }
+                *slot = Slot { generation: slot.generation, ..Slot::FREE };
+                ended.push(*index);
+            } else if let Some(dest) = self.owner_by_number(slot.owner_number) {
+                slot.owner = dest.0;
             }
+            // A bridge that is not configured now keeps its queue.
         }
         self.log.load(&slots);
         for index in ended {
@@ -139,10 +160,12 @@ impl Queue {
                 self.log.mark(index);
             }
         }
-        Ok(())
+        damaged.retain(|index| widen(*index) < self.log.slots.len());
+        Ok(damaged)
     }
 
     fn note_damaged(&mut self, reason: &'static str, count: u64) {
+        self.counters.corrupt += count;
         if count > 0 {
             let (destination, reason) = (text("-"), text(reason));
             self.note(Note::Quarantined { destination, reason, count });
@@ -195,7 +218,7 @@ impl Queue {
             let open = !self.log.slots[widen(index)].closed;
             // Only the end of the log says where numbering goes on.
             let last_seq = if open {
-                self.measure_open(index, store)?
+                self.measure_open(index, Some(index) == last, store)?
             } else if Some(index) == last {
                 self.last_seq_in(index, store)?
             } else {
@@ -222,54 +245,49 @@ impl Queue {
         Ok(())
     }
 
-    /// How many records the open end of a log has: they are there up to the first that fails its
-    /// CRC (what a former life of the slot left fails it too). Returns the last sequence.
-    fn measure_open(&mut self, index: u32, store: &mut impl SpillStore) -> Result<u64, StoreError> {
+    /// How many records the open end of a log has. Returns the last sequence.
+    fn measure_open(
+        &mut self,
+        index: u32,
+        last: bool,
+        store: &mut impl SpillStore,
+    ) -> Result<u64, StoreError> {
         self.read_slot(index, store)?;
-        let slot = self.log.slots[widen(index)];
-        let bound = u16::try_from(SLOT_RECORDS_MAX).unwrap_or(u16::MAX);
-        let mut walk = Walk::new(bound);
-        let mut count = 0;
-        let mut used = 0;
-        let mut last_seq = slot.first_seq;
-        while let Some((_, at, head)) = walk.step(&self.slot_buffer) {
-            let spot = Spot {
-                slot: index,
-                generation: slot.generation,
-                at: u32::try_from(at).unwrap_or(u32::MAX),
-            };
-            let mut crc = crc_at(spot);
-            crc.update(&self.slot_buffer[at + 4..at + head.bytes()]);
-            if crc.finalize() != head.crc {
-                break;
-            }
-            count += 1;
-            used = at + head.bytes();
-            last_seq = head.seq;
-        }
-        debug_assert!(used == 0 || used >= HEAD_BYTES);
+        let first_seq = self.log.slots[widen(index)].first_seq;
+        let (count, used, last_seq, damaged) = self.measure(index);
         let place = &mut self.log.slots[widen(index)];
         let said = place.count;
-        // The row may know settled records that the walk did not reach.
-        place.shorten(count);
+        // A large record lies in more than this slot, and is proved when it is loaded.
+        let large = LogHead::decode(&self.slot_buffer).is_some_and(|h| h.bytes() > SLOT_BYTES);
+        place.count = count.max(u16::from(large && said == 1));
         place.used = u32::try_from(used).unwrap_or(u32::MAX);
-        if count < said {
-            self.note_damaged("corrupt", u64::from(said - count));
+        if place.count < said || damaged > 0 || !last {
             // Nothing may be appended over what might still be rescued.
-            self.log.slots[widen(index)].closed = true;
+            place.closed = true;
+        }
+        // The row may know settled records that are not to be found.
+        let known = (place.count..said).filter(|ordinal| place.settled_bits.get(*ordinal)).count();
+        let count = place.count;
+        place.shorten(count);
+        if place.closed {
             self.log.mark(index);
         }
-        Ok(last_seq)
+        let tail = u64::from(said.saturating_sub(count)) - u64::try_from(known).unwrap_or(0);
+        let lost = tail + damaged;
+        self.note_damaged("corrupt", lost);
+        Ok(last_seq.unwrap_or(first_seq))
     }
 
     fn last_seq_in(&mut self, index: u32, store: &mut impl SpillStore) -> Result<u64, StoreError> {
         self.read_slot(index, store)?;
         let slot = &self.log.slots[widen(index)];
-        let mut last_seq = slot.first_seq + u64::from(slot.count);
+        let (generation, mut last_seq) = (slot.generation, slot.first_seq + u64::from(slot.count));
         let mut walk = Walk::new(slot.count);
-        while let Some((_, _, head)) = walk.step(&self.slot_buffer) {
-            // Only damage has larger ones, and numbering must go on behind it.
-            last_seq = last_seq.max(head.seq.min(SEQ_MAX));
+        while let Some((_, at, head)) = walk.step(&self.slot_buffer) {
+            if is_sound(&self.slot_buffer, index, generation, at, &head) {
+                // Only damage has larger ones, and numbering must go on behind it.
+                last_seq = last_seq.max(head.seq.min(SEQ_MAX));
+            }
         }
         Ok(last_seq)
     }
@@ -355,14 +373,19 @@ impl Queue {
             return Ok(None);
         }
         self.read_slot(slot, store)?;
-        let mut walk = Walk::new(self.log.slots[widen(slot)].count);
-        while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
-            if head.seq == seq && !self.log.slots[widen(slot)].settled_bits.get(ordinal) {
-                let body = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
-                let (stream, rule) = self.classified(dest, at, &head, classify).unwrap_or((0, 0));
-                return Ok(Some((Place { slot, ordinal }, body, stream, rule)));
+        loop {
+            let mut walk = Walk::new(self.log.slots[widen(slot)].count);
+            while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
+                if head.seq == seq && !self.log.slots[widen(slot)].settled_bits.get(ordinal) {
+                    let body = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+                    let classified = self.classified(dest, at, &head, classify);
+                    let (stream, rule) = classified.unwrap_or((0, 0));
+                    return Ok(Some((Place { slot, ordinal }, body, stream, rule)));
+                }
+            }
+            if walk.is_complete() || !self.mend(dest, slot) {
+                return Ok(None);
             }
         }
-        Ok(None)
     }
 }

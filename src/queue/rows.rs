@@ -8,7 +8,7 @@ use super::outbox::DestId;
 use super::peer::{Parked, PeerId};
 use super::pool::{NONE, widen};
 use super::recv::Stage;
-use super::store::{SpillStore, StoreError, Table};
+use super::store::{SpillStore, StoreError, Table, seal};
 use crate::limits::LAZY_SETTLED_AFTER;
 use crate::mqtt::Qos;
 use crate::planted::{Bug, planted};
@@ -54,22 +54,21 @@ impl Queue {
         }
         let mut at = 0;
         while let Some(slot) = self.log.next_dirty(at) {
-            let row = self.log.slots[widen(slot)].row();
-            store.put(Table::Slot, &Log::id(slot).0.to_be_bytes(), &row)?;
+            self.log.slots[widen(slot)].row(slot, &mut self.txn.row);
+            store.put(Table::Slot, &Log::id(slot).0.to_be_bytes(), &self.txn.row)?;
             self.txn.wrote = true;
             at = slot + 1;
         }
         Ok(())
     }
 
-    /// A destination's row: its number, and the identifiers a peer's session may still know. With
+    /// A destination's row: the identifiers a peer's session may still know. With
     /// `ack = ring` those are known to the row only after a clean stop.
     pub(super) fn encode_row(&mut self, dest: DestId) {
         let outbox = &self.boxes[usize::from(dest.0)];
         let sure = self.setup.safe || self.stopping;
         let row = &mut self.txn.row;
         row.clear();
-        row.extend_from_slice(&outbox.number.to_le_bytes());
         row.extend_from_slice(&outbox.next_id.to_le_bytes());
         row.push(u8::from(sure));
         let peer = outbox.peer.filter(|_| sure).map_or(0, |peer| peer.0.get());
@@ -123,7 +122,9 @@ impl Queue {
                 close_list(row, list, u16::try_from(ids.len()).unwrap_or(u16::MAX));
             }
         }
-        self.boxes[usize::from(dest.0)].row_partial = partial;
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        outbox.row_partial = partial;
+        seal(Table::Destination, outbox.params.key.as_bytes(), row);
     }
 }
 
@@ -145,14 +146,10 @@ pub(super) struct Flight {
     pub release: bool,
 }
 
-/// Numbers of destinations are counted up from 1: a larger one is damage.
-const NUMBER_MAX: u32 = u32::MAX / 2;
-
 /// A destination's row as it was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub dest: Option<DestId>,
-    pub number: u32,
     pub next_id: u16,
     /// Its identifiers are all of them.
     pub sure: bool,
@@ -165,10 +162,6 @@ pub(super) struct Row {
 /// `None` for a row that is damaged.
 pub(super) fn parse_row(mut value: &[u8]) -> Option<Row> {
     let row = &mut value;
-    let number = u32::from_le_bytes(take(row)?);
-    if number > NUMBER_MAX {
-        return None;
-    }
     let next_id = u16::from_le_bytes(take(row)?);
     let [sure] = take(row)?;
     let peer = NonZeroU64::new(u64::from_le_bytes(take(row)?)).map(PeerId);
@@ -186,7 +179,7 @@ pub(super) fn parse_row(mut value: &[u8]) -> Option<Row> {
         parked.push(Parked { peer, open: ids(row)?, received: ids(row)? });
     }
     let sure = sure == 1;
-    Some(Row { dest: None, number, next_id, sure, peer, flights, received, parked })
+    Some(Row { dest: None, next_id, sure, peer, flights, received, parked })
 }
 
 fn take<const N: usize>(row: &mut &[u8]) -> Option<[u8; N]> {
@@ -207,7 +200,6 @@ mod tests {
     #[test]
     fn a_row_is_read_whole_or_not_at_all() {
         let mut value = Vec::new();
-        value.extend(7u32.to_le_bytes());
         value.extend(9u16.to_le_bytes());
         value.push(1);
         value.extend(0xABCD_u64.to_le_bytes());
@@ -223,7 +215,6 @@ mod tests {
         let peer = |hash| PeerId::new(hash);
         let expected = Row {
             dest: None,
-            number: 7,
             next_id: 9,
             sure: true,
             peer: Some(peer(0xABCD)),

@@ -7,8 +7,9 @@ use super::entry::{Chain, List, Place, State};
 use super::log::FREE;
 use super::outbox::DestId;
 use super::pool::{NONE, widen};
-use super::refill::{Classify, Walk};
+use super::refill::Classify;
 use super::store::{SpillStore, StoreError};
+use super::walk::Walk;
 use crate::limits::WINDOW_SLOTS_READ;
 use crate::mqtt::Qos;
 

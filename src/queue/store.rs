@@ -10,7 +10,7 @@ pub struct SlotId(pub u32);
 pub enum Table {
     /// One row a slot in use: owner, first sequence number, settled bits.
     Slot,
-    /// One row a destination: packet identifiers in flight, received identifiers, next sequence.
+    /// One row a destination: packet identifiers in flight and received.
     Destination,
     /// One row a persistent session: expiry, subscriptions.
     Session,
@@ -18,6 +18,46 @@ pub enum Table {
     Retained,
     /// Single values: format version, random part of client ids, boot marks.
     Meta,
+}
+
+impl Table {
+    /// What stands for the table in a row's CRC.
+    fn tag(self) -> u8 {
+        match self {
+            Self::Slot => 1,
+            Self::Destination => 2,
+            Self::Session => 3,
+            Self::Retained => 4,
+            Self::Meta => 5,
+        }
+    }
+}
+
+/// Bytes of the CRC at the end of a row.
+pub const SEAL_BYTES: usize = 4;
+
+/// The CRC of a row covers its table and its key: a row is never taken for another, wherever it
+/// is found.
+fn row_crc(table: Table, key: &[u8], value: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    let length = u64::try_from(key.len()).unwrap_or(u64::MAX);
+    crc.update(&[table.tag()]);
+    crc.update(&length.to_le_bytes());
+    crc.update(key);
+    crc.update(value);
+    crc.finalize()
+}
+
+/// Puts the CRC behind a row's value.
+pub fn seal(table: Table, key: &[u8], value: &mut Vec<u8>) {
+    let crc = row_crc(table, key, value);
+    value.extend_from_slice(&crc.to_le_bytes());
+}
+
+/// A row's value without its CRC; `None` when it is damaged.
+pub fn unseal<'a>(table: Table, key: &[u8], row: &'a [u8]) -> Option<&'a [u8]> {
+    let (value, crc) = row.split_last_chunk::<SEAL_BYTES>()?;
+    (row_crc(table, key, value) == u32::from_le_bytes(*crc)).then_some(value)
 }
 
 /// Why the store could not do it.
@@ -70,4 +110,29 @@ pub trait SpillStore {
 
     /// Bytes handed to the file system for writing since start.
     fn written_bytes(&self) -> u64;
+
+    /// Slots of a damaged store that was put aside and has not been wholly salvaged; 0 = there is
+    /// none.
+    fn wreck_slots(&self) -> u32 {
+        0
+    }
+
+    /// The row of a slot of the wreck, with its CRC. `None`: it has none, or it is damaged.
+    fn wreck_row(&mut self, slot: SlotId) -> Option<Vec<u8>> {
+        let _ = slot;
+        None
+    }
+
+    /// Reads a whole slot of the wreck; what cannot be read is zero. `false`: nothing of it can.
+    fn wreck_slot(&mut self, slot: SlotId, out: &mut [u8]) -> bool {
+        let _ = (slot, out);
+        false
+    }
+
+    /// Everything in the wreck that can be rescued is committed; this is a write like others.
+    /// `whole`: nothing is missing, the file is of no more use.
+    fn wreck_done(&mut self, whole: bool) -> Result<(), StoreError> {
+        let _ = whole;
+        Ok(())
+    }
 }

@@ -7,8 +7,9 @@
 use super::entry::{Chain, Place, State};
 use super::outbox::{DestId, Outbox};
 use super::pool::{NONE, widen};
-use super::refill::{Classify, Walk};
+use super::refill::Classify;
 use super::store::{SpillStore, StoreError};
+use super::walk::Walk;
 use super::{DropReason, Queue};
 use crate::limits::SWEEP_INTERVAL;
 use crate::planted::{Bug, planted};
@@ -133,7 +134,7 @@ impl Queue {
     /// Is there a message in this scope that is not in flight?
     pub fn can_drop(&self, dest: DestId, scope: Scope) -> bool {
         let outbox = self.outbox(dest);
-        let stored = outbox.gaps != 0 || outbox.unknown_slots > 0;
+        let stored = outbox.gaps != 0 || outbox.is_unread();
         match scope {
             Scope::All => outbox.active != 0 || stored,
             Scope::Stream(stream) => outbox.active >> stream & 1 == 1 || outbox.has_gap(stream),
@@ -149,7 +150,7 @@ impl Queue {
             return self.drop_entry(dest, wire, reason);
         }
         let outbox = self.outbox(dest);
-        let stored = outbox.gaps != 0 || outbox.unknown_slots > 0;
+        let stored = outbox.gaps != 0 || outbox.is_unread();
         match scope {
             Scope::All => match self.oldest_waiting(dest) {
                 Some(index) if !stored || self.entries[index].place.is_some() => {
@@ -333,8 +334,8 @@ impl Queue {
         while self.outbox(dest).wants_trim() {
             let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) else {
                 // Records that cannot be found make room as well, and are told of there.
-                self.abandon_rest(dest, slot, &walk);
-                if !left && self.log.slots[widen(slot)].owner == dest.0 {
+                let mended = !walk.is_complete() && self.mend(dest, slot);
+                if !mended && !left && self.log.slots[widen(slot)].owner == dest.0 {
                     self.log.slots[widen(slot)].streams = 0;
                 }
                 break;
@@ -378,7 +379,7 @@ impl Queue {
     /// Asks for the disk to be searched for expired messages.
     pub fn sweep(&mut self, dest: DestId, now: Instant) {
         let outbox = self.outbox_mut(dest);
-        let stored = outbox.gaps != 0 || outbox.unknown_slots > 0;
+        let stored = outbox.gaps != 0 || outbox.is_unread();
         if stored && now >= outbox.sweep_at {
             outbox.sweep = true;
             outbox.sweep_at = now.plus(SWEEP_INTERVAL);

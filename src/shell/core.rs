@@ -31,6 +31,10 @@ pub trait Core {
     fn poll_action(&mut self) -> Option<Action>;
     fn poll_note(&mut self) -> Option<Note>;
     fn poll_at(&self) -> Instant;
+    /// The store is of no more use to this core.
+    fn is_store_damaged(&self) -> bool {
+        false
+    }
     fn stats(&self, now: Instant) -> Note;
     /// `None` past the last bridge.
     fn stats_bridge(&self, now: Instant, bridge: u16) -> Option<Note>;
@@ -95,6 +99,10 @@ impl Core for Gateway {
 
     fn poll_at(&self) -> Instant {
         Gateway::poll_at(self)
+    }
+
+    fn is_store_damaged(&self) -> bool {
+        Gateway::is_store_damaged(self)
     }
 
     fn stats(&self, now: Instant) -> Note {

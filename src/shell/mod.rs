@@ -71,6 +71,9 @@ const DESCRIPTORS_BESIDE: usize = 128;
 /// Quiet that makes the store's house-keeping worth its time.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
 
+/// House-keeping that failed is tried again after this; a commit that needs it tries earlier.
+const MAINTAIN_RETRY: Duration = Duration::from_secs(5);
+
 /// A stop that takes longer ends the process the hard way.
 const STOP_SECONDS_MAX: u32 = 5;
 
@@ -140,6 +143,9 @@ pub struct EventLoop<C, S> {
     stopping: bool,
     /// Messages lost, once the core has stopped.
     exit: Option<u64>,
+    /// The store turned out to be damaged.
+    damaged: bool,
+    maintain_at: Instant,
 }
 
 impl<C: Core, S: SpillStore> EventLoop<C, S> {
@@ -201,20 +207,34 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             busy: true,
             stopping: false,
             exit: None,
+            damaged: false,
+            maintain_at: now,
             poll,
         })
     }
 
-    /// Turns until the core has stopped; the exit status of the process.
+    /// Ended because the store is damaged: a new loop over a new store goes on.
+    pub fn is_store_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// The log, for the next loop.
+    pub fn into_logging(self) -> Logging {
+        self.logging
+    }
+
+    /// Turns until the core has stopped, or the store is damaged; the exit status of the process.
     pub fn run(&mut self) -> u8 {
-        while self.exit.is_none() {
+        while self.exit.is_none() && !self.damaged {
             if let Err(error) = self.turn() {
                 log::error!(target: "spillway::loop", "event=poll_failed reason={}",
                     crate::note::Value(&error.to_string()));
                 self.exit = Some(1);
             }
         }
-        self.logging.finish();
+        if !self.damaged {
+            self.logging.finish();
+        }
         u8::from(self.exit != Some(0))
     }
 
@@ -255,6 +275,8 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.collect_ready();
         self.busy |= self.links.is_busy();
         self.lap("actions");
+        // A stop goes on: what the store has is there for the next start.
+        self.damaged = !self.stopping && (self.damaged || self.core.is_store_damaged());
         self.write_notes(now);
         self.lap("log");
         if let Some(note) = self.figures.end() {
@@ -493,14 +515,17 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         if idle {
             self.idle_at = Instant::NEVER;
         }
-        let Some(store) = &mut self.store else { return };
+        let Some(store) = self.store.as_mut().filter(|_| now >= self.maintain_at) else { return };
         if let Err(error) = store.maintain(idle) {
             let reason = match error {
-                StoreError::Full => "full",
-                StoreError::Io => "io",
+                StoreError::Full => "disk_full",
+                StoreError::Io => "io_error",
                 StoreError::Corrupt => "corrupt",
             };
-            let note = Note::StoreError { operation: "maintain", reason, retry_in_ms: 0 };
+            self.damaged |= error == StoreError::Corrupt;
+            self.maintain_at = now.plus(MAINTAIN_RETRY);
+            let retry_in_ms = u64::try_from(MAINTAIN_RETRY.as_millis()).unwrap_or(0);
+            let note = Note::StoreError { operation: "checkpoint", reason, retry_in_ms };
             self.logging.note(now, &note);
         }
     }

@@ -16,6 +16,7 @@ pub mod process;
 pub mod proxy;
 pub mod publisher;
 pub mod stub;
+pub mod tmpfs;
 pub mod turnstile;
 pub mod wire;
 

@@ -9,7 +9,7 @@ use spillway::mqtt::topic::is_name;
 use spillway::note::Note;
 use spillway::queue::log::Slot;
 use spillway::queue::record::{HEAD_BYTES, LogHead, Spot, crc_at};
-use spillway::queue::store::Table;
+use spillway::queue::store::{Table, seal};
 use spillway::vocab::Instant;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -221,11 +221,10 @@ fn damage(input: &mut Input<'_>, disk: &mut Disk) {
 
 /// Makes the last four bytes of the rows that have one their CRC.
 fn mend_rows(disk: &mut Disk) {
-    for ((table, _), row) in &mut disk.rows {
-        if matches!(table, Table::Session | Table::Retained) && row.len() >= 4 {
-            let end = row.len() - 4;
-            let crc = crc32fast::hash(&row[..end]);
-            row[end..].copy_from_slice(&crc.to_le_bytes());
+    for ((table, key), row) in &mut disk.rows {
+        if row.len() >= 4 {
+            row.truncate(row.len() - 4);
+            seal(*table, key, row);
         }
     }
 }
@@ -234,7 +233,8 @@ fn mend_rows(disk: &mut Disk) {
 fn mend_records(disk: &mut Disk) {
     for (index, slot) in &mut disk.slots {
         let key = (Table::Slot, index.to_be_bytes().to_vec());
-        let Some(directory) = disk.rows.get(&key).and_then(|row| Slot::from_row(row)) else {
+        let Some(directory) = disk.rows.get(&key).and_then(|row| Slot::from_row(*index, row))
+        else {
             continue;
         };
         let mut at = 0;

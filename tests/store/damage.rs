@@ -58,7 +58,8 @@ fn damage(path: &Path, at: u64, bytes: usize) {
     // Opening checkpoints the log.
     drop(open(path));
     let wal = path.with_extension("db-wal");
-    fs::OpenOptions::new().write(true).open(wal).unwrap().write_all(&[0; 32]).unwrap();
+    let length = fs::metadata(&wal).unwrap().len();
+    fs::write(wal, vec![0; usize::try_from(length).unwrap()]).unwrap();
     let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
     file.seek(SeekFrom::Start(at)).unwrap();
     file.write_all(&vec![0xa5; bytes]).unwrap();
@@ -80,7 +81,6 @@ fn a_damaged_file_is_put_aside_and_only_the_newest_is_kept() {
         let found = store.quarantined.clone().expect("put aside");
         assert!(found.file.ends_with(&format!("spill.db.corrupt-{}", round + 1)), "{found:?}");
         assert!(found.reason.contains("database"), "{found:?}");
-        assert_eq!(rows(&mut store, Table::Session), []);
         store.write_slot(SlotId(0), 0, b"goes on").unwrap();
         store.commit().unwrap();
         let aside: Vec<_> =

@@ -1,52 +1,14 @@
 //! A disk that is full, or read-only: a small tmpfs, for which the tests have to run as root.
 
+use super::tmpfs::Tmpfs;
 use super::*;
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 
-/// A small tmpfs; `None` (and a word why) without the right to mount.
-struct Tmpfs(Dir);
+/// A directory that is a small tmpfs.
+struct Small(Tmpfs, Dir);
 
-impl Tmpfs {
-    fn mount(name: &str, bytes: u64) -> Option<Tmpfs> {
-        let dir = Dir::new(name);
-        let target = std::ffi::CString::new(dir.0.as_os_str().as_bytes()).unwrap();
-        let data = std::ffi::CString::new(format!("size={bytes}")).unwrap();
-        let kind = c"tmpfs".as_ptr();
-        // SAFETY: strings that end with a zero and outlive the call.
-        let done = unsafe { libc::mount(kind, target.as_ptr(), kind, 0, data.as_ptr().cast()) };
-        if done != 0 {
-            println!("skipped: no tmpfs: {}", std::io::Error::last_os_error());
-            return None;
-        }
-        Some(Tmpfs(dir))
-    }
-
-    /// Writes until nothing fits any more.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.0.join("filler");
-        let mut file = fs::File::create(&path).unwrap();
-        while file.write_all(&[1; 512]).is_ok() {}
-        path
-    }
-
-    fn read_only(&self) {
-        let target = std::ffi::CString::new(self.0.0.as_os_str().as_bytes()).unwrap();
-        let flags = libc::MS_REMOUNT | libc::MS_RDONLY;
-        let none = std::ptr::null();
-        // SAFETY: as in `mount`; a remount takes no source.
-        let done = unsafe { libc::mount(none, target.as_ptr(), none, flags, none.cast()) };
-        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    }
-}
-
-// The directory goes after this, as a field does.
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let target = std::ffi::CString::new(self.0.0.as_os_str().as_bytes()).unwrap();
-        // SAFETY: a string that ends with a zero and outlives the call.
-        unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
-    }
+fn mount(name: &str, bytes: u64) -> Option<Small> {
+    let dir = Dir::new(name);
+    Tmpfs::mount(&dir.0, bytes).map(|tmpfs| Small(tmpfs, dir))
 }
 
 /// Fills the slots from `first` on until the store says no.
@@ -67,12 +29,12 @@ fn store_until_refused(store: &mut SqliteStore, first: u32) -> (u32, StoreError)
 
 #[test]
 fn a_full_disk_refuses_growth_and_can_be_drained() {
-    let Some(tmpfs) = Tmpfs::mount("full", 4 * 1024 * 1024) else { return };
-    let mut store = SqliteStore::open(&tmpfs.0.db(), Some(64 << 20), Sync::Full, None).unwrap();
+    let Some(tmpfs) = mount("full", 4 * 1024 * 1024) else { return };
+    let mut store = SqliteStore::open(&tmpfs.1.db(), Some(64 << 20), Sync::Full, None).unwrap();
     let (slots, error) = store_until_refused(&mut store, 0);
     assert_eq!(error, StoreError::Full);
     assert!(slots > 40, "{slots}");
-    let filler = tmpfs.fill();
+    let filler = tmpfs.0.fill();
     for slot in 0..slots {
         assert_eq!(read(&mut store, slot, 0, SLOT_BYTES), pattern(slot.into(), SLOT_BYTES));
     }
@@ -91,7 +53,7 @@ fn a_full_disk_refuses_growth_and_can_be_drained() {
     assert_eq!(read(&mut store, round % slots, 0, 8000), pattern(round.into(), 8000));
     // A restart on the full disk changes nothing of that.
     drop(store);
-    let mut store = SqliteStore::open(&tmpfs.0.db(), Some(64 << 20), Sync::Full, None).unwrap();
+    let mut store = SqliteStore::open(&tmpfs.1.db(), Some(64 << 20), Sync::Full, None).unwrap();
     assert_eq!(store.quarantined, None);
     assert_eq!(read(&mut store, round % slots, 0, 8000), pattern(round.into(), 8000));
     store.put(Table::Slot, &0_u32.to_be_bytes(), &[9; 90]).unwrap();
@@ -101,10 +63,10 @@ fn a_full_disk_refuses_growth_and_can_be_drained() {
 
 #[test]
 fn a_commit_the_full_disk_refuses_changes_nothing_and_the_next_one_works() {
-    let Some(tmpfs) = Tmpfs::mount("refused", 6 * 1024 * 1024) else { return };
-    let mut store = SqliteStore::open(&tmpfs.0.db(), Some(64 << 20), Sync::Full, None).unwrap();
+    let Some(tmpfs) = mount("refused", 6 * 1024 * 1024) else { return };
+    let mut store = SqliteStore::open(&tmpfs.1.db(), Some(64 << 20), Sync::Full, None).unwrap();
     let (slots, _) = store_until_refused(&mut store, 0);
-    tmpfs.fill();
+    tmpfs.0.fill();
     // In one transaction more than the log has room for.
     let refused = (0..slots)
         .try_for_each(|slot| store.write_slot(SlotId(slot), 0, &[7; SLOT_BYTES]))
@@ -123,11 +85,11 @@ fn a_commit_the_full_disk_refuses_changes_nothing_and_the_next_one_works() {
 
 #[test]
 fn room_that_comes_back_is_used() {
-    let Some(tmpfs) = Tmpfs::mount("back", 4 * 1024 * 1024) else { return };
-    let mut store = SqliteStore::open(&tmpfs.0.db(), Some(64 << 20), Sync::Full, None).unwrap();
+    let Some(tmpfs) = mount("back", 4 * 1024 * 1024) else { return };
+    let mut store = SqliteStore::open(&tmpfs.1.db(), Some(64 << 20), Sync::Full, None).unwrap();
     store.write_slot(SlotId(0), 0, b"first").unwrap();
     store.commit().unwrap();
-    let filler = tmpfs.fill();
+    let filler = tmpfs.0.fill();
     let (slots, error) = store_until_refused(&mut store, 1);
     assert_eq!(error, StoreError::Full);
     fs::remove_file(filler).unwrap();
@@ -140,10 +102,10 @@ fn room_that_comes_back_is_used() {
 
 #[test]
 fn a_read_only_file_system_is_named_and_nothing_is_put_aside() {
-    let Some(tmpfs) = Tmpfs::mount("readonly", 4 * 1024 * 1024) else { return };
-    drop(open(&tmpfs.0.db()));
-    tmpfs.read_only();
-    let error = SqliteStore::open(&tmpfs.0.db(), None, Sync::Full, None).err();
+    let Some(tmpfs) = mount("readonly", 4 * 1024 * 1024) else { return };
+    drop(open(&tmpfs.1.db()));
+    tmpfs.0.set_read_only(true);
+    let error = SqliteStore::open(&tmpfs.1.db(), None, Sync::Full, None).err();
     assert_eq!(error, Some(OpenError::ReadOnly));
-    assert_eq!(tmpfs.0.names(), ["spill.db", "spill.db-wal", "spill.db.lock"]);
+    assert_eq!(tmpfs.1.names(), ["spill.db", "spill.db-wal", "spill.db.lock"]);
 }

@@ -4,6 +4,8 @@
 mod bench;
 mod damage;
 mod disk;
+#[path = "../common/tmpfs.rs"]
+mod tmpfs;
 
 use spillway::config::Sync;
 use spillway::queue::SLOT_BYTES;

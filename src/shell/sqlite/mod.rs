@@ -15,14 +15,20 @@
 
 mod aside;
 mod disk;
+mod look;
 mod open;
+mod wal;
+mod wreck;
 
 pub use open::OpenError;
 
 use crate::queue::SLOT_BYTES;
-use crate::queue::store::{SlotId, SpillStore, StoreError, Table};
-use disk::{BLOCK_BYTES, Extents, LockFile, block_span};
+use crate::queue::store::{SlotId, SpillStore, StoreError, Table, seal};
+use disk::{BLOCK_BYTES, EXTENT_BYTES, Extents, LockFile, block_span};
+use look::LogNumber;
+use open::{LOG_KEY, OWN_KEYS, WRECK_KEY};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
+use wreck::Wreck;
 
 /// Bytes of a database page.
 const PAGE_BYTES: usize = 1024;
@@ -51,8 +57,10 @@ pub const HEAP_BYTES: u64 = 1024 * 1024;
 pub struct Quarantined {
     /// Its new path.
     pub file: String,
-    /// What was wrong, in SQLite's words.
+    /// What was wrong, in SQLite's words or ours.
     pub reason: String,
+    /// The number in its name.
+    pub number: u32,
 }
 
 /// See the head of this file.
@@ -76,6 +84,12 @@ pub struct SqliteStore {
     /// Every commit is synced.
     synced: bool,
     written_bytes: u64,
+    /// Identity of the store, and the number of its log.
+    log_number: LogNumber,
+    /// A store that was put aside and is being salvaged.
+    wreck: Option<Wreck>,
+    /// The head of the file was lost and put back from its log.
+    pub mended: bool,
     /// The file that was found damaged at start, if there was one.
     pub quarantined: Option<Quarantined>,
 }
@@ -146,7 +160,13 @@ impl SpillStore for SqliteStore {
     }
 
     fn scan(&mut self, table: Table, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        scan(&self.db, table, row).map_err(fault)
+        let own = |key: &[u8]| table == Table::Meta && key.starts_with(OWN_KEYS);
+        let mut others = |key: &[u8], value: &[u8]| {
+            if !own(key) {
+                row(key, value);
+            }
+        };
+        scan(&self.db, table, &mut others).map_err(fault)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -190,6 +210,26 @@ impl SpillStore for SqliteStore {
     fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
+
+    fn wreck_slots(&self) -> u32 {
+        self.wreck.as_ref().map_or(0, Wreck::slot_count)
+    }
+
+    fn wreck_row(&mut self, slot: SlotId) -> Option<Vec<u8>> {
+        self.wreck.as_ref()?.row(slot)
+    }
+
+    fn wreck_slot(&mut self, slot: SlotId, out: &mut [u8]) -> bool {
+        self.wreck.as_ref().is_some_and(|wreck| wreck.slot(slot, out))
+    }
+
+    fn wreck_done(&mut self, whole: bool) -> Result<(), StoreError> {
+        self.delete(Table::Meta, WRECK_KEY)?;
+        if let Some(wreck) = self.wreck.take().filter(|_| whole) {
+            aside::remove(wreck.path());
+        }
+        Ok(())
+    }
 }
 
 impl SqliteStore {
@@ -203,6 +243,13 @@ impl SqliteStore {
         }
         self.execute("BEGIN").map_err(fault)?;
         self.in_transaction = true;
+        if self.wal_at == 0 {
+            // A log that does not say so is not applied at the next start.
+            let log = self.log_number.log.wrapping_add(1);
+            let mut value = LogNumber { log, ..self.log_number }.bytes();
+            seal(Table::Meta, LOG_KEY, &mut value);
+            self.put(Table::Meta, LOG_KEY, &value)?;
+        }
         Ok(())
     }
 
@@ -213,6 +260,9 @@ impl SqliteStore {
         self.execute("COMMIT").map_err(fault)?;
         self.in_transaction = false;
         let bytes = self.frames_written() * FRAME_BYTES;
+        if self.wal_at == 0 {
+            self.log_number.log = self.log_number.log.wrapping_add(1);
+        }
         if bytes > 0 {
             let from = self.wal_at;
             self.wal_at = from.max(WAL_HEAD_BYTES) + bytes;

@@ -1,13 +1,15 @@
 //! Opening the store: the lock, whose file it is, its quota, a damaged file put aside, a new one
 //! made whole before it gets its name. Nothing that is not ours is ever changed.
 
-use super::aside::{beside, corrupt_bytes, put_aside};
+use super::aside::{aside, beside, corrupt_bytes, newest, put_aside};
 use super::disk::{self, EXTENT_BYTES, Extents, LockFile};
+use super::look::{LogNumber, Look, look, real_path};
+use super::wreck::{Wreck, keyed_rows_of_all};
 use super::{
-    PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, count, fault, scan,
+    PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, count, fault, scan, sql,
 };
 use crate::config::Sync;
-use crate::queue::store::{StoreError, Table};
+use crate::queue::store::{StoreError, Table, seal, unseal};
 use core::fmt;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
@@ -16,10 +18,11 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// "Spil", in the head of every file of ours.
-const APPLICATION_ID: u32 = 0x5370_696c;
+pub(super) const APPLICATION_ID: u32 = 0x5370_696c;
 
-/// Version of the layout.
-const FORMAT_VERSION: u32 = 1;
+/// Version of the layout. 2: every row has a CRC, records carry their ordinal, slots the hash of
+/// their owner's key, and the log its number. 1 was never released: it is put aside.
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// Quota when the configuration gives none.
 const QUOTA_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
@@ -44,6 +47,15 @@ const ROWS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Row of `meta` with the quota that was chosen at first start.
 const QUOTA_KEY: &[u8] = b"store.quota";
+
+/// Row of `meta` that the first commit of every log writes: whose log it is, and which.
+pub(super) const LOG_KEY: &[u8] = b"store.log";
+
+/// Row of `meta` with the number of the file that was put aside and may have to be salvaged.
+pub(super) const WRECK_KEY: &[u8] = b"store.wreck";
+
+/// Rows of `meta` that are the store's own begin with this.
+pub(super) const OWN_KEYS: &[u8] = b"store.";
 
 /// Why the store cannot be used at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,13 +96,6 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// What to do after a look at the file.
-enum Look {
-    Absent,
-    Ours,
-    Damaged(&'static str),
-}
-
 /// Why an existing file of ours did not open.
 enum Fault {
     Damaged(String),
@@ -109,30 +114,45 @@ impl SqliteStore {
         sync: Sync,
         heap_bytes: Option<u64>,
     ) -> Result<SqliteStore, OpenError> {
+        Self::open_or_aside(path, max_bytes, sync, heap_bytes, None)
+    }
+
+    /// The same; `damaged` says why what is there is put aside though it may look good.
+    pub fn open_or_aside(
+        path: &Path,
+        max_bytes: Option<u64>,
+        sync: Sync,
+        heap_bytes: Option<u64>,
+        damaged: Option<&str>,
+    ) -> Result<SqliteStore, OpenError> {
+        let path = &real_path(path);
         let directory = disk::directory(path);
         if !directory.is_dir() {
             return Err(OpenError::NoDirectory(directory.display().to_string()));
         }
         let lock = LockFile::take(&beside(path, ".lock")).map_err(refused)?;
         let lock = lock.ok_or(OpenError::InUse)?;
-        let mut quarantined = match look(path)? {
-            Look::Ours => None,
-            Look::Damaged(reason) => Some(put_aside(path, reason).map_err(refused)?),
-            Look::Absent if beside(path, "-wal").exists() => {
-                Some(put_aside(path, "a write-ahead log without its database").map_err(refused)?)
-            }
-            Look::Absent => None,
+        let looked = look(path)?;
+        let mended = matches!(looked, Look::Mended);
+        let put = |reason: &str, own| put_aside(path, reason, own).map(Some).map_err(refused);
+        let mut quarantined = match (looked, damaged) {
+            (Look::OtherLog, _) => put("a write-ahead log of another database", false)?,
+            (Look::Damaged(reason), _) => put(reason, true)?,
+            (Look::Ours | Look::Mended, Some(reason)) => put(reason, true)?,
+            (Look::Absent | Look::Ours | Look::Mended, _) => None,
         };
         // Twice at most: what is made new opens, or the file system refuses.
         loop {
             if !path.exists() {
-                create(path, max_bytes)?;
+                // One that was put aside just before a crash is not forgotten either.
+                let wreck = quarantined.as_ref().map(|q| q.number).or_else(|| newest(path));
+                create(path, max_bytes, wreck)?;
             }
             let quota = Quota { path, max_bytes };
             match connect(&quota, sync, heap_bytes) {
-                Ok(parts) => return parts.store(lock, sync, quarantined),
+                Ok(parts) => return parts.store(lock, sync, quarantined, mended),
                 Err(Fault::Damaged(reason)) if quarantined.is_none() => {
-                    quarantined = Some(put_aside(path, &reason).map_err(refused)?);
+                    quarantined = put(&reason, true)?;
                 }
                 Err(Fault::Damaged(reason)) => return Err(OpenError::Io(reason)),
                 Err(Fault::Refused(error)) => return Err(error),
@@ -152,6 +172,8 @@ struct Parts {
     extents: Extents,
     wal_bytes: u64,
     slot_count_max: u32,
+    log_number: LogNumber,
+    wreck: Option<Wreck>,
 }
 
 impl Parts {
@@ -160,6 +182,7 @@ impl Parts {
         lock: LockFile,
         sync: Sync,
         quarantined: Option<Quarantined>,
+        mended: bool,
     ) -> Result<SqliteStore, OpenError> {
         let wal_due = self.wal_bytes / 16 * 7;
         let mut store = SqliteStore {
@@ -176,7 +199,10 @@ impl Parts {
             wal_due,
             synced: sync == Sync::Full,
             written_bytes: 0,
+            log_number: self.log_number,
+            wreck: self.wreck,
             quarantined,
+            mended,
         };
         store.frames_written();
         // Starts with an empty log. When the disk does not let it, the first write tries again.
@@ -189,46 +215,15 @@ impl Parts {
     }
 }
 
-/// Looks at the head of the file without SQLite, which would change a foreign file's log.
-fn look(path: &Path) -> Result<Look, OpenError> {
-    let mut file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
-        Err(error) => return Err(refused(error)),
-    };
-    let data = file.metadata().map_err(refused)?;
-    if !data.is_file() {
-        return Err(OpenError::Foreign { what: "no regular file" });
-    }
-    let mut head = [0; 100];
-    if data.len() < 100 {
-        return Ok(Look::Damaged("shorter than a database's head"));
-    }
-    file.read_exact(&mut head).map_err(refused)?;
-    let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    if !head.starts_with(b"SQLite format 3\0") {
-        // Every file of ours is made of whole pages; a text that bears the name is not damage.
-        return match data.len() % count(PAGE_BYTES) {
-            0 => Ok(Look::Damaged("file is not a database")),
-            _ => Err(OpenError::Foreign { what: "no database" }),
-        };
-    }
-    if word(68) != APPLICATION_ID {
-        return Err(OpenError::Foreign { what: "another program's database" });
-    }
-    match word(60) {
-        version if version > FORMAT_VERSION => Err(OpenError::Newer { version }),
-        _ => Ok(Look::Ours),
-    }
-}
-
-/// Makes an empty store under another name and renames it, so that a file of this name is whole.
-fn create(path: &Path, max_bytes: Option<u64>) -> Result<(), OpenError> {
+/// Makes a new store under another name and renames it, so that a file of this name is whole. The
+/// small rows of a wreck are in it from the beginning, but those that tell of its own life.
+fn create(path: &Path, max_bytes: Option<u64>, wreck: Option<u32>) -> Result<(), OpenError> {
     let free = disk::free_bytes(disk::directory(path)).map_err(refused)?;
     let quota = max_bytes.unwrap_or_else(|| QUOTA_BYTES_DEFAULT.min(free / 2));
     if quota < QUOTA_BYTES_MIN {
         return Err(OpenError::NoRoom { bytes: quota });
     }
+    let identity = random().map_err(refused)?;
     let new = beside(path, ".new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
@@ -244,15 +239,48 @@ fn create(path: &Path, max_bytes: Option<u64>) -> Result<(), OpenError> {
         db.pragma_update(None, "application_id", APPLICATION_ID)?;
         db.pragma_update(None, "user_version", FORMAT_VERSION)?;
         db.execute_batch(SCHEMA)?;
+        // One transaction: row by row the wreck's would take a while.
+        db.execute_batch("BEGIN")?;
+        let meta = |key: &[u8], value: &[u8]| {
+            let mut value = value.to_vec();
+            seal(Table::Meta, key, &mut value);
+            db.execute(sql(Table::Meta).put, (key, value)).map(drop)
+        };
+        meta(LOG_KEY, &LogNumber { store: identity, ..LogNumber::default() }.bytes())?;
         if max_bytes.is_none() {
-            let sql = "INSERT INTO meta(key, data) VALUES(?1, ?2)";
-            db.execute(sql, (QUOTA_KEY, &quota.to_be_bytes()[..]))?;
+            meta(QUOTA_KEY, &quota.to_be_bytes())?;
         }
-        Ok(())
+        if let Some(number) = wreck {
+            meta(WRECK_KEY, &number.to_be_bytes())?;
+            take_rows(&db, &aside(path, number))?;
+        }
+        db.execute_batch("COMMIT")
     };
     fill().map_err(|error| refused_by_sqlite(&error))?;
     fs::rename(&new, path).map_err(refused)?;
     disk::sync_directory(disk::directory(path)).map_err(refused)
+}
+
+/// Sessions, retained messages and who we are: without them messages would have no way to go.
+/// Identifiers of exchanges are left behind: what is not known for sure must not be used.
+fn take_rows(db: &Connection, wreck: &Path) -> rusqlite::Result<()> {
+    let mut done = Ok(());
+    let read = keyed_rows_of_all(wreck, &mut |row| {
+        let ours = row.key.starts_with(OWN_KEYS) || row.key.starts_with(b"salvage");
+        let wanted = matches!(row.table, Table::Session | Table::Retained | Table::Meta);
+        if wanted && !ours && done.is_ok() {
+            done = db.execute(sql(row.table).put, (row.key, row.value)).map(drop);
+        }
+    });
+    // A file that cannot be read has nothing to give.
+    let _ = read;
+    done
+}
+
+pub(super) fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 const SCHEMA: &str = "
@@ -299,7 +327,13 @@ fn connect(quota: &Quota<'_>, sync: Sync, heap_bytes: Option<u64>) -> Result<Par
     // On a full disk: no room is no reason not to drain. A commit that grows asks again.
     let _ = extents.fill_wal();
     let slot_count_max = slot_count_max(database_bytes);
-    Ok(Parts { db, extents, wal_bytes, slot_count_max })
+    let log_number = meta(&db, LOG_KEY).map_err(judge)?;
+    let log_number = log_number.as_deref().and_then(LogNumber::parse).unwrap_or_default();
+    let wreck = meta(&db, WRECK_KEY).map_err(judge)?.and_then(|n| n.try_into().ok());
+    let wreck = wreck.map(|number| aside(path, u32::from_be_bytes(number)));
+    let wreck = wreck.filter(|file| file.exists() || beside(file, "-wal").exists());
+    let wreck = wreck.map(|file| Wreck::open(&file, &mut |_| {})).transpose().map_err(refuse)?;
+    Ok(Parts { db, extents, wal_bytes, slot_count_max, log_number, wreck })
 }
 
 /// Settings of the connection; the first read opens the log and recovers it.
@@ -311,6 +345,8 @@ fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Re
     db.pragma_update(None, "locking_mode", "exclusive")?;
     db.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
     db.pragma_update(None, "temp_store", "memory")?;
+    // What was deleted must not be found when a damaged file is read page by page.
+    db.pragma_update(None, "secure_delete", "on")?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "journal_mode", "wal")?;
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
@@ -343,13 +379,19 @@ fn whole_extents(db: &Connection) {
 }
 
 fn stored_quota(db: &Connection) -> rusqlite::Result<Option<u64>> {
-    let mut quota = None;
-    scan(db, Table::Meta, &mut |key, value| {
-        if key == QUOTA_KEY {
-            quota = <[u8; 8]>::try_from(value).ok().map(u64::from_be_bytes);
+    let quota = meta(db, QUOTA_KEY)?.and_then(|value| value.try_into().ok());
+    Ok(quota.map(u64::from_be_bytes))
+}
+
+/// A row of the store's own, if it is there and whole.
+fn meta(db: &Connection, wanted: &[u8]) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut found = None;
+    scan(db, Table::Meta, &mut |key, row| {
+        if key == wanted {
+            found = unseal(Table::Meta, key, row).map(<[u8]>::to_vec);
         }
     })?;
-    Ok(quota)
+    Ok(found)
 }
 
 /// Whole extents that are left for the database; a quarter of the quota even beside a large file
@@ -376,7 +418,7 @@ fn judge(error: rusqlite::Error) -> Fault {
     }
 }
 
-fn refused(error: io::Error) -> OpenError {
+pub(super) fn refused(error: io::Error) -> OpenError {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly,
         _ => OpenError::Io(error.to_string()),

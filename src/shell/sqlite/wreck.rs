@@ -1,0 +1,288 @@
+//! A damaged store that was put aside, read page by page without SQLite: no tree, no schema and no
+//! head is needed, for a row tells by its shape, its number and its CRC what it is. Deleted rows
+//! are not found again (`secure_delete`). Never writes to it.
+//! Read <https://www.sqlite.org/fileformat2.html#b_tree_pages> first.
+
+use super::aside::beside;
+use super::wal::{TABLE_LEAF, Wal, word};
+use super::{PAGE_BYTES, ROW_BYTES, SLOT_ROWS, count};
+use crate::queue::SLOT_BYTES;
+use crate::queue::store::{SlotId, Table, unseal};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+type Page = [u8; PAGE_BYTES];
+
+/// Bytes a row may have in all: a retained message is not larger.
+const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// Slots beyond what the file's size suggests that are believed in.
+const SLOTS_SPARE: usize = 1024;
+
+/// A keyed row that its CRC has proved.
+pub(super) struct KeyedRow {
+    pub(super) table: Table,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+}
+
+/// Database and log, the newest image of each page.
+struct Pages {
+    database: Option<File>,
+    count: u32,
+    wal: Option<Wal>,
+}
+
+impl Pages {
+    fn open(path: &Path, with_log: bool) -> io::Result<Pages> {
+        let database = File::open(path).ok();
+        let bytes = match &database {
+            Some(file) => file.metadata()?.len(),
+            None => 0,
+        };
+        let wal = if with_log { Wal::open(&beside(path, "-wal"))? } else { None };
+        let count = u32::try_from(bytes / count(PAGE_BYTES)).unwrap_or(u32::MAX);
+        Ok(Pages { database, count, wal })
+    }
+
+    /// `false`: it cannot be read.
+    fn read(&self, page: u32, out: &mut Page) -> bool {
+        if self.wal.as_ref().is_some_and(|wal| wal.page(page, out)) {
+            return true;
+        }
+        let Some(database) = self.database.as_ref().filter(|_| page > 0) else { return false };
+        database.read_exact_at(out, u64::from(page - 1) * count(PAGE_BYTES)).is_ok()
+    }
+}
+
+/// See the head of this file.
+pub(super) struct Wreck {
+    pages: Pages,
+    path: PathBuf,
+    /// Page of each row of the log; 0 = not found.
+    rows: Vec<u32>,
+    /// Page of each slot's row; 0 = not found.
+    slots: Vec<u32>,
+}
+
+impl Wreck {
+    /// Reads the whole file once; `row` gets what can be proved of the small tables.
+    pub(super) fn open(path: &Path, row: &mut dyn FnMut(KeyedRow)) -> io::Result<Wreck> {
+        let pages = Pages::open(path, true)?;
+        let mut wreck =
+            Wreck { pages, path: path.to_path_buf(), rows: Vec::new(), slots: Vec::new() };
+        let beyond = wreck.pages.wal.iter().flat_map(Wal::pages);
+        let mut numbers: Vec<u32> = beyond.filter(|page| *page > wreck.pages.count).collect();
+        numbers.splice(0..0, 1..=wreck.pages.count);
+        let slots_max = numbers.len() / SLOT_ROWS * 2 + SLOTS_SPARE;
+        let mut page = [0; PAGE_BYTES];
+        for number in numbers {
+            // What cannot be read is not there.
+            if !wreck.pages.read(number, &mut page) {
+                continue;
+            }
+            for cell in cells(&page, number) {
+                match cell.shape() {
+                    Shape::Log if cell.row < slots_max * SLOT_ROWS => {
+                        note(&mut wreck.rows, cell.row, number);
+                    }
+                    Shape::Slot if cell.row < slots_max => {
+                        note(&mut wreck.slots, cell.row, number);
+                    }
+                    Shape::Keyed(key, data) => {
+                        if let Some(keyed) = wreck.keyed(&cell, key, data) {
+                            row(keyed);
+                        }
+                    }
+                    Shape::Log | Shape::Slot | Shape::Other => {}
+                }
+            }
+        }
+        Ok(wreck)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn slot_count(&self) -> u32 {
+        let slots = self.slots.len().max(self.rows.len().div_ceil(SLOT_ROWS));
+        u32::try_from(slots).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// The row of a slot as it was stored.
+    pub(super) fn row(&self, slot: SlotId) -> Option<Vec<u8>> {
+        let slot = usize::try_from(slot.0).ok()?;
+        let (number, mut page) = (*self.slots.get(slot)?, [0; PAGE_BYTES]);
+        if number == 0 || !self.pages.read(number, &mut page) {
+            return None;
+        }
+        let mut found = cells(&page, number);
+        let cell = found.find(|cell| cell.row == slot && matches!(cell.shape(), Shape::Slot))?;
+        Some(cell.local[cell.header..].to_vec())
+    }
+
+    /// Reads a slot; `false`: nothing of it can be.
+    pub(super) fn slot(&self, slot: SlotId, out: &mut [u8]) -> bool {
+        let mut any = false;
+        let mut page = [0; PAGE_BYTES];
+        out[..SLOT_BYTES].fill(0);
+        for (part, out) in out[..SLOT_BYTES].chunks_mut(ROW_BYTES).enumerate() {
+            let row = usize::try_from(slot.0).unwrap_or(0) * SLOT_ROWS + part;
+            let number = self.rows.get(row).copied().unwrap_or(0);
+            if number == 0 || !self.pages.read(number, &mut page) {
+                continue;
+            }
+            let mut found = cells(&page, number);
+            let log = |cell: &Cell<'_>| cell.row == row && matches!(cell.shape(), Shape::Log);
+            if let Some(cell) = found.find(log) {
+                out.copy_from_slice(&cell.local[cell.header..][..out.len()]);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// A row of two blobs, if it is whole and one of ours.
+    fn keyed(&self, cell: &Cell<'_>, key: usize, data: usize) -> Option<KeyedRow> {
+        let end = cell.header.checked_add(key)?.checked_add(data)?;
+        let mut payload = cell.local.to_vec();
+        let (mut next, mut page) = (cell.overflow, [0; PAGE_BYTES]);
+        while payload.len() < end {
+            if next == 0 || payload.len() > PAYLOAD_BYTES_MAX || !self.pages.read(next, &mut page) {
+                return None;
+            }
+            payload.extend_from_slice(&page[4..]);
+            next = word(&page, 0);
+        }
+        let (key, value) = payload[cell.header..end].split_at(key);
+        let tables = [Table::Session, Table::Retained, Table::Meta, Table::Destination];
+        let table = tables.into_iter().find(|table| unseal(*table, key, value).is_some())?;
+        Some(KeyedRow { table, key: key.to_vec(), value: value.to_vec() })
+    }
+}
+
+/// The keyed rows that can be proved, in place of a whole wreck.
+///
+/// `log`: those in the log alone; else those in the first pages of the database alone.
+pub(super) fn keyed_rows(
+    path: &Path,
+    log: bool,
+    pages_max: u32,
+    row: &mut dyn FnMut(KeyedRow),
+) -> io::Result<()> {
+    let mut pages = Pages::open(path, log)?;
+    let numbers: Vec<u32> = match &pages.wal {
+        Some(wal) => wal.pages().collect(),
+        None if log => Vec::new(),
+        None => (1..=pages.count.min(pages_max)).collect(),
+    };
+    pages.database = pages.database.filter(|_| !log);
+    let wreck = Wreck { pages, path: PathBuf::new(), rows: Vec::new(), slots: Vec::new() };
+    let mut page = [0; PAGE_BYTES];
+    for number in numbers {
+        if wreck.pages.read(number, &mut page) {
+            for cell in cells(&page, number) {
+                if let Shape::Keyed(key, data) = cell.shape()
+                    && let Some(keyed) = wreck.keyed(&cell, key, data)
+                {
+                    row(keyed);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keyed rows that can be proved in the newest images of all pages.
+pub(super) fn keyed_rows_of_all(path: &Path, row: &mut dyn FnMut(KeyedRow)) -> io::Result<()> {
+    Wreck::open(path, row).map(drop)
+}
+
+fn note(places: &mut Vec<u32>, at: usize, page: u32) {
+    if places.len() <= at {
+        places.resize(at + 1, 0);
+    }
+    places[at] = page;
+}
+
+/// One row of a leaf page.
+struct Cell<'a> {
+    row: usize,
+    /// Bytes of the payload in this page; the rest is in a chain of others.
+    local: &'a [u8],
+    overflow: u32,
+    /// Bytes of the payload in front of the columns.
+    header: usize,
+    types: [usize; 2],
+}
+
+enum Shape {
+    Log,
+    Slot,
+    /// Bytes of key and data.
+    Keyed(usize, usize),
+    Other,
+}
+
+impl Cell<'_> {
+    fn shape(&self) -> Shape {
+        let blob = |kind: usize| (kind >= 12 && kind.is_multiple_of(2)).then(|| (kind - 12) / 2);
+        match (self.types[0], blob(self.types[0]), blob(self.types[1])) {
+            (0, _, Some(ROW_BYTES)) if self.local.len() >= self.header + ROW_BYTES => Shape::Log,
+            (0, _, Some(bytes)) if self.local.len() == self.header + bytes => Shape::Slot,
+            (_, Some(key), Some(data)) if key + data < PAYLOAD_BYTES_MAX => Shape::Keyed(key, data),
+            _ => Shape::Other,
+        }
+    }
+}
+
+/// Rows of a page, if it is a leaf of a table.
+fn cells(page: &Page, number: u32) -> impl Iterator<Item = Cell<'_>> {
+    let head = if number == 1 { 100 } else { 0 };
+    let leaf = page[head] == TABLE_LEAF;
+    let cells =
+        if leaf { usize::from(u16::from_be_bytes([page[head + 3], page[head + 4]])) } else { 0 };
+    let cells = cells.min((PAGE_BYTES - head - 8) / 2);
+    (0..cells).filter_map(move |at| {
+        let pointer = head + 8 + at * 2;
+        let at = usize::from(u16::from_be_bytes([page[pointer], page[pointer + 1]]));
+        cell(page, at)
+    })
+}
+
+fn cell(page: &Page, at: usize) -> Option<Cell<'_>> {
+    let mut rest = page.get(at..)?;
+    let payload = varint(&mut rest)?;
+    let row = varint(&mut rest)?;
+    // What of a payload stays in a leaf page.
+    let (most, least) = (PAGE_BYTES - 35, (PAGE_BYTES - 12) * 32 / 255 - 23);
+    let local = if payload <= most {
+        payload
+    } else {
+        let fits = least + (payload - least) % (PAGE_BYTES - 4);
+        if fits <= most { fits } else { least }
+    };
+    let overflow = if payload > local { word(rest.get(local..local + 4)?, 0) } else { 0 };
+    let local = rest.get(..local)?;
+    let mut types = local;
+    let header = varint(&mut types)?;
+    let types = [varint(&mut types)?, varint(&mut types)?];
+    (header <= local.len()).then_some(Cell { row, local, overflow, header, types })
+}
+
+/// SQLite's variable-length number, if it is one that makes sense here.
+fn varint(bytes: &mut &[u8]) -> Option<usize> {
+    let mut value = 0_usize;
+    for _ in 0..4 {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value = value << 7 | usize::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
