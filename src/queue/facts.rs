@@ -46,7 +46,7 @@ impl Queue {
 
     /// `at`, or when the store may be tried again.
     pub fn not_before(&self, at: Instant) -> Instant {
-        at.max(self.retry_at).max(self.rest_until)
+        at.max(self.retry_at).max(self.rest_until).max(self.full_until)
     }
 
     /// A slow store is not written to before then.

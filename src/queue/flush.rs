@@ -172,7 +172,8 @@ impl Queue {
         if moves || urgent || self.can_admit(outbox) {
             return Instant::ZERO;
         }
-        self.commit_at(outbox, now).max(self.full_until)
+        let room_at = if self.slot_freed { Instant::ZERO } else { self.full_until };
+        self.commit_at(outbox, now).max(room_at)
     }
 
     /// When the next flush has something to do, if nothing else happens.
@@ -308,7 +309,12 @@ impl Queue {
 
     /// The store did all that was asked of it in this turn.
     pub fn works(&mut self, now: Instant) {
-        if !self.is_full(now) && core::mem::take(&mut self.failing) {
+        let full = self.is_full(now);
+        if core::mem::take(&mut self.slot_freed) {
+            // What found no room may find some in the next flush.
+            self.full_until = Instant::ZERO;
+        }
+        if !full && core::mem::take(&mut self.failing) {
             self.retry_after = Duration::ZERO;
             self.changes += 1;
             self.note(Note::StoreRecovered { rescued: 0, lost: 0 });

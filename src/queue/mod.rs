@@ -185,6 +185,8 @@ pub struct Queue {
     rest_until: Instant,
     /// The store failed last time.
     failing: bool,
+    /// Since the last flush that went well.
+    slot_freed: bool,
     /// A publisher has used up what it may have in flight: do not wait for more.
     pub eager: bool,
     /// Somebody waits for a record that cannot be named.
@@ -238,6 +240,7 @@ impl Queue {
             full_until: Instant::ZERO,
             rest_until: Instant::ZERO,
             failing: false,
+            slot_freed: false,
             eager: false,
             commit_all: false,
             settled_source: false,
@@ -556,11 +559,6 @@ impl Queue {
 
     pub fn is_safe(&self) -> bool {
         self.setup.safe
-    }
-
-    /// The store failed last time and is not tried again before `retry_at`.
-    pub fn is_failing(&self) -> bool {
-        self.failing
     }
 
     /// Marks the destination's row: it must be in the next commit.

@@ -227,6 +227,7 @@ impl Queue {
             freed += 1;
         }
         outbox.stuck = false;
+        self.slot_freed = true;
         if self.slot_in_buffer == slot {
             self.slot_in_buffer = NONE;
         }

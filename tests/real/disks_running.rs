@@ -100,7 +100,8 @@ fn reads_that_fail_are_waited_out() {
     faults.fail(Calls::Read, libc::EIO);
     site.link.set(crate::common::proxy::Mode::Pass);
     let error = site.gateway.wait_event(mark, "a store_error", is_error);
-    assert_eq!((error.text("operation"), error.text("reason")), ("read", "io_error"));
+    // SQLite calls it damage: that would have put the whole store aside.
+    assert_eq!(error.text("reason"), "io_error", "{}", error.line);
     Connect::v5("other").open(site.gateway.port).ping();
     faults.heal();
     site.gateway.wait_from(mark, "store_recovered", &[]);

@@ -45,21 +45,20 @@ fn foreign_files_are_left_alone() {
         let db = Connection::open(gateway.directory.file("spill.db")).expect("a database");
         db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE theirs(x)").expect("SQL");
     };
-    let text = |bytes: usize| {
-        move |gateway: &Gateway| {
-            let text = "somebody's notes ".repeat(bytes / 17 + 1);
-            fs::write(gateway.directory.file("spill.db"), &text[..bytes]).expect("a file");
-        }
+    let text = |gateway: &Gateway, bytes: usize| {
+        let text = "somebody's notes ".repeat(bytes / 17 + 1);
+        fs::write(gateway.directory.file("spill.db"), &text[..bytes]).expect("a file");
     };
-    let cases: [(&dyn Fn(&Gateway), &str); 4] = [
-        (&other, "another program's database"),
-        (&text(50), "no database"),
-        (&text(5000), "no database"),
-        (&text(8192), "no database"),
-    ];
-    for (make, said) in cases {
+    // Of our page size, and of others.
+    for bytes in [0, 50, 5000, 8192] {
         let mut gateway = Gateway::prepare("");
-        make(&gateway);
+        let said = if bytes == 0 {
+            other(&gateway);
+            "another program's database"
+        } else {
+            text(&gateway, bytes);
+            "no database"
+        };
         let before = contents(gateway.directory.path());
         refused(&mut gateway, &["spill.db", said, "left alone"]);
         assert_eq!(contents(gateway.directory.path()), before);

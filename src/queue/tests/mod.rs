@@ -253,7 +253,9 @@ impl World {
         if let Err(error) = queue.refill(*now, disk, &mut OneRule) {
             disk.rollback();
             queue.failed(*now, "read", error);
+            return;
         }
+        queue.works(*now);
     }
 
     /// Flushes whenever the queue asks for it, for so long; says how often that was.

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The database file grows by this many bytes at a time and never shrinks.
@@ -56,6 +57,11 @@ impl Extents {
     /// Whether the file system can reserve blocks.
     pub(super) fn reservable(&self) -> bool {
         self.reservable
+    }
+
+    /// Can the system read the file at all?
+    pub(super) fn is_readable(&self) -> bool {
+        self.database.read_exact_at(&mut [0; 100], 0).is_ok()
     }
 
     pub(super) fn bytes(&self) -> u64 {

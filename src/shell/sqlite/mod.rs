@@ -100,84 +100,33 @@ impl SpillStore for SqliteStore {
     }
 
     fn write_slot(&mut self, slot: SlotId, at: usize, bytes: &[u8]) -> Result<(), StoreError> {
-        assert!(at + bytes.len() <= SLOT_BYTES, "a record ends inside its slot");
-        self.begin()?;
-        let (mut at, mut rest) = (at, bytes);
-        while !rest.is_empty() {
-            let (part, from) = (at / ROW_BYTES, at % ROW_BYTES);
-            let count = rest.len().min(ROW_BYTES - from);
-            self.load_image(slot, part)?;
-            let (head, tail) = rest.split_at(count);
-            self.image[from..from + count].copy_from_slice(head);
-            self.image_dirty = true;
-            (at, rest) = (at + count, tail);
-        }
-        Ok(())
+        let done = self.write_slot_now(slot, at, bytes);
+        self.judged(done)
     }
 
     fn read_slot(&mut self, slot: SlotId, at: usize, out: &mut [u8]) -> Result<(), StoreError> {
-        assert!(at + out.len() <= SLOT_BYTES, "a record ends inside its slot");
-        let mut statement = self.db.prepare_cached(READ_ROW).map_err(fault)?;
-        let (mut at, mut rest) = (at, out);
-        while !rest.is_empty() {
-            let (part, from) = (at / ROW_BYTES, at % ROW_BYTES);
-            let count = rest.len().min(ROW_BYTES - from);
-            let (head, tail) = rest.split_at_mut(count);
-            let row = row_id(slot, part);
-            if self.image_row == Some(row) {
-                head.copy_from_slice(&self.image[from..from + count]);
-            } else {
-                let copy = |row: &rusqlite::Row<'_>| copy_part(row, from, head);
-                match statement.query_row([row], copy).optional().map_err(fault)? {
-                    Some(true) => {}
-                    Some(false) => return Err(StoreError::Corrupt),
-                    None => head.fill(0),
-                }
-            }
-            (at, rest) = (at + count, tail);
-        }
-        Ok(())
+        let done = self.read_slot_now(slot, at, out);
+        self.judged(done)
     }
 
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.begin()?;
-        let mut statement = self.db.prepare_cached(sql(table).put).map_err(fault)?;
-        let done = match slot_key(table, key) {
-            Some(id) => statement.execute((id, value)),
-            None => statement.execute((key, value)),
-        };
-        done.map(drop).map_err(fault)
+        let done = self.put_now(table, key, value);
+        self.judged(done)
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        self.begin()?;
-        let mut statement = self.db.prepare_cached(sql(table).delete).map_err(fault)?;
-        let done = match slot_key(table, key) {
-            Some(id) => statement.execute([id]),
-            None => statement.execute([key]),
-        };
-        done.map(drop).map_err(fault)
+        let done = self.delete_now(table, key);
+        self.judged(done)
     }
 
     fn scan(&mut self, table: Table, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        let own = |key: &[u8]| table == Table::Meta && key.starts_with(OWN_KEYS);
-        let mut others = |key: &[u8], value: &[u8]| {
-            if !own(key) {
-                row(key, value);
-            }
-        };
-        scan(&self.db, table, &mut others).map_err(fault)
+        let done = self.scan_now(table, row);
+        self.judged(done)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
-        if !self.in_transaction {
-            return Ok(());
-        }
-        let done = self.try_commit();
-        if done.is_err() {
-            self.rollback();
-        }
-        done
+        let done = self.commit_now();
+        self.judged(done)
     }
 
     fn rollback(&mut self) {
@@ -197,10 +146,8 @@ impl SpillStore for SqliteStore {
     }
 
     fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
-        // A page is rewritten by many small commits and checkpointed once: an idle turn that
-        // checkpointed every commit would double what is written to flash.
-        let due = if idle { self.wal_due / 2 } else { self.wal_due };
-        if self.in_transaction || self.wal_at < due { Ok(()) } else { self.checkpoint() }
+        let done = self.maintain_now(idle);
+        self.judged(done)
     }
 
     fn bytes(&self) -> u64 {
@@ -233,6 +180,107 @@ impl SpillStore for SqliteStore {
 }
 
 impl SqliteStore {
+    /// SQLite calls it corruption when the system cannot read a page. If it can read none, that is
+    /// no damage of the file and may pass.
+    fn judged<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        match done {
+            Err(StoreError::Corrupt) if !self.extents.is_readable() => Err(StoreError::Io),
+            done => done,
+        }
+    }
+
+    fn write_slot_now(&mut self, slot: SlotId, at: usize, bytes: &[u8]) -> Result<(), StoreError> {
+        assert!(at + bytes.len() <= SLOT_BYTES, "a record ends inside its slot");
+        self.begin()?;
+        let (mut at, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let (part, from) = (at / ROW_BYTES, at % ROW_BYTES);
+            let count = rest.len().min(ROW_BYTES - from);
+            self.load_image(slot, part)?;
+            let (head, tail) = rest.split_at(count);
+            self.image[from..from + count].copy_from_slice(head);
+            self.image_dirty = true;
+            (at, rest) = (at + count, tail);
+        }
+        Ok(())
+    }
+
+    fn read_slot_now(&mut self, slot: SlotId, at: usize, out: &mut [u8]) -> Result<(), StoreError> {
+        assert!(at + out.len() <= SLOT_BYTES, "a record ends inside its slot");
+        let mut statement = self.db.prepare_cached(READ_ROW).map_err(fault)?;
+        let (mut at, mut rest) = (at, out);
+        while !rest.is_empty() {
+            let (part, from) = (at / ROW_BYTES, at % ROW_BYTES);
+            let count = rest.len().min(ROW_BYTES - from);
+            let (head, tail) = rest.split_at_mut(count);
+            let row = row_id(slot, part);
+            if self.image_row == Some(row) {
+                head.copy_from_slice(&self.image[from..from + count]);
+            } else {
+                let copy = |row: &rusqlite::Row<'_>| copy_part(row, from, head);
+                match statement.query_row([row], copy).optional().map_err(fault)? {
+                    Some(true) => {}
+                    Some(false) => return Err(StoreError::Corrupt),
+                    None => head.fill(0),
+                }
+            }
+            (at, rest) = (at + count, tail);
+        }
+        Ok(())
+    }
+
+    fn put_now(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.begin()?;
+        let mut statement = self.db.prepare_cached(sql(table).put).map_err(fault)?;
+        let done = match slot_key(table, key) {
+            Some(id) => statement.execute((id, value)),
+            None => statement.execute((key, value)),
+        };
+        done.map(drop).map_err(fault)
+    }
+
+    fn delete_now(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.begin()?;
+        let mut statement = self.db.prepare_cached(sql(table).delete).map_err(fault)?;
+        let done = match slot_key(table, key) {
+            Some(id) => statement.execute([id]),
+            None => statement.execute([key]),
+        };
+        done.map(drop).map_err(fault)
+    }
+
+    fn scan_now(
+        &mut self,
+        table: Table,
+        row: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        let own = |key: &[u8]| table == Table::Meta && key.starts_with(OWN_KEYS);
+        let mut others = |key: &[u8], value: &[u8]| {
+            if !own(key) {
+                row(key, value);
+            }
+        };
+        scan(&self.db, table, &mut others).map_err(fault)
+    }
+
+    fn commit_now(&mut self) -> Result<(), StoreError> {
+        if !self.in_transaction {
+            return Ok(());
+        }
+        let done = self.try_commit();
+        if done.is_err() {
+            self.rollback();
+        }
+        done
+    }
+
+    fn maintain_now(&mut self, idle: bool) -> Result<(), StoreError> {
+        // A page is rewritten by many small commits and checkpointed once: an idle turn that
+        // checkpointed every commit would double what is written to flash.
+        let due = if idle { self.wal_due / 2 } else { self.wal_due };
+        if self.in_transaction || self.wal_at < due { Ok(()) } else { self.checkpoint() }
+    }
+
     fn begin(&mut self) -> Result<(), StoreError> {
         if self.in_transaction {
             return Ok(());
@@ -248,7 +296,7 @@ impl SqliteStore {
             let log = self.log_number.log.wrapping_add(1);
             let mut value = LogNumber { log, ..self.log_number }.bytes();
             seal(Table::Meta, LOG_KEY, &mut value);
-            self.put(Table::Meta, LOG_KEY, &value)?;
+            self.put_now(Table::Meta, LOG_KEY, &value)?;
         }
         Ok(())
     }
