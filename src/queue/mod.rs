@@ -44,7 +44,7 @@ use core::time::Duration;
 use entry::{Chain, Slab, State};
 use log::Log;
 use marks::Marks;
-use outbox::{Conflated, DestId, Outbox, Params, Up};
+use outbox::{DestId, Outbox, Params, Up};
 use pool::{NONE, Pool, RecordId, blocks_for};
 use recv::RecvIds;
 use trim::RuleCount;
@@ -477,48 +477,6 @@ impl Queue {
             self.entries.push_back(&mut stream.list, Chain::Line, index);
             outbox.active |= 1 << push.stream;
         }
-    }
-
-    /// Puts `index` into the conflation table; what waits there of the same topic is replaced.
-    fn conflate(&mut self, dest: DestId, index: u32, hash: u64) {
-        let rule = self.entries[index].rule;
-        let outbox = self.outbox_mut(dest);
-        let mut free = None;
-        let mut found = None;
-        for (at, row) in outbox.conflated.iter().enumerate() {
-            if row.entry == NONE && row.place.is_none() {
-                free = free.or(Some(at));
-            } else if row.hash == hash && row.rule == rule {
-                found = Some((at, *row));
-                break;
-            }
-        }
-        let at = match found {
-            Some((at, old)) => {
-                self.counters.conflated += 1;
-                if old.entry != NONE {
-                    self.replace(dest, old.entry, index);
-                } else if let Some(place) = old.place {
-                    let bytes = u64::from(old.bytes);
-                    let outbox = self.outbox_mut(dest);
-                    outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
-                    let known = self.log.slots[pool::widen(place.slot)].known;
-                    let class = (old.stream, old.rule);
-                    self.settle_stored(dest, place, Some(class).filter(|_| known));
-                }
-                at
-            }
-            // More topics than the table holds queue like others.
-            None => match free {
-                Some(at) => at,
-                None => return,
-            },
-        };
-        let stream = self.entries[index].stream;
-        let bytes = self.entries[index].body_bytes;
-        let outbox = self.outbox_mut(dest);
-        outbox.conflated[at] = Conflated { hash, rule, entry: index, place: None, stream, bytes };
-        self.entries[index].conflate = u16::try_from(at).unwrap_or(u16::MAX);
     }
 
     /// Is any message of this stream waiting, in RAM, staged or on disk?

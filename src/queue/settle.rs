@@ -2,7 +2,7 @@
 //! holds, bits and references, so that each is released once.
 
 use super::entry::{Chain, Flags, Place, State};
-use super::outbox::DestId;
+use super::outbox::{Conflated, DestId};
 use super::pool::{NONE, widen};
 use super::{DropReason, Queue};
 use crate::mqtt::Qos;
@@ -83,6 +83,48 @@ impl Queue {
         outbox.rules.fill(super::trim::RuleCount::default());
         outbox.gaps = 0;
         outbox.active = 0;
+    }
+
+    /// Puts `index` into the conflation table; what waits there of the same topic is replaced.
+    pub(super) fn conflate(&mut self, dest: DestId, index: u32, hash: u64) {
+        let rule = self.entries[index].rule;
+        let outbox = self.outbox_mut(dest);
+        let mut free = None;
+        let mut found = None;
+        for (at, row) in outbox.conflated.iter().enumerate() {
+            if row.entry == NONE && row.place.is_none() {
+                free = free.or(Some(at));
+            } else if row.hash == hash && row.rule == rule {
+                found = Some((at, *row));
+                break;
+            }
+        }
+        let at = match found {
+            Some((at, old)) => {
+                self.counters.conflated += 1;
+                if old.entry != NONE {
+                    self.replace(dest, old.entry, index);
+                } else if let Some(place) = old.place {
+                    let bytes = u64::from(old.bytes);
+                    let outbox = self.outbox_mut(dest);
+                    outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
+                    let known = self.log.slots[widen(place.slot)].known;
+                    let class = (old.stream, old.rule);
+                    self.settle_stored(dest, place, Some(class).filter(|_| known));
+                }
+                at
+            }
+            // More topics than the table holds queue like others.
+            None => match free {
+                Some(at) => at,
+                None => return,
+            },
+        };
+        let stream = self.entries[index].stream;
+        let bytes = self.entries[index].body_bytes;
+        let outbox = self.outbox_mut(dest);
+        outbox.conflated[at] = Conflated { hash, rule, entry: index, place: None, stream, bytes };
+        self.entries[index].conflate = u16::try_from(at).unwrap_or(u16::MAX);
     }
 
     /// `old` waits unsent and is replaced by `new`: settled when that one is.

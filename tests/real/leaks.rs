@@ -58,14 +58,15 @@ fn clients_that_come_and_go_leave_nothing() {
                             return;
                         }
                         // Half say goodbye; some leave a subscription, a will, a message.
-                        let mut client = Connect::new(4 + u8::from(n % 3 == 0), &format!("c{n}"));
-                        client.will = (n % 5 == 0).then(|| Message::new("will", "x"));
+                        let mut client =
+                            Connect::new(4 + u8::from(n.is_multiple_of(3)), &format!("c{n}"));
+                        client.will = (n.is_multiple_of(5)).then(|| Message::new("will", "x"));
                         let mut client = client.open(port);
-                        if n % 7 == 0 {
+                        if n.is_multiple_of(7) {
                             client.subscribe(&[("some/+/topic", 2)]);
                             client.publish(&Message::new("some/new/topic", "x").qos(1));
                         }
-                        if n % 2 == 0 {
+                        if n.is_multiple_of(2) {
                             client.disconnect();
                         } else {
                             client.vanish();

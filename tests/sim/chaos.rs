@@ -1,4 +1,4 @@
-//! What goes wrong, and when it is well again. Each fault is a moment's deed or a state with an end.
+//! What goes wrong, and when it is well again. Each fault is a moment's deed or a state that ends.
 
 use crate::disk::Death;
 use crate::net::NEVER;

@@ -109,6 +109,7 @@ fn one_seed() {
 /// New seeds of every family in turn until the time is over: `scripts/soak`.
 #[test]
 #[ignore = "runs for as long as it is told to"]
+#[expect(clippy::disallowed_methods, reason = "how long to go on is for people")]
 fn soak() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let seconds: u64 = number("SPILLWAY_SOAK_SECONDS").unwrap_or(60);

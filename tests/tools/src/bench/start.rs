@@ -63,8 +63,8 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
         let totals = tally.totals(None);
         let seconds = (tally.last_at - tally.first_at) as f64 / 1e9;
         println!(
-            "  drained            in {seconds:.1} s ({:.0}/s), lost {}, duplicates {}, out of order \
-             {}, VmHWM {} KiB, longest loop turn {} ms\n",
+            "  drained            in {seconds:.1} s ({:.0}/s), lost {}, duplicates {}, out of \
+             order {}, VmHWM {} KiB, longest loop turn {} ms\n",
             totals.unique as f64 / seconds.max(1e-9),
             lost(&report, &tally, qos),
             totals.duplicates,
