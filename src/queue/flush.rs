@@ -132,7 +132,7 @@ impl Queue {
         let window_open = outbox.params.journal
             && outbox.custody_qos2 > 0
             && outbox.up == Up::Up
-            && outbox.inflight < outbox.window;
+            && outbox.has_room();
         if outbox.evict || outbox.reorder || asked || stopping || window_open {
             return Instant::ZERO;
         }
@@ -213,7 +213,7 @@ impl Queue {
         let blocked = self.outbox(dest).paced;
         loop {
             let outbox = self.outbox(dest);
-            if outbox.inflight >= outbox.window || outbox.inflight_qos2 >= outbox.window_qos2 {
+            if !outbox.has_room() || outbox.inflight_qos2 >= outbox.window_qos2 {
                 // The next acknowledgement asks again.
                 return;
             }
@@ -266,6 +266,11 @@ impl Queue {
         }
         self.commits += 1;
         self.changes += 1;
+        // What is settled from here on was not in it.
+        self.log.clean();
+        for outbox in &mut self.boxes {
+            outbox.settled_dirty = 0;
+        }
         self.salvage_committed();
         let mut appended = core::mem::take(&mut self.txn.appended);
         for (index, count) in appended.drain(..) {
@@ -287,7 +292,6 @@ impl Queue {
                 outbox.row_stored = outbox.params.persistent;
                 outbox.row_unsure = false;
             }
-            outbox.settled_dirty = 0;
             let written = core::mem::replace(&mut outbox.row_dirty, outbox.row_partial);
             outbox.row_urgent = false;
             // The table is everybody's: it is gone through for those who have something in it.
@@ -302,7 +306,6 @@ impl Queue {
             self.lift_barriers(dest);
             self.spill_note(dest, now);
         }
-        self.log.clean();
         self.settled_since = now;
         self.release_closed();
     }
@@ -360,7 +363,7 @@ impl Queue {
         if let (true, Some(record)) = (entry.flags.hold, entry.record) {
             self.pool.stage(record, false);
         }
-        self.unhold(index);
+        self.unhold(dest, index);
         match entry.state {
             State::Waiting if !entry.flags.listed => self.leave_ram(dest, index),
             // Its PUBREC was quicker than the commit: from here on the store has it.

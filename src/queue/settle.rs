@@ -16,7 +16,7 @@ impl Queue {
         self.changes += 1;
         let state = self.entries[index].state;
         self.unlink(dest, index);
-        self.unhold(index);
+        self.unhold(dest, index);
         if let Some(place) = self.entries[index].place.take() {
             self.settle_place(dest, place);
         }
@@ -101,17 +101,15 @@ impl Queue {
         }
         let at = match found {
             Some((at, old)) => {
-                self.counters.conflated += 1;
                 if old.entry != NONE {
                     self.replace(dest, old.entry, index);
-                } else if let Some(place) = old.place {
-                    let bytes = u64::from(old.bytes);
-                    let outbox = self.outbox_mut(dest);
-                    outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
-                    let known = self.log.slots[widen(place.slot)].known;
-                    let class = (old.stream, old.rule);
-                    self.settle_stored(dest, place, Some(class).filter(|_| known));
+                } else if let Some(place) = old.place
+                    && !self.replace_stored(dest, place, old, index)
+                {
+                    // It queues like others.
+                    return;
                 }
+                self.counters.conflated += 1;
                 at
             }
             // More topics than the table holds queue like others.
@@ -127,12 +125,9 @@ impl Queue {
         self.entries[index].conflate = u16::try_from(at).unwrap_or(u16::MAX);
     }
 
-    /// `old` waits unsent and is replaced by `new`: settled when that one is.
+    /// `old` waits unsent and is replaced by `new`: settled when that one is, or is durable.
     pub(crate) fn replace(&mut self, dest: DestId, old: u32, new: u32) {
         self.unlink(dest, old);
-        if let Some(place) = self.entries[old].place.take() {
-            self.settle_place(dest, place);
-        }
         let bytes = u64::from(self.entries[old].body_bytes);
         let rule = self.entries[old].rule;
         let outbox = self.outbox_mut(dest);
@@ -144,7 +139,10 @@ impl Queue {
         self.release_bytes(dest, old);
         let older = core::mem::replace(&mut self.entries[old].replaced, NONE);
         self.entries[new].replaced = older;
-        if self.entries[old].flags.hold && !planted(Bug::AcknowledgeReplaced) {
+        if self.entries[old].place.is_some() {
+            // Durable, so that nobody waits for it, nor was it the last of others.
+            self.keep_replaced(old, new);
+        } else if self.entries[old].flags.hold && !planted(Bug::AcknowledgeReplaced) {
             let entry = &mut self.entries[old];
             entry.record = record;
             entry.state = State::Conflated;
@@ -158,11 +156,37 @@ impl Queue {
         } else {
             if planted(Bug::AcknowledgeReplaced) {
                 self.entries[old].record = record.filter(|_| self.entries[old].flags.hold);
-                self.unhold(old);
+                self.unhold(dest, old);
                 self.entries[old].record = None;
             }
             self.entries.give(old);
         }
+    }
+
+    /// What is on disk only is replaced by `new`. `false`: no entry is left to remember it by.
+    fn replace_stored(&mut self, dest: DestId, place: Place, old: Conflated, new: u32) -> bool {
+        let Some(kept) = self.entries.take() else { return false };
+        self.entries[kept].place = Some(place);
+        self.keep_replaced(kept, new);
+        let slot = &mut self.log.slots[widen(place.slot)];
+        slot.taken_bits.set(place.ordinal);
+        let known = slot.known;
+        let outbox = self.outbox_mut(dest);
+        outbox.pending = outbox.pending.saturating_sub(1);
+        outbox.pending_bytes = outbox.pending_bytes.saturating_sub(u64::from(old.bytes));
+        if known {
+            self.close_gap(dest, old.stream, old.rule);
+        }
+        true
+    }
+
+    /// The only durable message of its topic stays in the log until `new` is durable or settled: a
+    /// commit in between must not leave neither.
+    fn keep_replaced(&mut self, old: u32, new: u32) {
+        // Nobody has waited before that one.
+        self.entries[old].arrival = self.entries[new].arrival;
+        self.entries[old].state = State::Conflated;
+        self.entries[new].replaced = old;
     }
 
     /// A replacement is waited for as what it replaced was.
@@ -285,12 +309,16 @@ impl Queue {
         }
     }
 
-    /// The publisher need not wait for this entry any more, nor for those it replaced.
-    pub(crate) fn unhold(&mut self, index: u32) {
+    /// The publisher need not wait for this entry any more, nor for those it replaced; what is left
+    /// of them in the log is settled.
+    pub(crate) fn unhold(&mut self, dest: DestId, index: u32) {
         self.unhold_one(index);
         let mut older = core::mem::replace(&mut self.entries[index].replaced, NONE);
         while older != NONE {
             self.unhold_one(older);
+            if let Some(place) = self.entries[older].place.take() {
+                self.settle_place(dest, place);
+            }
             let next = self.entries[older].replaced;
             self.entries.give(older);
             older = next;

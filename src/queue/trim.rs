@@ -271,7 +271,7 @@ impl Queue {
     pub(super) fn release_holds(&mut self, dest: DestId) {
         let mut at = self.outbox(dest).custody.head;
         while at != NONE {
-            self.unhold(at);
+            self.unhold(dest, at);
             at = self.entries.next(Chain::Custody, at);
         }
         self.outbox_mut(dest).custody_held = 0;

@@ -128,6 +128,34 @@ fn updates_of_a_conflated_topic_do_not_put_the_commit_off() {
 }
 
 #[test]
+fn a_commit_between_a_stored_message_and_its_replacement_loses_neither() {
+    let push = Push { conflate: Some(7), ..plain(Qos::AtLeastOnce) };
+    for (evicted, killed) in [(false, true), (true, true), (false, false), (true, false)] {
+        let mut world = World::new();
+        world.publish_as(A, "old", 10, push);
+        world.run(1000);
+        if evicted {
+            world.evict(A);
+        }
+        world.publish_as(A, "new", 10, push);
+        world.publish(B, "t", Qos::AtLeastOnce, 10);
+        world.evict(B);
+        assert_eq!(world.queue.outbox(A).custody.len, 1, "only the other one was committed");
+        if killed {
+            world.restart();
+        }
+        world.connect(A, true);
+        assert_eq!(world.drain(A), [if killed { "old" } else { "new" }]);
+        assert_eq!((world.queue.outbox(A).stored, world.queue.outbox(A).pending), (0, 0));
+        // Nor does the older one come after the newer one.
+        world.run(60_000);
+        world.restart();
+        world.connect(A, true);
+        assert_eq!(world.drain(A), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_refused_message_that_is_on_disk_only_is_kept() {
     let mut world = World::new();
     let aside = world.queue.aside();
