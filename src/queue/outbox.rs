@@ -330,6 +330,18 @@ impl Outbox {
         self.is_unread() || self.streams[usize::from(stream)].gap > 0
     }
 
+    /// May one more message enter the window? A peer counts what was left open in its session too,
+    /// until its PUBCOMP.
+    pub fn has_room(&self) -> bool {
+        self.inflight.saturating_add(self.left_open()) < self.window
+    }
+
+    /// Exchanges of the peer's session from the time before we left it.
+    pub fn left_open(&self) -> u16 {
+        let mine = self.parked.iter().find(|at| Some(at.peer) == self.peer);
+        mine.map_or(0, |at| u16::try_from(at.open.len()).unwrap_or(u16::MAX))
+    }
+
     /// Messages in RAM that count against the ring, sent or not.
     pub fn ram_messages(&self) -> u32 {
         self.records

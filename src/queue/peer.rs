@@ -137,7 +137,7 @@ impl Queue {
     }
 
     /// PUBCOMP for one of them: it is free. `false`: none of them.
-    pub(super) fn close_left_open(&mut self, dest: DestId, id: PacketId) -> bool {
+    pub(super) fn close_left_open(&mut self, dest: DestId, id: PacketId, now: Instant) -> bool {
         let outbox = self.outbox_mut(dest);
         let Some(peer) = outbox.peer else { return false };
         let Some(parked) = outbox.parked.iter_mut().find(|at| at.peer == peer) else {
@@ -150,6 +150,9 @@ impl Queue {
         parked.open.remove(at);
         outbox.parked.retain(|at| at.peer != peer || !at.open.is_empty());
         outbox.row_dirty |= outbox.params.persistent;
+        outbox.progress = now;
+        // There is room for one more in the window.
+        self.sendable.set(dest.0);
         true
     }
 

@@ -116,7 +116,7 @@ impl Queue {
     /// Would a commit let messages of QoS 2 into the window?
     pub(super) fn can_admit(&self, outbox: &Outbox) -> bool {
         let wanted = outbox.qos2_wanted && outbox.params.journal && !outbox.reorder;
-        wanted && outbox.up != Up::Down && outbox.inflight < outbox.window
+        wanted && outbox.up != Up::Down && outbox.has_room()
     }
 
     fn has_refill_room(&self) -> bool {

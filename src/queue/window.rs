@@ -54,7 +54,7 @@ impl Queue {
         }
         let scarce = self.is_free_below(2);
         let outbox = &mut self.boxes[usize::from(dest.0)];
-        if outbox.inflight >= outbox.window {
+        if !outbox.has_room() {
             return None;
         }
         // What is in flight stays in RAM, or in entries at least.
@@ -86,10 +86,10 @@ impl Queue {
     /// May one more packet be on the wire? A peer may take less than the last one did.
     fn has_window(&self, dest: DestId) -> bool {
         let outbox = self.outbox(dest);
-        if outbox.inflight <= outbox.window {
+        let mut sent = outbox.left_open();
+        if outbox.inflight.saturating_add(sent) <= outbox.window {
             return true;
         }
-        let mut sent = 0;
         for list in [outbox.flight, outbox.release] {
             let mut at = list.head;
             while at != NONE && sent < outbox.window {
@@ -239,7 +239,7 @@ impl Queue {
     /// PUBCOMP: the exchange is complete.
     pub fn pubcomp(&mut self, dest: DestId, id: PacketId, now: Instant) -> Acked {
         let Some(index) = self.by_id(dest, id) else {
-            self.close_left_open(dest, id);
+            self.close_left_open(dest, id, now);
             return Acked::Unknown;
         };
         if self.entries[index].state != State::Release {
@@ -422,10 +422,12 @@ impl Queue {
     /// When the oldest message on the wire was sent; `None` with nothing unacknowledged.
     pub fn oldest_sent(&self, dest: DestId) -> Option<Instant> {
         let outbox = self.outbox(dest);
+        let left_open = (outbox.released > 0).then_some(outbox.progress);
         [outbox.flight.head, outbox.release.head]
             .into_iter()
             .filter(|head| *head != NONE && !self.entries[*head].flags.unsent)
             .map(|head| self.entries[head].sent_at)
+            .chain(left_open)
             .min()
     }
 

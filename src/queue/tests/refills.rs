@@ -75,3 +75,23 @@ fn a_release_is_as_old_as_its_last_packet() {
         assert_eq!(world.queue.oldest_sent(A), Some(world.now));
     }
 }
+
+#[test]
+fn what_was_left_open_at_a_server_takes_its_part_of_the_window() {
+    let mut world = World::new();
+    world.connect(A, true);
+    for _ in 0..10 {
+        world.publish(A, "t", Qos::ExactlyOnce, 10);
+    }
+    world.run(1000);
+    let sent = core::iter::from_fn(|| world.send(A)).count();
+    world.queue.greeted(A, PeerId::new(2), false, 8, world.now);
+    world.run(1000);
+    world.queue.greeted(A, peer(), true, 8, world.now);
+    world.run(1000);
+    assert_eq!((sent, world.send(A)), (8, None));
+    let id = world.queue.next_release(A, world.now).unwrap();
+    assert!(world.queue.oldest_sent(A).is_some(), "its PUBCOMP is waited for");
+    world.queue.pubcomp(A, id, world.now);
+    assert!(world.send_soon(A).is_some() && world.send_soon(A).is_none());
+}
