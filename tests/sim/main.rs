@@ -56,24 +56,24 @@ fn run(seed: u64) -> Outcome {
     Outcome { digest: world.watch.digest(), span: world.now - began, violations }
 }
 
-/// Fails with the seed in front and the way to run just it.
-fn expect_clean(seed: u64) -> u64 {
-    let outcome = run(seed);
-    if let Some((checker, text)) = outcome.violations.first() {
-        panic!(
-            "seed {seed}: {checker}: {text}\n  again: SPILLWAY_SIM_SEED={seed} cargo test --test \
-             sim one_seed -- --nocapture"
-        );
-    }
-    outcome.span
-}
-
 fn family(family: Family) {
     let first = plan::FAMILIES.iter().position(|known| *known == family).unwrap() as u64 * FAMILY;
     let count = std::env::var("SPILLWAY_SIM_SEEDS").ok().and_then(|count| count.parse().ok());
-    for seed in first..first + count.unwrap_or(SEEDS) {
-        expect_clean(seed);
+    all_clean(first..first + count.unwrap_or(SEEDS));
+}
+
+/// Fails with every seed that is not clean, and with the way to run just that one.
+fn all_clean(seeds: impl Iterator<Item = u64>) {
+    let mut faults = Vec::new();
+    for seed in seeds {
+        if let Some((checker, text)) = run(seed).violations.first() {
+            faults.push(format!(
+                "seed {seed}: {checker}: {text}\n  again: SPILLWAY_SIM_SEED={seed} cargo test \
+                 --test sim one_seed -- --nocapture"
+            ));
+        }
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 macro_rules! families {
@@ -103,7 +103,13 @@ families! {
 #[test]
 fn one_seed() {
     let seed = std::env::var("SPILLWAY_SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    expect_clean(seed.unwrap_or(0));
+    all_clean(core::iter::once(seed.unwrap_or(0)));
+}
+
+#[test]
+fn seeds_that_once_failed_stay_clean() {
+    let lines = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    all_clean(lines.map(|line| line.split_whitespace().next().unwrap().parse().unwrap()));
 }
 
 /// New seeds of every family in turn until the time is over: `scripts/soak`.
