@@ -6,12 +6,13 @@
 //! A program's own symbol goes before the one of the C library; each definition does what the
 //! kernel would and then notes it, if this thread records and the file lies in its directory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file, whatever its name is at the moment.
 pub type FileId = usize;
@@ -62,6 +63,8 @@ pub struct Record {
     /// Content at first; of a file that was made later: nothing.
     pub files: Vec<Vec<u8>>,
     pub calls: Vec<Call>,
+    /// The boot it happened in.
+    boot: u64,
 }
 
 impl Record {
@@ -93,14 +96,19 @@ struct Recorder {
     record: Record,
 }
 
+/// Where the kernel says which boot this is.
+const BOOT_ID: &CStr = c"/proc/sys/kernel/random/boot_id";
+
 thread_local! {
+    /// Another boot than the machine's, if not 0.
+    static BOOT: Cell<u64> = const { Cell::new(0) };
     static RECORDER: RefCell<Option<Recorder>> = const { RefCell::new(None) };
 }
 
 /// Begins to record what this thread does to the files of `directory`. Without `can_reserve` its
 /// file system does not know `fallocate`.
 pub fn start(directory: &Path, can_reserve: bool) {
-    let mut record = Record::default();
+    let mut record = Record { boot: BOOT.get(), ..Record::default() };
     for entry in fs::read_dir(directory).expect("the directory is there") {
         let entry = entry.expect("a name");
         let name = entry.file_name().into_string().expect("names are text");
@@ -117,6 +125,13 @@ pub fn start(directory: &Path, can_reserve: bool) {
     RECORDER.with(|place| {
         assert!(place.replace(Some(recorder)).is_none(), "one record at a time");
     });
+}
+
+/// What this thread opens next, it opens in the boot of this record, or after a power cut.
+pub fn go_on(record: &Record, after_power_cut: bool) {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let new = || LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    BOOT.set(if after_power_cut { new() } else { record.boot });
 }
 
 /// How many calls were recorded so far.
@@ -193,7 +208,26 @@ fn wide(number: libc::off_t) -> usize {
     usize::try_from(number).expect("no offset is negative")
 }
 
+/// A file that holds another boot's name.
+fn boot_file(boot: u64) -> c_int {
+    let text = format!("{boot:016x}{boot:016x}\n");
+    let length = libc::off_t::try_from(text.len()).expect("small");
+    // SAFETY: the name ends with a zero; the text lives longer than the calls.
+    unsafe {
+        let fd = libc::memfd_create(c"boot_id".as_ptr(), 0);
+        assert!(fd >= 0, "a file in memory");
+        let data = text.as_ptr().cast::<c_void>();
+        let written = libc::syscall(libc::SYS_pwrite64, fd, data, text.len(), 0);
+        assert_eq!(written, length, "a few bytes");
+        fd
+    }
+}
+
 unsafe fn open_at(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: the caller's path, as it is.
+    if BOOT.get() != 0 && unsafe { CStr::from_ptr(path) } == BOOT_ID {
+        return boot_file(BOOT.get());
+    }
     // SAFETY: the caller's arguments, as they are.
     let fd = narrow(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) });
     if fd >= 0 {

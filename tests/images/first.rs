@@ -33,9 +33,12 @@ fn goes_on(dir: &Dir, sync: Sync, quota: Option<u64>) -> Result<SqliteStore, Str
     let mut rows = Vec::new();
     let mut row = |key: &[u8], _: &[u8]| rows.push(key.to_vec());
     store.scan(Table::Meta, &mut row).map_err(|error| format!("{error:?}"))?;
-    let chosen: &[&[u8]] = if quota.is_none() { &[QUOTA_KEY] } else { &[] };
-    if rows != chosen {
+    if !rows.is_empty() {
         return Err(format!("a new store holds the rows {rows:?}"));
+    }
+    let bytes = fs::read(dir.db()).expect("a file");
+    if bytes.windows(QUOTA_KEY.len()).any(|bytes| bytes == QUOTA_KEY) != quota.is_none() {
+        return Err("the quota is remembered when it was given, or forgotten when chosen".into());
     }
     let used = store.put(Table::Meta, b"used", b"1").and_then(|()| store.commit());
     used.map_err(|error| format!("cannot be used: {error:?}"))?;

@@ -175,6 +175,7 @@ fn cut_everywhere(
             let fate = density.fates[(first + turn) % density.fates.len()];
             let image = disk.image(fate, rng);
             if known.insert(digest(&image)) {
+                calls::go_on(record, fate != Fate::Kept);
                 look(Cut { at, fate }, &image);
             }
         }

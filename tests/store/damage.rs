@@ -42,14 +42,26 @@ fn what_is_not_ours_is_left_alone() {
 fn a_newer_store_is_refused_and_left_alone() {
     let dir = Dir::new("newer");
     drop(open(&dir.db()));
-    let mut file = fs::OpenOptions::new().write(true).open(dir.db()).unwrap();
-    file.seek(SeekFrom::Start(60)).unwrap();
-    file.write_all(&77_u32.to_be_bytes()).unwrap();
-    drop(file);
+    write_at(&dir.db(), 60, &77_u32.to_be_bytes());
     let before = fs::read(dir.db()).unwrap();
     let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err();
     assert_eq!(error, Some(OpenError::Newer { version: 77 }));
     assert_eq!(fs::read(dir.db()).unwrap(), before);
+}
+
+#[test]
+fn a_version_that_no_release_has_is_damage() {
+    let dir = Dir::new("version");
+    drop(open(&dir.db()));
+    write_at(&dir.db(), 60, &(2_u32 | 1 << 20).to_be_bytes());
+    let store = open(&dir.db());
+    assert!(store.quarantined.as_ref().unwrap().reason.contains("head"));
+}
+
+fn write_at(path: &Path, at: u64, bytes: &[u8]) {
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(bytes).unwrap();
 }
 
 /// Overwrites `bytes` of the database at `at` with 0xa5, and empties its log, from which SQLite
@@ -60,9 +72,7 @@ fn damage(path: &Path, at: u64, bytes: usize) {
     let wal = path.with_extension("db-wal");
     let length = fs::metadata(&wal).unwrap().len();
     fs::write(wal, vec![0; usize::try_from(length).unwrap()]).unwrap();
-    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&vec![0xa5; bytes]).unwrap();
+    write_at(path, at, &vec![0xa5; bytes]);
 }
 
 #[test]
@@ -103,6 +113,23 @@ fn a_log_without_its_database_is_not_applied_to_a_new_one() {
     let mut store = open(&dir.db());
     assert!(store.quarantined.is_some());
     assert_eq!(rows(&mut store, Table::Meta), []);
+}
+
+#[test]
+fn a_log_of_ours_beside_a_foreign_file_does_not_change_it() {
+    let dir = Dir::new("foreign-log");
+    let mut store = open(&dir.db());
+    for slot in 0..9 {
+        // The file grows: the log has its head.
+        store.write_slot(SlotId(slot), 0, &pattern(u64::from(slot), SLOT_BYTES)).unwrap();
+        store.commit().unwrap();
+    }
+    drop(store);
+    fs::write(dir.db(), "some text that is long enough ".repeat(900)).unwrap();
+    let before = fs::read(dir.db()).unwrap();
+    let error = SqliteStore::open(&dir.db(), None, Sync::Full, None).err().unwrap();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
+    assert_eq!(fs::read(dir.db()).unwrap(), before);
 }
 
 #[test]

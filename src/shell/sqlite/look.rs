@@ -5,18 +5,20 @@ use super::aside::beside;
 use super::open::{APPLICATION_ID, FORMAT_VERSION, LOG_KEY, OpenError, random, refused};
 use super::wal::{State, Wal};
 use super::wreck::keyed_rows;
-use super::{EXTENT_BYTES, PAGE_BYTES, count};
+use super::{EXTENT_BYTES, PAGE_BYTES};
 use crate::queue::store::{SEAL_BYTES, Table};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// Pages in which the number of the log has to be: the small tables were made first.
 const FIRST_PAGES: u32 = 64;
+
+/// No release will write a higher version: that is a flipped bit.
+const FORMAT_VERSION_MAX: u32 = 255;
 
 /// What to do with the file.
 pub(super) enum Look {
@@ -43,7 +45,8 @@ pub(super) fn real_path(path: &Path) -> PathBuf {
     real
 }
 
-pub(super) fn look(path: &Path) -> Result<Look, OpenError> {
+/// `synced`: every commit of the log was, before the next one.
+pub(super) fn look(path: &Path, synced: bool, boot: u64) -> Result<Look, OpenError> {
     let wal = Wal::open(&beside(path, "-wal")).map_err(refused)?;
     let mut file = match fs::File::open(path) {
         Ok(file) => file,
@@ -76,6 +79,7 @@ pub(super) fn look(path: &Path) -> Result<Look, OpenError> {
         };
     }
     match word(&head, 60) {
+        version if version > FORMAT_VERSION_MAX => return Ok(Look::Damaged("its head is damaged")),
         version if version > FORMAT_VERSION => return Err(OpenError::Newer { version }),
         version if version < FORMAT_VERSION => return Ok(Look::Damaged("an unreleased layout")),
         _ => {}
@@ -83,30 +87,32 @@ pub(super) fn look(path: &Path) -> Result<Look, OpenError> {
     match wal.map_or(State::Empty, |wal| wal.state) {
         State::Empty => Ok(Look::Ours),
         State::Garbage => Ok(Look::Damaged("its write-ahead log is none")),
-        State::Broken => Ok(Look::Damaged("its write-ahead log is damaged")),
-        State::Sound => own_log(path, false),
-        State::Torn => own_log(path, true),
+        state => own_log(path, state, synced, boot),
     }
 }
 
-/// Every log begins with the number it has in its database's life. `torn`: its last commit is not
-/// whole.
-fn own_log(path: &Path, torn: bool) -> Result<Look, OpenError> {
-    let (Some(database), log) = (log_number(path, false)?, log_number(path, true)?) else {
-        // The page is damaged: SQLite will find out.
-        return Ok(Look::Ours);
+/// Every log begins with the number it has in its database's life.
+fn own_log(path: &Path, state: State, synced: bool, boot: u64) -> Result<Look, OpenError> {
+    let (database, log) = (log_number(path, false)?, log_number(path, true)?);
+    // In the same boot nothing but damage breaks a log: what was written was written whole. A
+    // power cut tears what was not synced, which is the last commit or, unsynced, any.
+    let same_boot = [database, log].into_iter().flatten().any(|number| number.boot == boot);
+    let damaged = match state {
+        State::Torn => same_boot,
+        State::Broken => same_boot || synced,
+        State::Empty | State::Sound | State::Garbage => false,
     };
-    let ours = log.is_some_and(|log| {
-        // The next log begins when its predecessor is wholly in the database.
-        let next = database.log.wrapping_add(1);
-        log.store == database.store && (log.log == database.log || log.log == next)
-    });
-    if torn && (database.boot == boot() || log.is_some_and(|log| log.boot == boot())) {
-        // The system has been up since: what was written was written whole.
+    if damaged {
         return Ok(Look::Damaged("its write-ahead log is damaged"));
     }
-    // Of a torn log the frame that says whose it is may be missing.
-    Ok(if ours || torn && log.is_none() { Look::Ours } else { Look::OtherLog })
+    let ours = match (database, log) {
+        (Some(database), Some(log)) => log.follows(&database),
+        // Of a torn log the frame that says whose it is may be missing.
+        (Some(_), None) => state != State::Sound,
+        // The page is damaged: SQLite will find out.
+        (None, _) => true,
+    };
+    Ok(if ours { Look::Ours } else { Look::OtherLog })
 }
 
 /// What the database or the log has of [`LogNumber`].
@@ -139,21 +145,25 @@ impl LogNumber {
         Some(Self { store, log, boot })
     }
 
-    /// The row's value, of a log that begins now.
+    /// Is this the number of the log of a database that holds that one?
+    fn follows(&self, database: &Self) -> bool {
+        // The next log begins when its predecessor is wholly in the database.
+        let next = database.log.wrapping_add(1);
+        self.store == database.store && (self.log == database.log || self.log == next)
+    }
+
+    /// The row's value.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        [self.store, self.log, boot()].map(u64::to_le_bytes).concat()
+        [self.store, self.log, self.boot].map(u64::to_le_bytes).concat()
     }
 }
 
-/// The system's boot; 0 = the kernel does not say.
-fn boot() -> u64 {
-    static BOOT: OnceLock<u64> = OnceLock::new();
-    *BOOT.get_or_init(|| {
-        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-        // One that is not known is none that was.
-        u64::from_str_radix(&digits, 16).unwrap_or_else(|_| random().unwrap_or(0))
-    })
+/// The system's boot.
+pub(super) fn boot() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    // One that is not known is none that was.
+    u64::from_str_radix(&digits, 16).or_else(|_| random())
 }
 
 /// Is there a row that only we can have written?
@@ -164,14 +174,16 @@ fn is_ours(path: &Path, pages: u32) -> Result<bool, OpenError> {
 }
 
 /// Puts the first page back from the log, which has it when the file has grown since the last
-/// checkpoint. It stays in the log, so a crash meanwhile changes nothing.
+/// checkpoint. It stays in the log, so a crash meanwhile changes nothing. The rest of the file has
+/// to say that the log is its own.
 fn mend(path: &Path, wal: Option<&Wal>) -> Result<bool, OpenError> {
     let mut page = [0; PAGE_BYTES];
     let Some(wal) = wal.filter(|wal| wal.state == State::Sound) else { return Ok(false) };
     let whole = wal.page(1, &mut page) && page.starts_with(MAGIC);
     let ours = word(&page, 68) == APPLICATION_ID && word(&page, 60) == FORMAT_VERSION;
-    let database = fs::metadata(path).map_err(refused)?.len();
-    if !whole || !ours || database < count(PAGE_BYTES) {
+    let (database, log) = (log_number(path, false)?, log_number(path, true)?);
+    let its_own = database.zip(log).is_some_and(|(database, log)| log.follows(&database));
+    if !whole || !ours || !its_own {
         return Ok(false);
     }
     let file = fs::OpenOptions::new().write(true).open(path).map_err(refused)?;

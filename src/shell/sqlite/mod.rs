@@ -305,7 +305,12 @@ impl SqliteStore {
         self.flush_image()?;
         let pages: u64 = self.number("PRAGMA page_count").map_err(fault)?;
         self.extents.reserve(pages)?;
-        self.execute("COMMIT").map_err(fault)?;
+        if let Err(error) = self.execute("COMMIT") {
+            // All of it may be in the log. It must not be found behind what is written over its
+            // beginning: the log starts over first.
+            self.wal_at = self.wal_at.max(self.wal_due);
+            return Err(fault(error));
+        }
         self.in_transaction = false;
         let bytes = self.frames_written() * FRAME_BYTES;
         if self.wal_at == 0 {

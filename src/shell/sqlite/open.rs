@@ -3,7 +3,7 @@
 
 use super::aside::{aside, beside, corrupt_bytes, newest, put_aside};
 use super::disk::{self, EXTENT_BYTES, Extents, LockFile};
-use super::look::{LogNumber, Look, look, real_path};
+use super::look::{LogNumber, Look, boot, look, real_path};
 use super::wreck::{Wreck, keyed_rows_of_all};
 use super::{
     PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, count, fault, scan, sql,
@@ -132,7 +132,8 @@ impl SqliteStore {
         }
         let lock = LockFile::take(&beside(path, ".lock")).map_err(refused)?;
         let lock = lock.ok_or(OpenError::InUse)?;
-        let looked = look(path)?;
+        let boot = boot().map_err(refused)?;
+        let looked = look(path, sync == Sync::Full, boot)?;
         let mended = matches!(looked, Look::Mended);
         let put = |reason: &str, own| put_aside(path, reason, own).map(Some).map_err(refused);
         let mut quarantined = match (looked, damaged) {
@@ -146,11 +147,11 @@ impl SqliteStore {
             if !path.exists() {
                 // One that was put aside just before a crash is not forgotten either.
                 let wreck = quarantined.as_ref().map(|q| q.number).or_else(|| newest(path));
-                create(path, max_bytes, wreck)?;
+                create(path, max_bytes, boot, wreck)?;
             }
             let quota = Quota { path, max_bytes };
             match connect(&quota, sync, heap_bytes) {
-                Ok(parts) => return parts.store(lock, sync, quarantined, mended),
+                Ok(parts) => return parts.store(lock, sync, boot, quarantined, mended),
                 Err(Fault::Damaged(reason)) if quarantined.is_none() => {
                     quarantined = put(&reason, true)?;
                 }
@@ -181,6 +182,7 @@ impl Parts {
         self,
         lock: LockFile,
         sync: Sync,
+        boot: u64,
         quarantined: Option<Quarantined>,
         mended: bool,
     ) -> Result<SqliteStore, OpenError> {
@@ -199,7 +201,7 @@ impl Parts {
             wal_due,
             synced: sync == Sync::Full,
             written_bytes: 0,
-            log_number: self.log_number,
+            log_number: LogNumber { boot, ..self.log_number },
             wreck: self.wreck,
             quarantined,
             mended,
@@ -217,7 +219,12 @@ impl Parts {
 
 /// Makes a new store under another name and renames it, so that a file of this name is whole. The
 /// small rows of a wreck are in it from the beginning, but those that tell of its own life.
-fn create(path: &Path, max_bytes: Option<u64>, wreck: Option<u32>) -> Result<(), OpenError> {
+fn create(
+    path: &Path,
+    max_bytes: Option<u64>,
+    boot: u64,
+    wreck: Option<u32>,
+) -> Result<(), OpenError> {
     let free = disk::free_bytes(disk::directory(path)).map_err(refused)?;
     let quota = max_bytes.unwrap_or_else(|| QUOTA_BYTES_DEFAULT.min(free / 2));
     if quota < QUOTA_BYTES_MIN {
@@ -246,7 +253,7 @@ fn create(path: &Path, max_bytes: Option<u64>, wreck: Option<u32>) -> Result<(),
             seal(Table::Meta, key, &mut value);
             db.execute(sql(Table::Meta).put, (key, value)).map(drop)
         };
-        meta(LOG_KEY, &LogNumber { store: identity, ..LogNumber::default() }.bytes())?;
+        meta(LOG_KEY, &LogNumber { store: identity, log: 0, boot }.bytes())?;
         if max_bytes.is_none() {
             meta(QUOTA_KEY, &quota.to_be_bytes())?;
         }

@@ -36,6 +36,8 @@ pub(super) struct Wal {
     file: File,
     pub(super) state: State,
     frames: BTreeMap<u32, u64>,
+    /// Frames up to the end of the first commit: the only ones no other can have replaced.
+    first: BTreeMap<u32, u64>,
 }
 
 impl Wal {
@@ -46,9 +48,15 @@ impl Wal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut wal = Wal { file, state: State::Empty, frames: BTreeMap::new() };
+        let (frames, first) = (BTreeMap::new(), BTreeMap::new());
+        let mut wal = Wal { file, state: State::Empty, frames, first };
         wal.read()?;
         Ok(Some(wal))
+    }
+
+    /// The log as it was after its first commit.
+    pub(super) fn at_first_commit(self) -> Wal {
+        Wal { frames: self.first, first: BTreeMap::new(), ..self }
     }
 
     /// Pages with an image in it.
@@ -75,7 +83,8 @@ impl Wal {
         let mut salts = valid.then_some((word(&head, 16), word(&head, 20)));
         let mut seed = sum;
         let mut frame = [0; 1024 + 24];
-        let (mut at, mut broken, mut late_commits) = (WAL_HEAD_BYTES, !valid, 0);
+        let (mut at, mut broken) = (WAL_HEAD_BYTES, !valid);
+        let (mut commits, mut late_commits) = (0, 0);
         let mut pending: Vec<(u32, u64)> = Vec::new();
         while at + FRAME_BYTES <= length {
             self.file.read_exact_at(&mut frame, at)?;
@@ -93,6 +102,10 @@ impl Wal {
             pending.push((page, at + 24));
             if commit != 0 && sum == stored {
                 late_commits += u32::from(broken);
+                commits += 1;
+                if commits == 1 {
+                    self.first.extend(pending.iter().copied());
+                }
                 self.frames.extend(pending.drain(..));
             }
             at += FRAME_BYTES;
@@ -115,7 +128,7 @@ impl Wal {
             State::Broken
         } else if late_commits == 1 {
             State::Torn
-        } else if self.frames.is_empty() {
+        } else if commits == 0 {
             State::Empty
         } else {
             State::Sound

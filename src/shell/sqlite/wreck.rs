@@ -166,7 +166,8 @@ impl Wreck {
 
 /// The keyed rows that can be proved, in place of a whole wreck.
 ///
-/// `log`: those in the log alone; else those in the first pages of the database alone.
+/// `log`: those in the first commit of the log alone; else those in the first pages of the
+/// database alone.
 pub(super) fn keyed_rows(
     path: &Path,
     log: bool,
@@ -174,6 +175,7 @@ pub(super) fn keyed_rows(
     row: &mut dyn FnMut(KeyedRow),
 ) -> io::Result<()> {
     let mut pages = Pages::open(path, log)?;
+    pages.wal = pages.wal.map(Wal::at_first_commit);
     let numbers: Vec<u32> = match &pages.wal {
         Some(wal) => wal.pages().collect(),
         None if log => Vec::new(),
