@@ -1,9 +1,9 @@
 //! Random kills: the gateway is killed again and again, every third time with its link cut, while
 //! QoS 1 and 2 flow through it in both directions; then the count of what arrived.
 //!
-//! To an MQTT 5 gateway with a Receive Maximum mosquitto 2.0.11 sends some of what waited in another
-//! order than it came (seen on the wire, DUP not set), and that is counted here: for order take
-//! `--mqtt 4` or `--upstream spillway`.
+//! To an MQTT 5 gateway with a Receive Maximum mosquitto 2.0.11 sends some of what waited in an
+//! order other than it came in (seen on the wire, DUP not set), and that is counted here: for order
+//! take `--mqtt 4` or `--upstream spillway`.
 
 use std::net::SocketAddr;
 use std::path::Path;
