@@ -139,10 +139,10 @@ type Loop = EventLoop<Gateway, SqliteStore>;
 
 /// Runs until the end. When the store turns out to be damaged everything begins anew as after a
 /// crash, with the store put aside and salvaged: a router never stays down for its queue.
-fn turn_for_good(config: &Config, clock: Clock, mut logging: Logging) -> Result<u8, String> {
+fn turn_for_good(config: &Config, mut clock: Clock, mut logging: Logging) -> Result<u8, String> {
     let (mut damaged, mut since, mut count) = (None, clock.now(), 0);
     loop {
-        let mut event_loop = start(config, clock, logging, damaged)?;
+        let mut event_loop = start(config, &mut clock, logging, damaged)?;
         let status = event_loop.run();
         if !event_loop.is_store_damaged() {
             return Ok(status);
@@ -161,10 +161,11 @@ fn turn_for_good(config: &Config, clock: Clock, mut logging: Logging) -> Result<
     }
 }
 
-/// Opens the store and the listeners and allocates everything else.
+/// Opens the store and the listeners and allocates everything else. `clock` goes on where the store
+/// says it was.
 fn start(
     config: &Config,
-    clock: Clock,
+    clock: &mut Clock,
     mut logging: Logging,
     damaged: Option<&str>,
 ) -> Result<Loop, String> {
@@ -178,28 +179,28 @@ fn start(
             again.ok_or("cannot read the store: it is damaged again")?
         }
     };
-    EventLoop::new(config, gateway, store, clock, logging, paths(), seed)
+    EventLoop::new(config, gateway, store, *clock, logging, paths(), seed)
         .map_err(|error| error.to_string())
 }
 
 /// The core with what the store has for it. `None`: the store is damaged.
 fn restore(
     config: &Config,
-    clock: Clock,
+    clock: &mut Clock,
     logging: &mut Logging,
     seed: u64,
     damaged: Option<&str>,
 ) -> Result<Option<(Gateway, Option<SqliteStore>)>, String> {
     let mut store = match &config.store.path {
-        Some(path) => Some(open_store(config, path, clock, logging, damaged)?),
+        Some(path) => Some(open_store(config, path, *clock, logging, damaged)?),
         None => None,
     };
     // What the store remembers of time goes on where it was.
     let readings = clock::readings();
-    let clock = match &mut store {
-        Some(store) => Clock::start_at(mark::resume(store, &readings).map_err(unreadable)?),
-        None => clock,
-    };
+    if let Some(store) = &mut store {
+        let resumed = mark::resume(store, &readings).map_err(unreadable)?;
+        *clock = Clock::start_at(resumed.max(clock.now()));
+    }
     let slots = store.as_ref().map_or(0, SpillStore::slot_count_max);
     logging.note(clock.now(), &memory_plan(config, slots));
     logging.note(clock.now(), &durability(config));

@@ -9,12 +9,12 @@
 //! clock is wrong by ten years has not been off for ten years).
 
 use crate::limits::{DOWNTIME_MAX, MARK_AFTER, WALL_PLAUSIBLE_S};
-use crate::queue::store::{SpillStore, StoreError, Table};
+use crate::queue::store::{SpillStore, StoreError, Table, seal, unseal};
 use crate::vocab::Instant;
 use core::time::Duration;
 
 const KEY: &[u8] = b"clock";
-const ROW_BYTES: usize = 44;
+const MARK_BYTES: usize = 40;
 
 /// How the system's clocks stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,20 +108,19 @@ fn downtime(before: &Readings, now: &Readings) -> Duration {
     if span <= DOWNTIME_MAX { span } else { Duration::ZERO }
 }
 
-fn encode(at: Instant, readings: &Readings) -> [u8; ROW_BYTES] {
-    let mut row = [0; ROW_BYTES];
+fn encode(at: Instant, readings: &Readings) -> Vec<u8> {
+    let mut row = Vec::with_capacity(MARK_BYTES + 4);
     let up = u64::try_from(readings.up.as_micros()).unwrap_or(u64::MAX);
-    row[..8].copy_from_slice(&at.as_micros().to_le_bytes());
-    row[8..24].copy_from_slice(&readings.boot_id);
-    row[24..32].copy_from_slice(&up.to_le_bytes());
-    row[32..40].copy_from_slice(&readings.wall_s.to_le_bytes());
-    let crc = crc32fast::hash(&row[..40]);
-    row[40..].copy_from_slice(&crc.to_le_bytes());
+    row.extend_from_slice(&at.as_micros().to_le_bytes());
+    row.extend_from_slice(&readings.boot_id);
+    row.extend_from_slice(&up.to_le_bytes());
+    row.extend_from_slice(&readings.wall_s.to_le_bytes());
+    seal(Table::Meta, KEY, &mut row);
     row
 }
 
 fn decode(row: &[u8]) -> Option<(Instant, Readings)> {
-    let row: &[u8; ROW_BYTES] = row.try_into().ok()?;
+    let row: &[u8; MARK_BYTES] = unseal(Table::Meta, KEY, row)?.try_into().ok()?;
     let u64_at = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&row[at..at + 8]);
@@ -130,8 +129,7 @@ fn decode(row: &[u8]) -> Option<(Instant, Readings)> {
     let mut boot_id = [0; 16];
     boot_id.copy_from_slice(&row[8..24]);
     let readings = Readings { boot_id, up: Duration::from_micros(u64_at(24)), wall_s: u64_at(32) };
-    (crc32fast::hash(&row[..40]).to_le_bytes() == row[40..])
-        .then_some((Instant::from_micros(u64_at(0)), readings))
+    Some((Instant::from_micros(u64_at(0)), readings))
 }
 
 #[cfg(test)]
