@@ -192,7 +192,8 @@ impl Gateway {
     }
 
     /// Drops what has expired at the head of a destination's streams; `true` when something had.
-    /// What is on disk is looked at in the next flush, at most once a `SWEEP_INTERVAL`.
+    /// What is on disk is looked at in the next flush, at most once a `SWEEP_INTERVAL`; whoever is
+    /// parked asks again then, for time passes without any other change.
     fn shed_expired(&mut self, dest: DestId, bridge: Option<BridgeId>) -> bool {
         let now = self.now;
         let Self { links, queue, .. } = self;
@@ -204,7 +205,7 @@ impl Gateway {
             shed = true;
         }
         queue.sweep(dest, now);
-        self.due_by(now.plus(SWEEP_INTERVAL));
+        self.shed_at = self.shed_at.clamp(now, now.plus(SWEEP_INTERVAL));
         shed
     }
 
@@ -220,7 +221,11 @@ impl Gateway {
         let dest = Self::bridge_dest(bridge);
         let policy = self.config.bridges[usize::from(bridge.0)].overflow;
         let mut loss = None;
-        if let Some(scope) = self.full_scope(now, bridge, rule, name) {
+        let mut full = self.full_scope(now, bridge, rule, name);
+        if full.is_some() && self.shed_expired(dest, Some(bridge)) {
+            full = self.full_scope(now, bridge, rule, name);
+        }
+        if let Some(scope) = full {
             let forward = &self.links[usize::from(bridge.0)].rules.forward[usize::from(rule)];
             let paced = forward.rate.is_some();
             let default = if paced { Overflow::DropOldest } else { policy };

@@ -93,6 +93,8 @@ pub struct Gateway {
     /// `queue` changes seen when parked publishes were last tried.
     parked_at: u64,
     parked: u32,
+    /// They are tried again then in any case: something may have expired that is in their way.
+    shed_at: Instant,
     node_id: u64,
     meta_dirty: bool,
     /// The last flush failed: rows of sessions may wait for the next.
@@ -157,6 +159,7 @@ impl Gateway {
             stop: None,
             parked_at: 0,
             parked: 0,
+            shed_at: Instant::NEVER,
             node_id,
             meta_dirty: true,
             rows_due: false,
@@ -291,7 +294,9 @@ impl Gateway {
         } else {
             retained
         };
-        self.due.min(self.drops_at).min(self.queue.flush_at(self.now)).min(retained)
+        let parked = if self.parked > 0 { self.shed_at } else { Instant::NEVER };
+        let flush = self.queue.flush_at(self.now);
+        self.due.min(self.drops_at).min(flush).min(retained).min(parked)
     }
 
     /// A connection that may have bytes to transmit.

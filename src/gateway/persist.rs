@@ -116,15 +116,19 @@ impl Gateway {
         self.now = now;
         self.retained.saved(usize::MAX);
         self.retained_since = None;
-        self.queue.press_in_ram();
+        self.queue.press_in_ram(now);
         self.after_flush();
     }
 
     fn after_flush(&mut self) {
         let changes = self.queue.changes();
         if self.parked > 0 {
-            let changed = changes != self.parked_at;
+            let shed = self.now >= self.shed_at;
+            let changed = changes != self.parked_at || shed;
             self.parked_at = changes;
+            if shed {
+                self.shed_at = Instant::NEVER;
+            }
             for slot in 0..self.conns.len() {
                 let Ok(slot) = u16::try_from(slot) else { continue };
                 if self.conn(slot).parked == 0 {
