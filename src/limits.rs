@@ -53,6 +53,9 @@ pub const SESSION_WINDOW_SURE: u16 = 8;
 /// QoS 0 messages one destination may hold; the newest is dropped and counted beyond.
 pub const QOS0_QUEUE_MAX: u32 = 512;
 
+/// A subscriber that has acknowledged something within this keeps up.
+pub const KEEPS_UP_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long a burst of QoS 0 may hold its publishers up for a bridge whose socket is full.
 pub const QOS0_WAIT_MAX: Duration = Duration::from_millis(100);
 

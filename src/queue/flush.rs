@@ -82,7 +82,7 @@ impl Queue {
             self.salvage(store, classify)?;
         }
         self.trim(now, store, classify)?;
-        self.press();
+        self.press(now);
         let count = self.boxes.len();
         let first = self.txn.next_first;
         // A QoS 2 message is durable everywhere at once, with its publisher's identifier: were it

@@ -5,6 +5,8 @@
 use super::outbox::{DestId, Outbox, Up};
 use super::trim::Scope;
 use super::{DropReason, Queue};
+use crate::limits::KEEPS_UP_WITHIN;
+use crate::vocab::Instant;
 
 impl Queue {
     /// Less than an eighth of anything is free.
@@ -19,7 +21,7 @@ impl Queue {
     }
 
     /// Before a commit: marks the destinations whose messages shall leave RAM with it.
-    pub(super) fn press(&mut self) {
+    pub(super) fn press(&mut self, now: Instant) {
         for outbox in &mut self.boxes {
             let over = outbox.blocks > outbox.params.blocks_ceiling
                 || outbox.records > outbox.params.records_ceiling;
@@ -42,15 +44,15 @@ impl Queue {
                 outbox.evict = true;
             }
             self.squeeze_zero();
-            self.squeeze();
+            self.squeeze(now);
         }
     }
 
     /// The same where there is no store at all.
-    pub fn press_in_ram(&mut self) {
+    pub fn press_in_ram(&mut self, now: Instant) {
         if core::mem::take(&mut self.pressed) || self.is_short() {
             self.squeeze_zero();
-            self.squeeze();
+            self.squeeze(now);
         }
     }
 
@@ -73,8 +75,9 @@ impl Queue {
     }
 
     /// Sessions that cannot be spilled lose their oldest messages, the largest first, until a
-    /// quarter is free. What is in flight stays.
-    fn squeeze(&mut self) {
+    /// quarter is free. What is in flight stays, and what can go into the window of a subscriber
+    /// that keeps up is the last to go.
+    fn squeeze(&mut self, now: Instant) {
         // Each round drops one message; there are no more than entries.
         for _ in 0..self.entries.count() {
             if !self.is_free_below(4) {
@@ -84,7 +87,7 @@ impl Queue {
             let laggard = (0u16..)
                 .zip(self.boxes.iter())
                 .filter(|(_, outbox)| outbox.used && outbox.params.session && waits(outbox))
-                .max_by_key(|(_, outbox)| weight(outbox));
+                .max_by_key(|(_, outbox)| (!goes_at_once(outbox, now), weight(outbox)));
             let Some((index, _)) = laggard else { return };
             let before = self.outbox(DestId(index)).records;
             self.drop_oldest(DestId(index), Scope::All, DropReason::QueueFull);
@@ -93,6 +96,14 @@ impl Queue {
             }
         }
     }
+}
+
+/// Does what waits only wait for this turn's bytes?
+fn goes_at_once(outbox: &Outbox, now: Instant) -> bool {
+    let waiting: u32 = outbox.streams.iter().map(|stream| stream.list.len).sum();
+    let keeps_up = outbox.flight.is_empty() || now.since(outbox.progress) <= KEEPS_UP_WITHIN;
+    let fits = waiting + u32::from(outbox.inflight) <= u32::from(outbox.window);
+    outbox.up == Up::Up && keeps_up && fits
 }
 
 /// How much of the pool a destination holds.
