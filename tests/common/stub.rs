@@ -160,8 +160,18 @@ impl Session {
         code: u8,
         properties: &[Property],
     ) -> std::io::Result<Connect> {
+        self.greet_with(code, properties, |_| session_present)
+    }
+
+    /// The same; whether the session is present is decided between the two.
+    pub fn greet_with(
+        &mut self,
+        code: u8,
+        properties: &[Property],
+        session_present: impl FnOnce(&Connect) -> bool,
+    ) -> std::io::Result<Connect> {
         let Packet::Connect(connect) = self.read()? else { panic!("no CONNECT first") };
-        let mut body = vec![u8::from(session_present), code];
+        let mut body = vec![u8::from(session_present(&connect)), code];
         if self.wire.level == 5 {
             body.extend(wire::properties(properties));
         }

@@ -43,13 +43,16 @@ fn heavy(topic: &str, qos: u8, count: usize) -> Vec<Message> {
     (0..count).map(|n| Message::new(topic, format!("{n:0>1000}")).qos(qos)).collect()
 }
 
-/// Drops the log has told of, once that is all of them.
+/// Drops so far, once the log has told of every one.
 fn told_drops(gateway: &Gateway) -> u64 {
+    // A line that is there already may be older than the newest drops, and so may be what was told.
+    let mut mark = gateway.mark();
     let mut drops = 0;
     wait_until("the log tells of every drop", || {
+        let stats = gateway.wait_from(mark, "stats", &[]);
+        mark = gateway.mark();
+        drops = stats.number("drops");
         let events = gateway.events();
-        let stats = events.iter().rfind(|event| event.name == "stats");
-        drops = stats.map_or(0, |stats| stats.number("drops"));
         let told = events.iter().filter(|event| event.name == "drop");
         told.map(|event| event.number("count")).sum::<u64>() == drops
     });
@@ -191,6 +194,8 @@ fn a_full_bridge_in_a_ring_without_a_store_leaves_room_to_every_other() {
 
 #[test]
 fn a_full_ring_still_takes_what_a_remote_sends() {
+    // Without a store nobody waits for a subscriber: as many as its share of the ring holds.
+    const BURST: usize = 16;
     // Bridges that cannot get rid of anything, sessions that are away, and no store.
     let dead = Proxy::start_in(Mode::Refuse, 1);
     let mut text = format!("store.path = none\n{SMALL_RING}");
@@ -201,14 +206,9 @@ fn a_full_ring_still_takes_what_a_remote_sends() {
         loop {
             let packet = session.read()?;
             session.answer(&packet)?;
-            // One more for each that is acknowledged: never over anybody's maximum.
-            let go = match packet {
-                Packet::Publish(message) if message.payload == b"go" => 16,
-                Packet::Ack(wire::Ack { kind: PUBACK, .. }) => 1,
-                _ => 0,
-            };
-            for _ in 0..go {
-                if next <= 500 {
+            let Packet::Publish(message) = packet else { continue };
+            if message.topic == "go" {
+                for _ in 0..BURST {
                     let text = (next - 1).to_string();
                     let message = Message { id: next, ..Message::new("in/n", text).qos(1) };
                     session.send(&message.bytes(5))?;
@@ -240,8 +240,10 @@ fn a_full_ring_still_takes_what_a_remote_sends() {
     }
     let near = Collector::start(gateway.port, "near", "in/#");
     gateway.wait_with("bridge_up", &[("bridge", "live")]);
-    filler.publish(&Message::new("go", "go").qos(1));
-    near.wait_all_in_order(500);
+    for round in 0..30 {
+        filler.publish(&Message::new("go", "go").qos(1));
+        near.wait_all_in_order((round + 1) * BURST);
+    }
     assert!(gateway.wait_stats("anything", |_| true).number("drops") > 0, "sessions gave way");
 }
 
@@ -437,7 +439,8 @@ fn what_has_expired_makes_room_before_anybody_waits_or_loses() {
                 client.publish(&Message::new("n", n.to_string()).qos(1));
             }
             let drops = told_drops(&cut.gateway);
-            assert!((50..=100).contains(&drops), "{top}{aged}: {drops}");
+            // Of the others as many as this machine took longer than a second for.
+            assert!(drops >= 50, "{top}{aged}: {drops}");
             assert_eq!(cut.gateway.dropped("expired"), drops, "{top}{aged}");
         }
     }

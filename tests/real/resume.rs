@@ -56,11 +56,12 @@ fn publish_one(gateway: &Gateway, qos: u8) {
 fn remote(keeps_sessions: bool, cuts: &'static [Cut]) -> Stub {
     let (kept, used) = (AtomicBool::new(false), AtomicUsize::new(0));
     Stub::start(move |session, _| {
-        let present = keeps_sessions && kept.load(Ordering::Relaxed);
-        let connect = session.greet(present, 0, &[])?;
-        // A 3.1.1 session that begins clean ends with its connection.
-        let ends = connect.clean && connect.level != 5;
-        kept.store(!ends, Ordering::Relaxed);
+        session.greet_with(0, &[], |connect| {
+            // A 3.1.1 session that begins clean ends with its connection. Said before the answer:
+            // the next connection may be there as soon as that is read.
+            let ends = connect.clean && connect.level != 5;
+            kept.swap(!ends, Ordering::Relaxed) && keeps_sessions
+        })?;
         let cut = cuts.get(used.load(Ordering::Relaxed)).copied().unwrap_or(Cut::Never);
         serve_until(session, cut)?;
         used.fetch_add(1, Ordering::Relaxed);

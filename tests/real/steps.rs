@@ -104,14 +104,15 @@ impl Rig {
         }
     }
 
-    fn publisher(&self, qos: u8) -> Publisher {
+    /// Will publish the next `count` numbers.
+    fn publisher(&self, qos: u8, count: usize) -> Publisher {
         let topic = match self.hop {
             Hop::ClientToGateway | Hop::GatewayToRemote => "up/t",
             Hop::RemoteToGateway => "down/t",
             Hop::GatewayToSession => "local/t",
         };
         let plan =
-            (self.sent..self.sent + BATCH).map(|n| Message::new(topic, numbered(n)).qos(qos));
+            (self.sent..self.sent + count).map(|n| Message::new(topic, numbered(n)).qos(qos));
         let connect = Connect::new(self.level, "publisher").persistent();
         Publisher::new(connect, WINDOW, plan.collect()).resuming()
     }
@@ -129,7 +130,7 @@ impl Rig {
         let what = format!("{:?} {} qos {qos} {stop:?} {fault:?}", self.hop, self.level);
         println!("{what}");
         self.turnstile().arm(stop);
-        let (mut publisher, port) = (self.publisher(qos), self.publish_port());
+        let (mut publisher, port) = (self.publisher(qos, BATCH), self.publish_port());
         let publishing = thread::spawn(move || publisher.persist(port));
         self.turnstile().wait_reached();
         if fault == Fault::Kill {
@@ -144,6 +145,11 @@ impl Rig {
         }
         publishing.join().unwrap_or_else(|_| panic!("{what}: the publisher"));
         self.sent += BATCH;
+        self.collector.wait_all_in_order(self.sent);
+        self.turnstile().wait_idle(self.hop.sender());
+        // What comes again comes before what is new: with one more it is all there.
+        self.publisher(qos, 1).run(self.publish_port());
+        self.sent += 1;
         let duplicates = self.collector.wait_all_in_order(self.sent);
         let fresh = duplicates - self.duplicates;
         // A kill is the end of both hops at once, and of what was settled and not noted yet.
