@@ -193,10 +193,21 @@ impl Queue {
         }
         self.txn.bytes += total;
         self.entries[index].place = Some(place);
-        if entry.flags.hold {
-            self.pool.stage(record, true);
-        }
+        self.stage_holds(index, true);
         Ok(Append::Done)
+    }
+
+    /// The open transaction settles an entry and those it replaced, or it does not after all: what
+    /// waits for their records may be in it.
+    pub(super) fn stage_holds(&mut self, index: u32, staged: bool) {
+        let mut at = index;
+        while at != NONE {
+            let entry = &self.entries[at];
+            if let (true, Some(record)) = (entry.flags.hold, entry.record) {
+                self.pool.stage(record, staged);
+            }
+            at = entry.replaced;
+        }
     }
 
     pub(super) fn append_small(

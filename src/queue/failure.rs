@@ -33,14 +33,11 @@ impl Queue {
         }
         let mut appended = core::mem::take(&mut self.txn.appended);
         // The destination that was being appended when it failed is not in the list.
-        for outbox in &self.boxes {
-            let mut at = outbox.custody.head;
+        for index in 0..self.boxes.len() {
+            let mut at = self.boxes[index].custody.head;
             while at != NONE && self.entries[at].place.is_some() {
                 self.entries[at].place = None;
-                if let (true, Some(record)) = (self.entries[at].flags.hold, self.entries[at].record)
-                {
-                    self.pool.stage(record, false);
-                }
+                self.stage_holds(at, false);
                 at = self.entries.next(Chain::Custody, at);
             }
         }

@@ -360,9 +360,7 @@ impl Queue {
         self.entries[index].flags.custody = false;
         outbox.stored += 1;
         self.log.slots[widen(place.slot)].taken_bits.set(place.ordinal);
-        if let (true, Some(record)) = (entry.flags.hold, entry.record) {
-            self.pool.stage(record, false);
-        }
+        self.stage_holds(index, false);
         self.unhold(dest, index);
         match entry.state {
             State::Waiting if !entry.flags.listed => self.leave_ram(dest, index),
