@@ -125,6 +125,9 @@ impl Client {
         }
         if let Some(line) = &self.line {
             at = at.min(line.owed.front().map_or(NEVER, |owed| owed.at));
+            if self.state == State::Up && self.session.can_fill(line) {
+                return 0;
+            }
         }
         at
     }
@@ -300,6 +303,7 @@ impl Client {
             refuse_in: 0,
             codes: &[0x80],
             refused: None,
+            server: 0,
         };
         let mut result = Ok(());
         match packet {

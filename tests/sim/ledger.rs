@@ -34,12 +34,16 @@ pub struct Message {
     pub refused: bool,
     /// Sent again under a new identifier: its sender's session, or the gateway's, was gone.
     pub republished: u32,
+    /// Sent again, under its identifier or a new one.
+    pub sent_again: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery {
     pub id: u32,
     pub at: u64,
+    /// The server of a bridge.
+    pub server: usize,
 }
 
 /// A subscription as its client may rely on it.
@@ -81,6 +85,8 @@ pub struct Ledger {
     pub deliveries: BTreeMap<Dest, Vec<Delivery>>,
     pub subscriptions: Vec<Subscription>,
     pub doubts: Vec<Doubt>,
+    /// The server that last greeted each bridge.
+    pub servers: BTreeMap<usize, usize>,
     pub given: Vec<Given>,
     pub violations: Vec<Violation>,
     /// Messages the remote of a bridge turned away, with how often.
@@ -126,6 +132,7 @@ impl Ledger {
             accepted_at: NEVER,
             refused: false,
             republished: 0,
+            sent_again: false,
         });
         id
     }
@@ -168,7 +175,7 @@ impl Ledger {
 
     /// A message arrived where it shall. `wanted`: its topic there, and the most QoS it may have.
     pub fn deliver(&mut self, dest: Dest, arrived: &Arrived, wanted: (&str, u8), at: u64) {
-        let Arrived { id, ref topic, qos } = *arrived;
+        let Arrived { id, ref topic, qos, server } = *arrived;
         let (wanted, qos_max) = wanted;
         let message = self.message(id);
         if message.first_sent > at {
@@ -179,7 +186,8 @@ impl Ledger {
         } else if qos > qos_max {
             self.violate("invented", format!("{dest:?} got message {id} at QoS {qos}"));
         }
-        self.deliveries.entry(dest).or_default().push(Delivery { id, at });
+        let delivery = Delivery { id, at, server };
+        self.deliveries.entry(dest).or_default().push(delivery);
     }
 
     /// How often each message arrived at a destination.

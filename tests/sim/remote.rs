@@ -90,6 +90,10 @@ impl Remote {
         let mut at = if self.left > 0 { self.next_publish } else { NEVER };
         for link in &self.links {
             at = at.min(link.line.owed.front().map_or(NEVER, |owed| owed.at));
+            let held = link.client.as_ref().and_then(|id| self.sessions.get(id));
+            if held.is_some_and(|held| !link.over && held.session.can_fill(&link.line)) {
+                return 0;
+            }
             if link.keepalive_us > 0 && !link.over {
                 at = at.min(link.line.heard_at + link.keepalive_us * 3 / 2);
             }
@@ -247,6 +251,9 @@ impl Remote {
         if connect.clean_start && used && lasts && !excused {
             world.ledger.violate("sessions", format!("bridge {bridge} threw its session away"));
         }
+        let window = u32::from(world.plan.bridges[bridge].window);
+        let last = world.ledger.servers.insert(bridge, self.index);
+        let moved = last.is_some_and(|last| last != self.index);
         if !present {
             if let Some(held) = self.sessions.get_mut(&id) {
                 held.session.restart(world.ledger);
@@ -257,11 +264,17 @@ impl Remote {
             let ends_with = clean.then_some(self.links[at].line.wire);
             let held = Held { session, bridge, filters: Vec::new(), used: false, ends_with };
             self.sessions.insert(id.clone(), held);
-            let window = u32::from(world.plan.bridges[bridge].window);
-            if told > 0 || !single {
+            if told > 0 || moved {
                 world.ledger.doubts.push(Doubt { dest: Dest::Bridge(bridge), window });
             }
             self.greeted.insert(bridge, told + 1);
+        } else if moved {
+            // What the gateway had here is sent again elsewhere, and what it had not made durable
+            // of ours comes again.
+            world.ledger.doubts.push(Doubt { dest: Dest::Bridge(bridge), window });
+            if let Some(held) = self.sessions.get_mut(&id) {
+                held.session.doubt(world.ledger);
+            }
         }
         let list = [
             Property::ReceiveMaximum(self.plan.receive_maximum),
@@ -306,6 +319,7 @@ impl Remote {
             refuse_in: if self.calm || !v5 { 0 } else { self.plan.refuse_in },
             codes: &self.plan.codes,
             refused: None,
+            server: self.index,
         };
         let (bridge, ledger) = (held.bridge, &mut *world.ledger);
         let dest = Dest::Bridge(bridge);
@@ -334,7 +348,8 @@ impl Remote {
                 if let Some(id) = late {
                     let topic = ledger.message(id).topic.clone();
                     let topic = world.plan.topic_at(bridge, &topic).unwrap_or_default();
-                    let arrived = Arrived { id, topic: topic.clone(), qos: 2 };
+                    let server = self.index;
+                    let arrived = Arrived { id, topic: topic.clone(), qos: 2, server };
                     ledger.deliver(dest, &arrived, (&topic, 2), now);
                 }
             }

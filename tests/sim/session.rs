@@ -142,6 +142,8 @@ pub struct Arrived {
     pub id: u32,
     pub topic: String,
     pub qos: u8,
+    /// The server that it arrived at.
+    pub server: usize,
 }
 
 impl Session {
@@ -177,9 +179,14 @@ impl Session {
         }
     }
 
+    /// Would `fill` send something?
+    pub fn can_fill(&self, line: &Line) -> bool {
+        !self.queue.is_empty() && self.flight.len() < self.window.min(90) && line.out.len() < 8192
+    }
+
     /// Sends what the window allows.
     pub fn fill(&mut self, line: &mut Line, ledger: &mut Ledger, now: u64) {
-        while self.flight.len() < self.window.min(90) && line.out.len() < 8192 {
+        while self.can_fill(line) {
             let Some(id) = self.queue.pop_front() else { return };
             let qos = self.qos_of(ledger, id);
             let message = ledger.message_mut(id);
@@ -199,7 +206,10 @@ impl Session {
         for out in &mut self.flight {
             out.awaited = true;
             match out.stage {
-                Stage::Publish => publish(line, ledger, out.id, out.qos, out.pid, true),
+                Stage::Publish => {
+                    ledger.message_mut(out.id).sent_again = true;
+                    publish(line, ledger, out.id, out.qos, out.pid, true);
+                }
                 Stage::Release => line.say_ack(PUBREL, out.pid, 0),
             }
         }
@@ -209,11 +219,20 @@ impl Session {
     pub fn restart(&mut self, ledger: &mut Ledger) {
         for out in std::mem::take(&mut self.flight).into_iter().rev() {
             if out.stage == Stage::Publish && !self.forgets {
-                ledger.message_mut(out.id).republished += 1;
+                let message = ledger.message_mut(out.id);
+                message.republished += 1;
+                message.sent_again = true;
                 self.queue.push_front(out.id);
             }
         }
         self.received.clear();
+    }
+
+    /// The other side has been elsewhere: what it has not accepted may be new to it.
+    pub fn doubt(&self, ledger: &mut Ledger) {
+        for out in self.flight.iter().filter(|out| out.stage == Stage::Publish) {
+            ledger.message_mut(out.id).republished += 1;
+        }
     }
 
     /// PUBACK, PUBREC or PUBCOMP for what left here. `Err`: it answers nothing, or out of order.
@@ -289,7 +308,8 @@ impl Session {
         ledger.tell(|| {
             format!("wire {wire} < PUBLISH {name:?} q{qos} dup={dup} message {id} {topic}")
         });
-        let arrived = Arrived { id, topic: publish.topic.to_string(), qos };
+        let server = answer.server;
+        let arrived = Arrived { id, topic: publish.topic.to_string(), qos, server };
         let Some(pid) = publish.packet_id.map(PacketId::raw) else { return Some(arrived) };
         let other = line.owed.iter().find(|owed| owed.pid == pid && owed.kind == PUBACK);
         let other = other.map(|owed| owed.id).or(self.received.get(&pid).map(|(id, _)| *id));
@@ -364,6 +384,8 @@ pub struct Answer<'a> {
     pub codes: &'a [u8],
     /// The message that was refused.
     pub refused: Option<u32>,
+    /// Which server it is.
+    pub server: usize,
 }
 
 impl Answer<'_> {

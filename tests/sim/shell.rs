@@ -2,6 +2,7 @@
 //! deadlines, one flush, write, what the core asks for, notes. The process may die in between.
 
 use crate::net::{End, NEVER, Read};
+use crate::watch::Peers;
 use crate::world::{Peer, World};
 use spillway::gateway::{Action, Event, Gateway};
 use spillway::vocab::{BridgeId, ConnId, Instant};
@@ -412,7 +413,8 @@ impl World {
 
     fn take_notes(&mut self, gateway: &mut Gateway) {
         while let Some(note) = gateway.poll_note() {
-            self.watch.note(self.now, &note, &mut self.ledger, &self.wires);
+            let peers = Peers { clients: &self.clients, wires: &self.wires };
+            self.watch.note(self.now, &note, &mut self.ledger, &peers);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Watches the gateway while it runs: its log, its figures, its manners on the wire, and a hash of
 //! everything that happens, by which two runs are compared.
 
-use crate::client::Client;
+use crate::client::{Client, State};
 use crate::ledger::{Given, Ledger};
 use crate::plan::Plan;
 use crate::world::{Peer, Wire, World};
@@ -19,6 +19,12 @@ pub enum Pair {
     Bridge,
     Spill,
     Pressure,
+}
+
+/// Who is at the other ends.
+pub struct Peers<'a> {
+    pub clients: &'a [Client],
+    pub wires: &'a [Wire],
 }
 
 pub struct Watch {
@@ -105,7 +111,7 @@ impl Watch {
     }
 
     /// A line of the log.
-    pub fn note(&mut self, now: u64, note: &Note, ledger: &mut Ledger, wires: &[Wire]) {
+    pub fn note(&mut self, now: u64, note: &Note, ledger: &mut Ledger, peers: &Peers<'_>) {
         let text = note.to_string();
         self.trace(now, 6, text.as_bytes());
         self.log_bytes += text.len() as u64;
@@ -152,10 +158,16 @@ impl Watch {
             {
                 let host = addr.ip().to_string();
                 let host = host.rsplit('.').next().and_then(|host| host.parse::<usize>().ok());
-                let disturbed = wires.iter().any(|wire| {
-                    wire.disturbed && Some(wire.peer) == host.map(|at| Peer::Client(at - 1))
-                });
-                if !disturbed && !client.starts_with("foe") && !client.starts_with("deaf") {
+                let Some(at) = host.map(|at| at - 1) else { return };
+                let disturbed =
+                    peers.wires.iter().any(|wire| wire.disturbed && wire.peer == Peer::Client(at));
+                // One that was not greeted, for the disk was full, does not ping yet.
+                let greeted = !matches!(peers.clients[at].state, State::Connecting { .. });
+                if greeted
+                    && !disturbed
+                    && !client.starts_with("foe")
+                    && !client.starts_with("deaf")
+                {
                     ledger.violate("keepalive", format!("{client} was turned out, not silent"));
                 }
             }

@@ -74,7 +74,9 @@ fn is_replaced(world: &World, dest: Dest, id: u32) -> bool {
             let other = world.ledger.message(delivery.id);
             delivery.id != id
                 && other.topic == message.topic
-                && (message.first_sent..death).contains(&other.first_sent)
+                // It may have been longer on its way.
+                && other.accepted_at > message.first_sent
+                && other.first_sent < death
         })
 }
 
