@@ -198,7 +198,11 @@ fn restore(
     // What the store remembers of time goes on where it was.
     let readings = clock::readings();
     if let Some(store) = &mut store {
-        let resumed = mark::resume(store, &readings).map_err(unreadable)?;
+        let resumed = match mark::resume(store, &readings) {
+            Ok(resumed) => resumed,
+            Err(StoreError::Corrupt) => return Ok(None),
+            Err(error) => return Err(unreadable(error)),
+        };
         *clock = Clock::start_at(resumed.max(clock.now()));
     }
     let slots = store.as_ref().map_or(0, SpillStore::slot_count_max);
