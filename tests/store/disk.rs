@@ -50,6 +50,12 @@ fn a_full_disk_refuses_growth_and_can_be_drained() {
         store.maintain(round.is_multiple_of(3)).unwrap();
     }
     assert_eq!(store_until_refused(&mut store, slots), (slots, StoreError::Full));
+    // The rows of a window that opens are larger than those of one that is closed.
+    for key in 0..4_u8 {
+        store.put(Table::Destination, &[key], &[key; 12_000]).unwrap();
+        store.commit().unwrap();
+        store.maintain(true).unwrap();
+    }
     assert_eq!(read(&mut store, round % slots, 0, 8000), pattern(round.into(), 8000));
     // A restart on the full disk changes nothing of that.
     drop(store);

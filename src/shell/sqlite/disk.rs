@@ -13,7 +13,11 @@ use std::path::{Path, PathBuf};
 /// The database file grows by this many bytes at a time and never shrinks.
 pub(super) const EXTENT_BYTES: u64 = 256 * 1024;
 
-/// What stays free for others where room cannot be reserved.
+/// What the database has beyond its last page when slots are added to it: on a full disk the rows
+/// beside them may still have to grow before anything can be drained.
+const SPARE_BYTES: u64 = 64 * 1024;
+
+/// What stays free for others where room cannot be reserved; the rows may take half of it.
 const HEADROOM_BYTES: u64 = 2 * EXTENT_BYTES;
 
 /// What the kernel writes at least.
@@ -27,6 +31,8 @@ pub(super) struct Extents {
     database: File,
     directory: PathBuf,
     database_bytes: u64,
+    /// The database's part of the quota.
+    database_bytes_max: u64,
     wal: File,
     wal_bytes: u64,
     wal_bytes_wanted: u64,
@@ -34,11 +40,17 @@ pub(super) struct Extents {
 }
 
 impl Extents {
-    pub(super) fn open(path: &Path, wal_path: &Path, wal_bytes: u64) -> io::Result<Extents> {
+    pub(super) fn open(
+        path: &Path,
+        wal_path: &Path,
+        database_bytes_max: u64,
+        wal_bytes: u64,
+    ) -> io::Result<Extents> {
         let file = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
         let (database, wal) = (file(path)?, file(wal_path)?);
         let mut extents = Extents {
             database_bytes: 0,
+            database_bytes_max,
             wal_bytes: 0,
             wal_bytes_wanted: wal_bytes,
             reservable: true,
@@ -54,9 +66,9 @@ impl Extents {
         Ok(extents)
     }
 
-    /// Whether the file system can reserve blocks.
-    pub(super) fn reservable(&self) -> bool {
-        self.reservable
+    /// What the database file shall not be cut below, if the file system can reserve blocks.
+    pub(super) fn reserved(&self) -> Option<u64> {
+        self.reservable.then_some(self.database_bytes)
     }
 
     /// Can the system read the file at all?
@@ -68,7 +80,7 @@ impl Extents {
         self.database_bytes + self.wal_bytes
     }
 
-    /// Reads the sizes again: a complete checkpoint cuts the database to whole extents.
+    /// Reads the sizes again: where nothing was reserved, a checkpoint cuts the database.
     pub(super) fn refresh(&mut self) {
         if let Ok(data) = self.database.metadata() {
             self.database_bytes = data.len();
@@ -82,22 +94,28 @@ impl Extents {
         self.wal_bytes = self.wal_bytes.max(bytes);
     }
 
-    /// Makes sure that a database of `pages` pages and its log have their blocks.
-    pub(super) fn reserve(&mut self, pages: u64) -> Result<(), StoreError> {
+    /// Makes sure that a database of `pages` pages and its log have their blocks. `spare`: slots
+    /// were added to it. Says whether it has more than before.
+    pub(super) fn reserve(&mut self, pages: u64, spare: bool) -> Result<bool, StoreError> {
         let need = pages * count(PAGE_BYTES);
-        if need <= self.database_bytes {
-            return Ok(());
+        let more = if spare { need + SPARE_BYTES } else { need };
+        let wanted = more.min(self.database_bytes_max).max(need);
+        if wanted <= self.database_bytes {
+            return Ok(false);
         }
         self.fill_wal().map_err(fault)?;
-        let target = need.next_multiple_of(EXTENT_BYTES);
+        let target = wanted.next_multiple_of(EXTENT_BYTES);
         if self.reservable {
             reserve(&self.database, self.database_bytes, target - self.database_bytes)
                 .map_err(fault)?;
-        } else if free_bytes(&self.directory).map_err(fault)? < HEADROOM_BYTES {
-            return Err(StoreError::Full);
+        } else {
+            let headroom = if spare { HEADROOM_BYTES } else { HEADROOM_BYTES / 2 };
+            if free_bytes(&self.directory).map_err(fault)? < headroom {
+                return Err(StoreError::Full);
+            }
         }
         self.database_bytes = target;
-        Ok(())
+        Ok(true)
     }
 
     /// Gives the log all its blocks, once.

@@ -26,7 +26,7 @@ use crate::queue::SLOT_BYTES;
 use crate::queue::store::{SlotId, SpillStore, StoreError, Table, seal};
 use disk::{BLOCK_BYTES, EXTENT_BYTES, Extents, LockFile, block_span};
 use look::LogNumber;
-use open::{LOG_KEY, OWN_KEYS, WRECK_KEY};
+use open::{LOG_KEY, OWN_KEYS, WRECK_KEY, keep_size};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 use wreck::Wreck;
 
@@ -75,6 +75,8 @@ pub struct SqliteStore {
     /// Invariant: dirty only in a transaction.
     image_dirty: bool,
     image_exists: bool,
+    /// The transaction adds rows of slots.
+    slots_grow: bool,
     in_transaction: bool,
     slot_count_max: u32,
     /// Bytes of the write-ahead log in front of the next frame; 0 = the next commit starts over.
@@ -291,6 +293,7 @@ impl SqliteStore {
         }
         self.execute("BEGIN").map_err(fault)?;
         self.in_transaction = true;
+        self.slots_grow = false;
         if self.wal_at == 0 {
             // A log that does not say so is not applied at the next start.
             let log = self.log_number.log.wrapping_add(1);
@@ -304,7 +307,9 @@ impl SqliteStore {
     fn try_commit(&mut self) -> Result<(), StoreError> {
         self.flush_image()?;
         let pages: u64 = self.number("PRAGMA page_count").map_err(fault)?;
-        self.extents.reserve(pages)?;
+        if self.extents.reserve(pages, self.slots_grow)? {
+            keep_size(&self.db, &self.extents);
+        }
         if let Err(error) = self.execute("COMMIT") {
             // All of it may be in the log. It must not be found behind what is written over its
             // beginning: the log starts over first.
@@ -377,6 +382,7 @@ impl SqliteStore {
         let sql = if self.image_exists { UPDATE_ROW } else { INSERT_ROW };
         let mut statement = self.db.prepare_cached(sql).map_err(fault)?;
         statement.execute((row, &self.image[..])).map_err(fault)?;
+        self.slots_grow |= !self.image_exists;
         self.image_dirty = false;
         self.image_exists = true;
         Ok(())

@@ -195,6 +195,7 @@ impl Parts {
             image: Box::new([0; ROW_BYTES]),
             image_dirty: false,
             image_exists: false,
+            slots_grow: false,
             in_transaction: false,
             slot_count_max: self.slot_count_max,
             wal_at: wal_due,
@@ -327,10 +328,9 @@ fn connect(quota: &Quota<'_>, sync: Sync, heap_bytes: Option<u64>) -> Result<Par
     db.pragma_update(None, "max_page_count", pages.cast_signed()).map_err(judge)?;
 
     let refuse = |error: io::Error| Fault::Refused(refused(error));
-    let mut extents = Extents::open(path, &beside(path, "-wal"), wal_bytes).map_err(refuse)?;
-    if extents.reservable() {
-        whole_extents(&db);
-    }
+    let mut extents =
+        Extents::open(path, &beside(path, "-wal"), database_bytes, wal_bytes).map_err(refuse)?;
+    keep_size(&db, &extents);
     // On a full disk: no room is no reason not to drain. A commit that grows asks again.
     let _ = extents.fill_wal();
     let slot_count_max = slot_count_max(database_bytes);
@@ -370,9 +370,12 @@ fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Re
     Ok(())
 }
 
-/// Lets SQLite cut the file to whole extents instead of to its last page.
-fn whole_extents(db: &Connection) {
-    let mut bytes = i32::try_from(EXTENT_BYTES).unwrap_or(0);
+/// A checkpoint cuts the file behind its last page, rounded up to a multiple of this: it keeps what
+/// is reserved.
+pub(super) fn keep_size(db: &Connection, extents: &Extents) {
+    let Some(bytes) = extents.reserved() else { return };
+    let extent = i32::try_from(EXTENT_BYTES).unwrap_or(0);
+    let mut bytes = i32::try_from(bytes).unwrap_or(extent);
     let pointer = (&raw mut bytes).cast();
     // SAFETY: the handle is open, the operation takes a pointer to an int and keeps none.
     unsafe {
