@@ -10,6 +10,9 @@ use super::{DropReason, Queue};
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::vocab::Overflow;
 
+/// Free slots that are looked at for one the disk has room for.
+const COVERED_TRIES: u32 = 64;
+
 pub(super) enum Append {
     Done,
     /// No slot for this destination.
@@ -155,9 +158,11 @@ impl Queue {
         let chain = self.outbox(dest).chain;
         let fits = chain.tail != NONE && {
             let slot = &self.log.slots[widen(chain.tail)];
+            let end = widen(slot.used) + total;
             !slot.closed
-                && widen(slot.used) + total <= SLOT_BYTES
+                && end <= SLOT_BYTES
                 && usize::from(slot.count) < SLOT_RECORDS_MAX
+                && (!self.frugal || store.covers(SlotId(chain.tail), end))
         };
         if !fits {
             let slots = u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX);
@@ -166,6 +171,13 @@ impl Queue {
                 if !self.slots_for(dest, slots) {
                     return Ok(Append::NoRoom);
                 }
+            }
+            if !self.prefer_covered(total, store) {
+                if self.txn.bytes > 0 {
+                    // What fits without new room is not rolled back for what does not.
+                    return Ok(Append::Enough);
+                }
+                self.txn.grew = true;
             }
             self.write_buffer(store)?;
             let tail = self.outbox(dest).chain.tail;
@@ -272,6 +284,7 @@ impl Queue {
                 break;
             }
             skip = 0;
+            self.txn.grew |= !self.prefer_covered(body - done, store);
             slot = self.allocate(dest, NONE, seq);
             part += 1;
             self.log.slots[widen(slot)].part = part;
@@ -285,6 +298,15 @@ impl Queue {
         head.used = u32::try_from(SLOT_BYTES).unwrap_or(u32::MAX);
         head.closed = true;
         Ok(())
+    }
+
+    /// On a disk that was full a slot is taken that its file has. `false`: there is none.
+    fn prefer_covered(&mut self, bytes: usize, store: &mut impl SpillStore) -> bool {
+        if !self.frugal {
+            return true;
+        }
+        let bytes = bytes.min(SLOT_BYTES);
+        self.log.prefer(COVERED_TRIES, |slot| store.covers(SlotId(slot), bytes))
     }
 
     pub(super) fn rule_hash(&self, dest: DestId, rule: u8) -> u32 {

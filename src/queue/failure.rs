@@ -85,6 +85,7 @@ impl Queue {
         let after =
             (self.retry_after * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
         self.retry_after = after;
+        self.frugal |= error == StoreError::Full;
         if error == StoreError::Full && !self.is_full(now) {
             self.full_until = now.plus(after);
         } else {

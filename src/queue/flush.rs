@@ -30,6 +30,8 @@ pub struct Txn {
     pub(super) taken: Vec<(u32, u16)>,
     pub(super) bytes: usize,
     pub(super) wrote: bool,
+    /// It takes a slot into use that the disk may have no room for yet.
+    pub(super) grew: bool,
     pub(super) buffer: Vec<u8>,
     pub(super) buffer_slot: u32,
     pub(super) buffer_at: usize,
@@ -46,6 +48,7 @@ impl Txn {
             taken: Vec::with_capacity(slots),
             bytes: 0,
             wrote: false,
+            grew: false,
             buffer: Vec::with_capacity(SLOT_BYTES),
             buffer_slot: NONE,
             buffer_at: 0,
@@ -60,6 +63,7 @@ impl Txn {
         self.taken.clear();
         self.bytes = 0;
         self.wrote = false;
+        self.grew = false;
         self.buffer.clear();
         self.buffer_slot = NONE;
     }

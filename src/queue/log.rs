@@ -268,6 +268,28 @@ impl Log {
         }
     }
 
+    /// Looks at the next `count_max` free slots that were in use before; the first that is `wanted`
+    /// is taken next. `false`: none is.
+    pub fn prefer(&mut self, count_max: u32, mut wanted: impl FnMut(u32) -> bool) -> bool {
+        let (mut before, mut at) = (NONE, self.free);
+        for _ in 0..count_max {
+            if at == NONE {
+                return false;
+            }
+            let next = self.slots[widen(at)].next;
+            if wanted(at) {
+                if before != NONE {
+                    self.slots[widen(before)].next = next;
+                    self.slots[widen(at)].next = self.free;
+                    self.free = at;
+                }
+                return true;
+            }
+            (before, at) = (at, next);
+        }
+        false
+    }
+
     /// A free slot, put into `chain` before `before`; `NONE` = at its end.
     pub fn allocate(&mut self, chain: &mut SlotChain, before: u32, new: &NewSlot) -> Option<u32> {
         if self.free_count == 0 {
@@ -445,6 +467,25 @@ mod tests {
         assert_eq!((chain.len, log.free_count), (0, 1));
         log.allocate(&mut chain, NONE, &new_slot(1)).unwrap();
         assert_eq!(log.slots[0].generation, first + 1);
+    }
+
+    #[test]
+    fn a_preferred_slot_is_taken_next_and_no_other_is_lost() {
+        let mut log = Log::new(4);
+        let mut chain = SlotChain::EMPTY;
+        let ids: Vec<u32> =
+            (0..4).map(|seq| log.allocate(&mut chain, NONE, &new_slot(seq)).unwrap()).collect();
+        for id in &ids {
+            log.release(&mut chain, *id);
+        }
+        assert!(!log.prefer(4, |_| false));
+        assert!(!log.prefer(1, |id| id == ids[1]), "beyond what is looked at");
+        for wanted in [ids[1], ids[0], ids[3], ids[2]] {
+            assert!(log.prefer(4, |id| id == wanted));
+            assert_eq!(log.allocate(&mut chain, NONE, &new_slot(9)), Some(wanted));
+        }
+        assert!(!log.prefer(4, |_| true));
+        assert_eq!(log.free_count, 0);
     }
 
     #[test]

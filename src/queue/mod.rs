@@ -181,6 +181,9 @@ pub struct Queue {
     retry_after: Duration,
     /// Until then nothing is appended, for the disk was full.
     full_until: Instant,
+    /// The disk was full: until the store has grown again, slots that the disk has room for are
+    /// taken first.
+    frugal: bool,
     /// A slow store is left alone until then.
     rest_until: Instant,
     /// The store failed last time.
@@ -238,6 +241,7 @@ impl Queue {
             retry_at: Instant::ZERO,
             retry_after: Duration::ZERO,
             full_until: Instant::ZERO,
+            frugal: false,
             rest_until: Instant::ZERO,
             failing: false,
             slot_freed: false,

@@ -86,6 +86,12 @@ pub trait SpillStore {
     /// Reads `out.len()` bytes at `at` of `slot`; a part never written reads as zeros.
     fn read_slot(&mut self, slot: SlotId, at: usize, out: &mut [u8]) -> Result<(), StoreError>;
 
+    /// Has the slot been written so far that its first `bytes` need no new room on the disk?
+    fn covers(&mut self, slot: SlotId, bytes: usize) -> bool {
+        let _ = (slot, bytes);
+        true
+    }
+
     /// Inserts or replaces a row.
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
 

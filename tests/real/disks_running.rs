@@ -130,17 +130,18 @@ fn a_crash_while_the_disk_fails_loses_nothing_accepted() {
     assert_eq!((500..600).filter(|n| accepted[n - 500] && lost(n)).count(), 0);
 }
 
-#[test]
-fn a_full_disk_drains_and_goes_on_when_there_is_room() {
+/// Fills the disk while publishers are at work, and lets everything drain over it.
+fn full_disk(qos: u8) {
     let place = Directory::new();
     let Some(tmpfs) = Tmpfs::mount(place.path(), 4 << 20) else { return };
-    let store = format!("store.path = {}\nring.messages = 256\n", place.file("spill.db").display());
-    let mut site = Site::start_in(Gateway::prepare(""), &store);
+    let file = place.file("spill.db");
+    let store = format!("store.path = {}\nstore.max_bytes = 16MiB\n", file.display());
+    let mut site = Site::start_in(Gateway::prepare(""), &(store + "ring.messages = 256\n"));
     let port = site.gateway.port;
-    publisher(0, 3000, 1).run(port);
+    publisher(0, 3000, qos).run(port);
     let filler = tmpfs.fill();
     // More than there is room for: some of it is accepted, the rest waits.
-    let waiting = thread::spawn(move || publisher(3000, 6000, 1).run(port));
+    let waiting = thread::spawn(move || publisher(3000, 6000, qos).run(port));
     let error = site.gateway.wait("store_error");
     assert_eq!(error.text("reason"), "disk_full", "{}", error.line);
     let mut client = Connect::v5("other").open(port);
@@ -151,6 +152,20 @@ fn a_full_disk_drains_and_goes_on_when_there_is_room() {
     waiting.join().expect("everything is accepted once there is room");
     assert!(filler.exists(), "the disk was full all the time");
     assert_eq!(site.drained(), all(9000));
+    if qos == 2 {
+        assert_eq!(site.far.count(), 9001, "nothing twice");
+    }
+}
+
+#[test]
+fn a_full_disk_drains_and_goes_on_when_there_is_room() {
+    full_disk(1);
+}
+
+#[test]
+fn a_full_disk_drains_exactly_once_and_goes_on_without_a_new_block() {
+    // Every step of QoS 2 needs a commit.
+    full_disk(2);
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(crate) struct Disk {
     pub commits_failing: u32,
     /// The next reads that fail.
     reads_failing: u32,
-    /// No slot that is not there yet can be made.
+    /// No slot can be written beyond where it was before.
     full: bool,
 }
 
@@ -45,12 +45,19 @@ impl SpillStore for Disk {
     }
 
     fn write_slot(&mut self, slot: SlotId, at: usize, bytes: &[u8]) -> Result<(), StoreError> {
-        if self.full && !self.content.slots.contains_key(&slot.0) {
+        let end = at + bytes.len();
+        assert!(end <= SLOT_BYTES);
+        if self.full && !self.covers(slot, end) {
             return Err(StoreError::Full);
         }
-        let data = self.content.slots.entry(slot.0).or_insert_with(|| vec![0; SLOT_BYTES]);
-        data[at..at + bytes.len()].copy_from_slice(bytes);
+        let data = self.content.slots.entry(slot.0).or_default();
+        data.resize(data.len().max(end), 0);
+        data[at..end].copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn covers(&mut self, slot: SlotId, bytes: usize) -> bool {
+        self.content.slots.get(&slot.0).is_some_and(|data| data.len() >= bytes)
     }
 
     fn read_slot(&mut self, slot: SlotId, at: usize, out: &mut [u8]) -> Result<(), StoreError> {
@@ -58,10 +65,11 @@ impl SpillStore for Disk {
             self.reads_failing -= 1;
             return Err(StoreError::Io);
         }
-        match self.content.slots.get(&slot.0) {
-            Some(data) => out.copy_from_slice(&data[at..at + out.len()]),
-            None => out.fill(0),
-        }
+        let data =
+            self.content.slots.get(&slot.0).map_or(&[][..], |data| data.get(at..).unwrap_or(&[]));
+        let count = out.len().min(data.len());
+        out[..count].copy_from_slice(&data[..count]);
+        out[count..].fill(0);
         Ok(())
     }
 

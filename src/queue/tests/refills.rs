@@ -20,6 +20,30 @@ fn a_full_disk_can_still_be_drained() {
 }
 
 #[test]
+fn on_a_full_disk_slots_that_are_there_take_what_the_open_end_cannot() {
+    let mut world = World::new();
+    for bytes in [30_000, 30_000, 5_000] {
+        world.publish(A, "old", Qos::AtLeastOnce, bytes);
+    }
+    world.evict(A);
+    world.disk.full = true;
+    world.connect(A, true);
+    assert_eq!(world.drain(A).len(), 3);
+    world.queue.disconnected(A);
+    let records: Vec<_> =
+        (0..3).map(|_| world.publish(A, "new", Qos::AtLeastOnce, 20_000)).collect();
+    world.run(20_000);
+    let settled: Vec<_> = records.iter().map(|record| world.is_settled(*record)).collect();
+    assert_eq!(settled, [true, true, false], "two slots are free, the third is too short");
+    world.disk.full = false;
+    world.run(6000);
+    assert!(world.is_settled(records[2]));
+    world.restart();
+    world.connect(A, true);
+    assert_eq!(world.drain(A), ["new", "new", "new"]);
+}
+
+#[test]
 fn what_is_staged_follows_when_the_last_unread_slot_is_gone() {
     for safe in [true, false] {
         let mut world = World::with(|setup, params| {

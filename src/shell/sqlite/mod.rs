@@ -111,6 +111,13 @@ impl SpillStore for SqliteStore {
         self.judged(done)
     }
 
+    fn covers(&mut self, slot: SlotId, bytes: usize) -> bool {
+        // Rows are made one after the other, up to the last that was needed.
+        let row = row_id(slot, bytes.saturating_sub(1) / ROW_BYTES);
+        let found = self.db.prepare_cached(HAS_ROW).and_then(|mut it| it.exists([row]));
+        found.unwrap_or(false)
+    }
+
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         let done = self.put_now(table, key, value);
         self.judged(done)
@@ -409,6 +416,7 @@ impl SqliteStore {
 }
 
 const READ_ROW: &str = "SELECT data FROM log WHERE id = ?1";
+const HAS_ROW: &str = "SELECT 1 FROM log WHERE id = ?1";
 const UPDATE_ROW: &str = "UPDATE log SET data = ?2 WHERE id = ?1";
 const INSERT_ROW: &str = "INSERT INTO log(id, data) VALUES(?1, ?2)";
 
