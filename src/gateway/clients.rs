@@ -192,7 +192,7 @@ impl Gateway {
         let keepalive = self.granted_keepalive(connect);
         let will = self.will_of(connect);
         let entry = &mut self.sessions[session];
-        let present = present && !core::mem::take(&mut entry.in_doubt);
+        let present = present && !entry.in_doubt;
         entry.conn = Some(slot);
         entry.version = connect.version;
         entry.dirty |= entry.expiry != expiry || !present;
@@ -237,6 +237,19 @@ impl Gateway {
             keepalive_s: connect.keepalive,
         });
         Ok(())
+    }
+
+    /// A client speaks behind its CONNACK: it has heard that its session is a new one.
+    pub(super) fn client_speaks(&mut self, slot: u16, session: u16) {
+        if !self.sessions[session].in_doubt {
+            return;
+        }
+        let conn = self.conn(slot);
+        if conn.control_left() == 0 && !conn.is_mute(self.queue.commits()) {
+            let entry = &mut self.sessions[session];
+            entry.in_doubt = false;
+            entry.dirty = true;
+        }
     }
 
     fn granted_keepalive(&self, connect: &Connect<'_>) -> Duration {
@@ -416,12 +429,12 @@ impl Gateway {
                 next = next.min(conn.pace_at);
             }
             let conn = self.conn(slot);
+            // What a client cannot send because we do not read, or does not send before it has its
+            // CONNACK, is not its silence.
+            let held = conn.parked > 0 || conn.stalled || conn.is_mute(self.queue.commits());
             let at = match conn.role {
                 Role::Greeting => conn.opened_at.plus(CONNECT_WITHIN),
-                // What a client cannot send because we do not read is not its silence.
-                Role::Client { .. }
-                    if !conn.keepalive.is_zero() && conn.parked == 0 && !conn.stalled =>
-                {
+                Role::Client { .. } if !conn.keepalive.is_zero() && !held => {
                     conn.received_at.plus(conn.keepalive)
                 }
                 Role::Client { .. } if !conn.keepalive.is_zero() => {

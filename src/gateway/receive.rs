@@ -207,6 +207,7 @@ impl Gateway {
             },
             Role::Client { session } => {
                 let source = Source::Client { slot, session };
+                self.client_speaks(slot, session);
                 match packet {
                     Packet::Publish(publish) => {
                         self.publish(now, slot, source, &publish, publishes_wait, zero_waits)
