@@ -146,6 +146,7 @@ impl Queue {
             qos: entry.qos,
             retain: entry.flags.retain,
             rule: self.rule_hash(dest, entry.rule),
+            session: self.outbox(dest).params.session,
             arrival_ms: head.arrival.as_millis(),
             ordinal: 0,
             wall_s: head.wall_s,

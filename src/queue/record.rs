@@ -32,6 +32,8 @@ pub struct LogHead {
     pub retain: bool,
     /// Hash of bridge and rule, or of a session: tells whose it is when nothing else does.
     pub rule: u32,
+    /// It is of a session: no bridge gets it, even when its session is gone.
+    pub session: bool,
     /// Milliseconds of the gateway's own clock at arrival, which goes on over restarts.
     pub arrival_ms: u64,
     /// Low bits of its number in the slot, so that it can be found behind damage.
@@ -63,6 +65,7 @@ impl LogHead {
         let flags = self.qos.as_u8()
             | u8::from(self.retain) << 2
             | u8::from(self.expiry_s.is_some()) << 3
+            | u8::from(self.session) << 4
             | 0x80;
         out[0..4].copy_from_slice(&self.crc.to_le_bytes());
         out[4] = flags;
@@ -85,7 +88,7 @@ impl LogHead {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let flags = bytes[4];
-        if flags & 0xF0 != 0x80 {
+        if flags & 0xE0 != 0x80 {
             return None;
         }
         let mut arrival = [0; 8];
@@ -101,6 +104,7 @@ impl LogHead {
             qos: Qos::from_u8(flags & 3)?,
             retain: flags & 4 != 0,
             rule: u32_at(22),
+            session: flags & 0x10 != 0,
             arrival_ms: u64::from_le_bytes(arrival),
             ordinal: bytes[5],
             wall_s: u32_at(32),
@@ -147,6 +151,7 @@ mod tests {
             qos: Qos::ExactlyOnce,
             retain: true,
             rule: 99,
+            session: true,
             arrival_ms: (1 << 48) - 1,
             ordinal: 255,
             wall_s: u32::MAX,
@@ -160,7 +165,7 @@ mod tests {
         let head = sample();
         head.encode(&mut bytes);
         assert_eq!(LogHead::decode(&bytes), Some(head));
-        let head = LogHead { expiry_s: None, retain: false, ..head };
+        let head = LogHead { expiry_s: None, retain: false, session: false, ..head };
         head.encode(&mut bytes);
         assert_eq!(LogHead::decode(&bytes), Some(head));
     }

@@ -466,7 +466,7 @@ impl Queue {
                     self.sendable.set(dest.0);
                 }
                 Loaded::Corrupt => {
-                    self.settle(dest, index);
+                    self.give_up_sending(dest, index);
                     self.quarantine_corrupt(dest, 1);
                 }
                 Loaded::TooLarge => self.drop_entry(dest, index, DropReason::TooLarge),

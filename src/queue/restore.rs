@@ -57,7 +57,9 @@ impl Queue {
     /// Which records of a slot without a row were settled is not known: all go out again.
     fn doubt_slot(&mut self, index: u32) {
         let Slot { owner, count, .. } = self.log.slots[widen(index)];
-        if usize::from(owner) < self.boxes.len() && count > 0 {
+        if owner == self.aside().0 {
+            self.note_unowned(u64::from(count));
+        } else if usize::from(owner) < self.boxes.len() && count > 0 {
             let (bridge, count) = (self.name(DestId(owner)), u32::from(count));
             self.note(Note::Qos2InDoubt { bridge, count, reason: "slot_row_lost" });
         }
@@ -162,6 +164,14 @@ impl Queue {
         }
         damaged.retain(|index| widen(*index) < self.log.slots.len());
         Ok(damaged)
+    }
+
+    /// Nobody is known whose they are: they are kept aside.
+    pub(super) fn note_unowned(&mut self, count: u64) {
+        let (destination, reason) = (self.name(self.aside()), text("owner_lost"));
+        if count > 0 {
+            self.note(Note::Quarantined { destination, reason, count });
+        }
     }
 
     fn note_damaged(&mut self, reason: &'static str, count: u64) {
@@ -302,13 +312,10 @@ impl Queue {
         let found = self.find_seq(dest, flight.seq, store, classify)?;
         let (place, body, stream, rule) = match found {
             Some((place, body, stream, rule)) => (Some(place), body, stream, rule),
-            // Its record is settled or gone; the exchange still has to be completed.
-            None if flight.release => (None, 0, 0, 0),
-            None => {
-                self.doubt_session(dest);
-                return Ok(());
-            }
+            // Its record is settled or damaged; the exchange still has to be completed.
+            None => (None, 0, 0, 0),
         };
+        let release = flight.release || place.is_none();
         let outbox = self.outbox(dest);
         let mask = outbox.wire.len() - 1;
         if flight.packet_id == 0 || outbox.wire[usize::from(flight.packet_id) & mask] != NONE {
@@ -337,7 +344,7 @@ impl Queue {
         } else {
             outbox.pending += 1;
         }
-        if flight.release {
+        if release {
             entry.state = State::Release;
             self.entries.push_back(&mut outbox.release, Chain::Line, index);
         } else {

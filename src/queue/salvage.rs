@@ -419,6 +419,9 @@ impl Queue {
             let mut dests = (0u16..).zip(self.boxes.iter());
             let by_name = dests.find(|(_, outbox)| named(outbox)).map(|(at, _)| DestId(at));
             by_name.or_else(|| {
+                if head.session {
+                    return None;
+                }
                 let end = HEAD_BYTES + usize::from(head.topic_bytes);
                 let topic = core::str::from_utf8(bytes.get(HEAD_BYTES..end)?).ok()?;
                 let bridges = (0u16..).zip(self.boxes.iter());
@@ -439,6 +442,9 @@ impl Queue {
         salvage.lost += lost;
         for (dest, index, count, in_doubt) in moved {
             salvage.rescued += u64::from(count);
+            if dest == self.aside() {
+                self.note_unowned(u64::from(count));
+            }
             let slot = &mut self.log.slots[widen(index)];
             slot.known = false;
             slot.unread = count;

@@ -1,6 +1,6 @@
 //! After a start: the window in its old order. A destination's row tells only of QoS 2 what was in
-//! the window; what was sent beside it at QoS 1 lies in the log before it, and has to go out again
-//! before it. Read MQTT 5 section 4.6 first.
+//! the window; what was sent beside it at QoS 1, or lowered to that, lies in the log before it, and
+//! has to go out again before it. Read MQTT 5 section 4.6 first.
 
 use super::Queue;
 use super::entry::{Chain, List, Place, State};
@@ -13,9 +13,10 @@ use super::walk::Walk;
 use crate::limits::WINDOW_SLOTS_READ;
 use crate::mqtt::Qos;
 
-/// A record of QoS 1 that goes out before one that is in the window.
+/// A record that goes out before one that is in the window.
 struct Before {
     seq: u64,
+    qos: Qos,
     place: Place,
     body_bytes: u32,
     stream: u8,
@@ -71,7 +72,7 @@ impl Queue {
         window
     }
 
-    /// Unsettled records of QoS 1 before the last one in the window of their stream, from the end
+    /// Unsettled records before the last one in the window of their stream, from the end
     /// of the log: those sent last lie there. In the order of the log.
     fn before(
         &mut self,
@@ -95,7 +96,8 @@ impl Queue {
             self.read_slot(index, store)?;
             let mut walk = Walk::new(slot.count);
             while let Some((ordinal, offset, head)) = walk.step(&self.slot_buffer) {
-                if slot.taken_bits.get(ordinal) || head.qos != Qos::AtLeastOnce || head.seq >= end {
+                let queued = head.qos == Qos::AtMostOnce;
+                if slot.taken_bits.get(ordinal) || queued || head.seq >= end {
                     continue;
                 }
                 let Some((stream, rule)) = self.classified(dest, offset, &head, classify) else {
@@ -104,7 +106,8 @@ impl Queue {
                 if lasts.iter().any(|(mine, last)| *mine == stream && head.seq < *last) {
                     let body_bytes = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
                     let place = Place { slot: index, ordinal };
-                    found.push(Before { seq: head.seq, place, body_bytes, stream, rule });
+                    let (seq, qos) = (head.seq, head.qos);
+                    found.push(Before { seq, qos, place, body_bytes, stream, rule });
                 }
             }
         }
@@ -121,13 +124,20 @@ impl Queue {
         entry.place = Some(record.place);
         entry.seq = record.seq;
         entry.body_bytes = record.body_bytes;
-        entry.qos = Qos::AtLeastOnce;
+        entry.qos = record.qos;
         entry.stream = record.stream;
         entry.rule = record.rule;
         entry.packet_id = id.raw();
         entry.state = State::Publish;
         // Under this identifier it was never sent.
         entry.flags.unsent = true;
+        if record.qos == Qos::ExactlyOnce {
+            // Nor is it in the store.
+            entry.flags.barrier = true;
+            outbox.inflight_qos2 += 1;
+            outbox.row_dirty = true;
+            outbox.row_urgent = true;
+        }
         let mask = outbox.wire.len() - 1;
         outbox.wire[usize::from(id.raw()) & mask] = index;
         outbox.inflight += 1;

@@ -47,7 +47,12 @@ impl Queue {
 
     /// Drops an entry for a reason: counted and logged, and settled all the same.
     pub fn drop_entry(&mut self, dest: DestId, index: u32, reason: DropReason) {
-        self.settle(dest, index);
+        if reason == DropReason::Refused {
+            // Its exchange ended with the refusal [MQTT-4.3.3].
+            self.settle(dest, index);
+        } else {
+            self.give_up_sending(dest, index);
+        }
         self.count_drop(dest, reason, 1);
     }
 

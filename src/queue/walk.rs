@@ -253,6 +253,7 @@ mod tests {
                 qos: Qos::AtLeastOnce,
                 retain: false,
                 rule: 1,
+                session: false,
                 arrival_ms: 5,
                 ordinal,
                 wall_s: 0,

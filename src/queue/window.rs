@@ -40,10 +40,10 @@ impl Queue {
         if self.outbox(dest).reorder {
             return None;
         }
-        let unsent = self.outbox(dest).unsent;
+        let unsent = self.first_unsent(dest);
         if unsent != NONE {
             let entry = &self.entries[unsent];
-            if entry.flags.barrier || !self.has_window(dest) {
+            if entry.flags.barrier || !self.has_window(dest, unsent) {
                 return None;
             }
             if entry.record.is_none() {
@@ -83,22 +83,49 @@ impl Queue {
         None
     }
 
-    /// May one more packet be on the wire? A peer may take less than the last one did.
-    fn has_window(&self, dest: DestId) -> bool {
+    /// The message in the window that goes out next. Where the peer's window is taken up by what it
+    /// has from the connection before, that goes first, or nothing ever could.
+    fn first_unsent(&mut self, dest: DestId) -> u32 {
+        loop {
+            let outbox = &mut self.boxes[usize::from(dest.0)];
+            let at = outbox.unsent;
+            let first = at != NONE
+                && at == outbox.flight.head
+                && outbox.release.is_empty()
+                && outbox.left_open() == 0;
+            if !first || self.has_window(dest, at) {
+                return at;
+            }
+            // One that the peer has always fits, so this ends there.
+            let outbox = &mut self.boxes[usize::from(dest.0)];
+            outbox.unsent = self.entries.next(Chain::Line, at);
+            self.entries.unlink(&mut outbox.flight, Chain::Line, at);
+            self.entries.push_back(&mut outbox.flight, Chain::Line, at);
+        }
+    }
+
+    /// May this packet be on the wire too? A peer may take less than the last one did, and counts
+    /// what it has from the connection before.
+    fn has_window(&self, dest: DestId, next: u32) -> bool {
         let outbox = self.outbox(dest);
-        let mut sent = outbox.left_open();
-        if outbox.inflight.saturating_add(sent) <= outbox.window {
+        let mut taken = outbox.left_open();
+        if outbox.inflight.saturating_add(taken) <= outbox.window {
             return true;
         }
+        let held = |at: u32| {
+            let entry = &self.entries[at];
+            entry.flags.dup && entry.qos == Qos::ExactlyOnce
+        };
         for list in [outbox.flight, outbox.release] {
             let mut at = list.head;
-            while at != NONE && sent < outbox.window {
-                let publish = self.entries[at].state == State::Publish;
-                sent += u16::from(!publish || !self.entries[at].flags.unsent);
+            while at != NONE && taken < outbox.window {
+                let entry = &self.entries[at];
+                let sent = entry.state == State::Release || !entry.flags.unsent;
+                taken += u16::from(sent || (held(at) && !held(next)));
                 at = self.entries.next(Chain::Line, at);
             }
         }
-        sent < outbox.window
+        taken < outbox.window
     }
 
     fn describe(&self, index: u32) -> Option<Next> {
@@ -209,8 +236,19 @@ impl Queue {
             _ => return Acked::Unknown,
         }
         let round_trip = (!entry.flags.dup).then(|| now.since(entry.sent_at));
+        self.outbox_mut(dest).progress = now;
+        self.begin_release(dest, index);
+        if self.entries[index].place.is_some() {
+            // The store has it until the exchange is complete. Without, RAM keeps it: a peer that
+            // loses its session before PUBREL may never have passed it on.
+            self.release_bytes(dest, index);
+        }
+        Acked::Yes { round_trip }
+    }
+
+    /// A message in the window awaits PUBCOMP from here on; PUBREL is owed.
+    fn begin_release(&mut self, dest: DestId, index: u32) {
         let outbox = &mut self.boxes[usize::from(dest.0)];
-        outbox.progress = now;
         if outbox.unsent == index {
             outbox.unsent = self.entries.next(Chain::Line, index);
         }
@@ -228,12 +266,23 @@ impl Queue {
             outbox.row_urgent = true;
             outbox.row_dirty = true;
         }
-        if self.entries[index].place.is_some() {
-            // The store has it until the exchange is complete. Without, RAM keeps it: a peer that
-            // loses its session before PUBREL may never have passed it on.
-            self.release_bytes(dest, index);
+    }
+
+    /// A message cannot be sent, or not again. Its peer may know its identifier from the first
+    /// time, and would take another message under it for this one: PUBREL ends the exchange
+    /// before it is used again [MQTT-4.3.3].
+    pub(super) fn give_up_sending(&mut self, dest: DestId, index: u32) {
+        let entry = self.entries[index];
+        let known = entry.state == State::Publish && entry.flags.dup;
+        if !known || entry.qos != Qos::ExactlyOnce {
+            return self.settle(dest, index);
         }
-        Acked::Yes { round_trip }
+        self.unhold(index);
+        if let Some(place) = self.entries[index].place.take() {
+            self.settle_place(dest, place);
+        }
+        self.release_bytes(dest, index);
+        self.begin_release(dest, index);
     }
 
     /// PUBCOMP: the exchange is complete.
