@@ -472,9 +472,11 @@ impl Queue {
 
     fn lift_barriers(&mut self, dest: DestId) {
         for list in [self.outbox(dest).flight, self.outbox(dest).release] {
-            // Entries with a barrier are always unsent, and those are at the end.
+            // Entries with a barrier are always unsent, and those are at the end once it is known
+            // which they are.
+            let down = self.outbox(dest).up == Up::Down;
             let mut at = list.tail;
-            while at != NONE && self.entries[at].flags.unsent {
+            while at != NONE && (down || self.entries[at].flags.unsent) {
                 self.entries[at].flags.barrier = false;
                 self.sendable.set(dest.0);
                 at = self.entries.previous(Chain::Line, at);

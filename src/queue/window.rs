@@ -277,7 +277,7 @@ impl Queue {
         if !known || entry.qos != Qos::ExactlyOnce {
             return self.settle(dest, index);
         }
-        self.unhold(index);
+        self.unhold(dest, index);
         if let Some(place) = self.entries[index].place.take() {
             self.settle_place(dest, place);
         }
