@@ -44,7 +44,8 @@ pub struct Session {
     /// Its row in the store has to be written (or deleted).
     pub dirty: bool,
     pub stored: bool,
-    /// What its client knows of exchanges under way is lost here: it is told of a new session.
+    /// What its client may know of exchanges under way is not here: it is told of a new session
+    /// until it has heard.
     pub in_doubt: bool,
 }
 

@@ -193,6 +193,8 @@ impl Gateway {
         let will = self.will_of(connect);
         let entry = &mut self.sessions[session];
         let present = present && !entry.in_doubt;
+        // One that resumes may have another in mind: should this CONNACK be lost, the next says it.
+        entry.in_doubt |= !present && !connect.clean_start && !expiry.is_zero();
         entry.conn = Some(slot);
         entry.version = connect.version;
         entry.dirty |= entry.expiry != expiry || !present;

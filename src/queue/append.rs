@@ -343,7 +343,9 @@ impl Queue {
         } else {
             true
         };
-        own && outbox.chain.len + count <= outbox.params.slots_max && self.log.free_count >= count
+        let within = outbox.chain.len + count <= outbox.params.slots_max
+            || (outbox.may_overdraw() && outbox.custody_qos2 > 0);
+        own && within && self.log.free_count >= count
     }
 
     /// A slot in the destination's chain, before `before` (`NONE` = at its end).

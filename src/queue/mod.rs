@@ -384,6 +384,11 @@ impl Queue {
         }
         let over = outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
             || outbox.records >= outbox.params.records_ceiling;
+        // It would be stored beyond the quota.
+        let overdrawn = outbox.stuck || outbox.chain.len > outbox.params.slots_max;
+        if qos == Qos::ExactlyOnce && outbox.may_overdraw() && overdrawn {
+            return Err(Refusal::Short);
+        }
         // What cannot be stored is not even kept in RAM where the newest is what goes.
         let newest_goes = outbox.stuck
             && !outbox.params.session

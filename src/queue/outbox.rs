@@ -320,6 +320,14 @@ impl Outbox {
         NewSlot { owner: own.0, number: self.number, fleeting, first_seq }
     }
 
+    /// QoS 2 is stored everywhere at once, with its publisher's identifier: were it missing here
+    /// alone, the others would get the publisher's second try too. What was taken is stored
+    /// beyond the quota, and no more is taken until there is room.
+    pub fn may_overdraw(&self) -> bool {
+        let Params { journal, session, overflow, .. } = self.params;
+        journal && !session && overflow == Overflow::Block
+    }
+
     /// Is there, or may there be, something on disk only that has not been looked at?
     pub fn is_unread(&self) -> bool {
         self.unknown_slots > 0 || self.salvaging
