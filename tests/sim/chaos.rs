@@ -171,14 +171,10 @@ impl World {
     fn strike_row(&mut self) {
         // The gateway reads its rows when it starts.
         self.crash(false);
-        match self.disk.rot_row() {
-            None => {}
-            Some(Table::Meta | Table::Retained | Table::Slot) => self.ledger.damaged += 1,
-            Some(Table::Session | Table::Destination) => {
-                self.ledger.damaged += 1;
-                self.ledger.store_lost = true;
-            }
-        }
+        let Some((table, key)) = self.disk.rot_row() else { return };
+        self.ledger.tell(|| format!("-- of {table:?} {}", String::from_utf8_lossy(&key)));
+        self.ledger.damaged += 1;
+        self.ledger.store_lost |= matches!(table, Table::Session | Table::Destination);
     }
 
     fn strike_wire(&mut self, fault: Fault, span: u64) {

@@ -56,7 +56,7 @@ pub struct Client {
     pub state: State,
     pub line: Option<Line>,
     pub session: Session,
-    /// Its session exists at the gateway, and is durable since then.
+    /// Its session exists at the gateway, which has its word for that, and is durable since then.
     pub known_at: u64,
     /// It will be with the next commit.
     pub known_later: bool,
@@ -297,6 +297,10 @@ impl Client {
     ) -> Result<(), String> {
         let Some(mut line) = self.line.take() else { return Ok(()) };
         let dest = Dest::Session(self.index);
+        if matches!(packet, Packet::Suback(_) | Packet::Pubrec(_) | Packet::Pubcomp(_)) {
+            // The gateway has heard from it in its session, and written that down.
+            self.heard_of(now, firm);
+        }
         let mut answer = Answer {
             rng: &mut self.rng,
             delay_us: if self.calm { 1000 } else { self.plan.answer_us },
@@ -311,7 +315,7 @@ impl Client {
                 if let Some(most) = connack.properties.receive_maximum() {
                     self.session.window = self.plan.window.min(usize::from(most));
                 }
-                self.greeted(now, connack.session_present, &mut line, ledger, firm);
+                self.greeted(now, connack.session_present, &mut line, ledger);
             }
             Packet::Connack(_) => {
                 self.line = Some(line);
@@ -365,14 +369,7 @@ impl Client {
     }
 
     /// CONNACK: the sessions of both sides are put together.
-    fn greeted(
-        &mut self,
-        now: u64,
-        present: bool,
-        line: &mut Line,
-        ledger: &mut Ledger,
-        firm: Firm,
-    ) {
+    fn greeted(&mut self, now: u64, present: bool, line: &mut Line, ledger: &mut Ledger) {
         self.state = State::Up;
         if self.plan.leaves_after_us > 0 {
             self.leaves_at = now + self.rng.below(2 * self.plan.leaves_after_us);
@@ -394,11 +391,6 @@ impl Client {
             self.subscribed = false;
             self.session.restart(ledger);
         }
-        if firm == Firm::Now && !self.plan.clean {
-            self.known_at = self.known_at.min(now);
-        } else {
-            self.known_later = true;
-        }
         if !self.subscribed {
             self.asked.clear();
             for (at, (filter, qos)) in self.plan.filters.iter().enumerate() {
@@ -416,6 +408,14 @@ impl Client {
         }
     }
 
+    fn heard_of(&mut self, now: u64, firm: Firm) {
+        if firm == Firm::Now && !self.plan.clean {
+            self.known_at = self.known_at.min(now);
+        } else {
+            self.known_later = true;
+        }
+    }
+
     fn granted(&mut self, now: u64, pid: u16, ledger: &mut Ledger, firm: Firm) {
         let Some(place) = self.asked.iter().position(|(asked, _)| *asked == pid) else { return };
         let (_, at) = self.asked.remove(place);
@@ -426,6 +426,7 @@ impl Client {
             filter,
             qos,
             persistent: !self.plan.clean,
+            since: now,
             firm_at: if firm == Firm::Now { now } else { NEVER },
             ended_at: NEVER,
         });

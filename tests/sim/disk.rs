@@ -120,8 +120,8 @@ impl Disk {
         true
     }
 
-    /// Flips one bit of a row.
-    pub fn rot_row(&mut self) -> Option<Table> {
+    /// Flips one bit of a row; says of which.
+    pub fn rot_row(&mut self) -> Option<(Table, Vec<u8>)> {
         let keys: Vec<(Table, Vec<u8>)> = self.rows.keys().cloned().collect();
         if keys.is_empty() {
             return None;
@@ -134,7 +134,7 @@ impl Disk {
         let byte = at(&mut self.rng, value.len());
         value[byte] ^= 1 << self.rng.below(8);
         self.last.clear();
-        Some(key.0)
+        Some(key.clone())
     }
 
     fn take_back(&mut self, undo: Vec<Undo>) {

@@ -53,6 +53,8 @@ pub struct Subscription {
     pub filter: String,
     pub qos: u8,
     pub persistent: bool,
+    /// When it was granted.
+    pub since: u64,
     /// Messages sent from here on must arrive; `NEVER` until it is known to be durable.
     pub firm_at: u64,
     pub ended_at: u64,

@@ -228,7 +228,11 @@ impl World {
         for _ in 0..ROUNDS {
             let wire = &mut self.wires[at];
             let Some(shell) = &mut wire.shell else { return };
-            if !shell.may_read() || wire.up.next_at() > self.now {
+            if !shell.may_read() {
+                wire.held_at = self.now;
+                return;
+            }
+            if wire.up.next_at() > self.now {
                 return;
             }
             let open = shell.state == State::Open;

@@ -2,7 +2,7 @@
 //! everything that happens, by which two runs are compared.
 
 use crate::client::{Client, State};
-use crate::ledger::{Given, Ledger};
+use crate::ledger::{Dest, Doubt, Given, Ledger};
 use crate::plan::Plan;
 use crate::world::{Peer, Wire, World};
 use spillway::gateway::Gateway;
@@ -33,6 +33,8 @@ pub struct Watch {
     /// What has begun and is not over, by kind and name.
     pub open: BTreeMap<(Pair, String), u64>,
     failover: bool,
+    /// Destinations as the log calls them.
+    names: Vec<(String, Dest)>,
     run: u32,
     pub log_bytes: u64,
     pub log_lines: u64,
@@ -45,10 +47,14 @@ pub struct Watch {
 
 impl Watch {
     pub fn new(plan: &Plan) -> Self {
+        let bridges = plan.bridges.iter().map(|bridge| &bridge.name).zip((0..).map(Dest::Bridge));
+        let clients = plan.clients.iter().map(|client| &client.name).zip((0..).map(Dest::Session));
+        let names = bridges.chain(clients).map(|(name, dest)| (name.clone(), dest));
         Self {
             hash: 0xCBF2_9CE4_8422_2325,
             ring_bytes: plan.ring_bytes,
             open: BTreeMap::new(),
+            names: names.collect(),
             failover: plan.bridges.iter().any(|bridge| bridge.servers.len() > 1),
             run: 0,
             log_bytes: 0,
@@ -85,9 +91,11 @@ impl Watch {
         }
     }
 
-    pub fn ping(&mut self, ledger: &mut Ledger, client: &mut Client, disturbed: bool) {
+    pub fn ping(&mut self, now: u64, ledger: &mut Ledger, client: &mut Client, wire: &Wire) {
         let late = std::mem::take(&mut client.ping_late_us);
-        if late > PING_US && !disturbed {
+        // Nothing is read of one whose buffer is full of messages that wait for room.
+        let held = wire.held_at + late >= now;
+        if late > PING_US && !wire.disturbed && !held {
             let text = format!("{} waited {} ms for PINGRESP", client.plan.name, late / 1000);
             ledger.violate("keepalive", text);
         }
@@ -180,6 +188,14 @@ impl Watch {
         let given = match note {
             Note::Drop { reason, destination, count } => {
                 (destination.to_string(), (*reason).to_string(), *count)
+            }
+            // The settled bits of a slot are gone with its row: all of it goes out again.
+            Note::Qos2InDoubt { bridge, count, reason: "slot_row_lost" } if ledger.damaged > 0 => {
+                if let Some((_, dest)) = self.names.iter().find(|(name, _)| name == bridge.as_str())
+                {
+                    ledger.doubts.push(Doubt { dest: *dest, window: *count });
+                }
+                return;
             }
             Note::Quarantined { destination, reason, count } => {
                 self.set_aside += count;

@@ -8,6 +8,7 @@ use crate::ledger::Ledger;
 use crate::net::{End, NEVER, Pipe, Read};
 use crate::plan::{MINUTE, Plan};
 use crate::remote::{Facts, Remote};
+use crate::session::Session;
 use crate::shell::Shell;
 use crate::watch::Watch;
 use spillway::config;
@@ -36,6 +37,8 @@ pub struct Wire {
     pub opens_at: u64,
     /// The network did something to it: time-outs say nothing about the gateway.
     pub disturbed: bool,
+    /// When the gateway last read nothing of it because its buffer was full.
+    pub held_at: u64,
     /// The peer closes it once what it said has left.
     pub finishing: bool,
 }
@@ -280,6 +283,7 @@ impl World {
             peer_open: matches!(peer, Peer::Client(_)),
             opens_at: self.now + latency,
             disturbed: false,
+            held_at: 0,
             finishing: false,
         };
         match self.wires.iter().position(Wire::is_dead) {
@@ -304,7 +308,8 @@ impl World {
                     wire.opens_at = 0;
                 }
                 if self.clients[client].ping_late_us > 0 {
-                    self.watch.ping(&mut self.ledger, &mut self.clients[client], wire.disturbed);
+                    let client = &mut self.clients[client];
+                    self.watch.ping(self.now, &mut self.ledger, client, wire);
                 }
             }
         }
@@ -315,12 +320,12 @@ impl World {
             // Bounded: what one wire has in its pipe.
             while self.wires[at].peer_open {
                 let wire = &mut self.wires[at];
-                let (peer, disturbed) = (wire.peer, wire.disturbed);
+                let peer = wire.peer;
                 match wire.down.read(self.now, 4096, &mut self.rng) {
                     Read::Nothing => break,
                     Read::Bytes(bytes) => {
                         self.watch.trace(self.now, 1, &bytes);
-                        self.peer_reads(peer, at, &bytes, disturbed);
+                        self.peer_reads(peer, at, &bytes);
                     }
                     Read::End(_) => {
                         self.wires[at].peer_open = false;
@@ -335,18 +340,18 @@ impl World {
         }
     }
 
-    fn peer_reads(&mut self, peer: Peer, at: usize, bytes: &[u8], disturbed: bool) {
-        let Self { clients, remotes, ledger, plan, watch, disk, .. } = self;
+    fn peer_reads(&mut self, peer: Peer, at: usize, bytes: &[u8]) {
+        let Self { clients, remotes, ledger, plan, watch, disk, wires, .. } = self;
         match peer {
             Peer::Client(client) => {
                 let firm = if disk.failing { Firm::Later } else { Firm::Now };
                 clients[client].receive(self.now, bytes, ledger, firm);
                 if clients[client].ping_late_us > 0 {
-                    watch.ping(ledger, &mut clients[client], disturbed);
+                    watch.ping(self.now, ledger, &mut clients[client], &wires[at]);
                 }
             }
             Peer::Remote(remote) => {
-                let mut facts = Facts { plan, ledger };
+                let mut facts = Facts { plan, ledger, commits: disk.commits };
                 remotes[remote].receive(self.now, at, bytes, &mut facts);
             }
         }
@@ -444,21 +449,22 @@ impl World {
         }
     }
 
+    /// Does a session wait for the gateway? It never hears of what a lost commit knew.
+    fn waits(&self, session: &Session) -> bool {
+        !session.is_idle() || !(session.received.is_empty() || self.ledger.commit_lost)
+    }
+
     /// Everything has arrived and nobody waits for anything.
     fn is_drained(&self) -> bool {
         let clients = self.clients.iter().all(|client| {
             client.plan.manners == Manners::Hostile
-                || (client.left == 0
-                    && client.session.is_idle()
-                    && client.session.received.is_empty()
-                    && client.state == State::Up)
+                || (client.left == 0 && !self.waits(&client.session) && client.state == State::Up)
         });
         let remotes = self.remotes.iter().all(|remote| {
             remote.left == 0
                 && remote.sessions.values().all(|held| {
                     // Nobody may come for what another server has.
-                    self.plan.bridges[held.bridge].servers.len() > 1
-                        || (held.session.is_idle() && held.session.received.is_empty())
+                    self.plan.bridges[held.bridge].servers.len() > 1 || !self.waits(&held.session)
                 })
         });
         clients && remotes && self.watch.is_empty(self)
@@ -468,11 +474,7 @@ impl World {
         let mut left = Vec::new();
         for client in &self.clients {
             let (name, session) = (&client.plan.name, &client.session);
-            if client.state != State::Up
-                || client.left > 0
-                || !session.is_idle()
-                || !session.received.is_empty()
-            {
+            if client.state != State::Up || client.left > 0 || self.waits(session) {
                 left.push(format!(
                     "{name} {:?} left={} queue={} flight={:?} received={:?}",
                     client.state,
@@ -485,7 +487,7 @@ impl World {
         }
         for remote in &self.remotes {
             for (id, held) in &remote.sessions {
-                if !held.session.is_idle() || !held.session.received.is_empty() {
+                if self.waits(&held.session) {
                     let session = &held.session;
                     left.push(format!(
                         "remote {} {id} queue={} flight={:?} received={:?}",

@@ -62,7 +62,8 @@ fn tell(ledger: &Ledger, ids: &[&u32]) -> String {
     ids.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// A newer message of its topic went to the same rule, which keeps only the newest.
+/// A message of its topic that came later went to the same rule, which keeps only the newest. Which
+/// of two was later nobody knows who saw them sent.
 fn is_replaced(world: &World, dest: Dest, id: u32) -> bool {
     let Dest::Bridge(bridge) = dest else { return false };
     let message = world.ledger.message(id);

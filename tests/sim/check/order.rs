@@ -25,7 +25,7 @@ pub fn check(world: &mut World) {
             }
             let message = world.ledger.message(delivery.id);
             let qos = qos_at(&world.plan, dest, &world.ledger, delivery.id).unwrap_or(0);
-            if message.sent_again && may_lack_first(world, dest, qos) {
+            if message.sent_again && may_lack_first(world, dest, delivery.id, qos) {
                 continue;
             }
             let server = if qos == 0 { delivery.server } else { 0 };
@@ -49,10 +49,16 @@ pub fn check(world: &mut World) {
 }
 
 /// May what arrives first have been sent again, after others had arrived? Where its first copy is
-/// dropped, and counted, or went to a session that has ended.
-fn may_lack_first(world: &World, dest: Dest, qos: u8) -> bool {
+/// dropped, and counted, or damaged, or came before the subscription, or went to a session that
+/// has ended.
+fn may_lack_first(world: &World, dest: Dest, id: u32, qos: u8) -> bool {
     let clean = matches!(dest, Dest::Session(client) if world.plan.clients[client].clean);
-    qos == 0 || clean || was_dropped(world, dest)
+    let first_sent = world.ledger.message(id).first_sent;
+    let mut subscriptions = world.ledger.subscriptions.iter();
+    let unknown = subscriptions.any(|subscription| {
+        Dest::Session(subscription.client) == dest && subscription.since > first_sent
+    });
+    qos == 0 || clean || unknown || world.ledger.damaged > 0 || was_dropped(world, dest)
 }
 
 /// What was replaced by a message on the wire is what is left of both, if the power goes before
