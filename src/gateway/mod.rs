@@ -22,7 +22,7 @@ mod plan;
 mod receive;
 mod replies;
 mod service;
-mod stats;
+pub mod stats;
 mod subscribe;
 #[cfg(test)]
 mod tests;

@@ -2,11 +2,35 @@
 //! longest turn) it fills in itself.
 
 use super::Gateway;
+use super::conn::{Conn, Role};
 use crate::note::Note;
+use crate::queue::facts;
 use crate::queue::outbox::DestId;
 use crate::vocab::{BridgeId, Instant};
 
+/// What is taken of everything that is fixed at start, for who looks for what is not given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InUse {
+    pub queue: facts::InUse,
+    pub connections: usize,
+    /// Connections with a PUBLISH that waits for room.
+    pub parked: u32,
+    /// Acknowledgements that are owed.
+    pub debts: usize,
+}
+
 impl Gateway {
+    pub fn in_use(&self) -> InUse {
+        let open = self.conns.iter().filter(|conn| conn.role != Role::Free);
+        let debts = |conn: &Conn| conn.pubacks.len() + conn.pubrecs.len() + conn.pubcomps.len();
+        InUse {
+            queue: self.queue.in_use(),
+            connections: open.count(),
+            parked: self.parked,
+            debts: self.conns.iter().map(debts).sum(),
+        }
+    }
+
     pub fn stats(&self, now: Instant) -> Note {
         let (ring_msgs, ring_bytes) = self.queue.ring();
         let totals = self.queue.totals();

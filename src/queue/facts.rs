@@ -20,6 +20,19 @@ pub struct Totals {
     pub inflight: u32,
 }
 
+/// What is taken of everything that is fixed at start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    pub records: u32,
+    pub blocks: u32,
+    pub entries: u32,
+    /// On the wire, and those that were left open at another server.
+    pub packet_ids: u32,
+    pub receive_ids: u32,
+    /// The open end of a log is a slot, though nothing is in it any more.
+    pub slots: u32,
+}
+
 /// Slots that so many bytes of log take.
 pub fn slots_for(bytes: u64) -> u32 {
     let slot = u64::try_from(SLOT_BYTES).unwrap_or(u64::MAX);
@@ -34,6 +47,22 @@ impl Queue {
             totals.inflight += u32::from(outbox.inflight);
         }
         totals
+    }
+
+    pub fn in_use(&self) -> InUse {
+        let mut packet_ids = 0;
+        for outbox in &self.boxes {
+            packet_ids += outbox.wire.iter().filter(|index| **index != NONE).count();
+            packet_ids += outbox.parked.iter().map(|parked| parked.open.len()).sum::<usize>();
+        }
+        InUse {
+            records: self.pool.record_count() - self.pool.free_records(),
+            blocks: self.pool.block_count() - self.pool.free_blocks(),
+            entries: self.entries.count() - self.entries.free_count(),
+            packet_ids: u32::try_from(packet_ids).unwrap_or(u32::MAX),
+            receive_ids: self.recv.len(),
+            slots: self.log.capacity - self.log.free_count,
+        }
     }
 
     pub fn slot_count(&self) -> u32 {

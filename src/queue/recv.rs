@@ -43,6 +43,14 @@ impl RecvIds {
         widen(count.max(8)).next_power_of_two() * 2 * (4 + size_of::<Stage>())
     }
 
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// No room for one more.
     pub fn is_full(&self) -> bool {
         widen(self.len) * 2 >= self.table.len()

@@ -391,7 +391,7 @@ fn hostile(rng: &mut Rng, clients: &mut Vec<ClientPlan>) {
     });
 }
 
-fn config(rng: &mut Rng, plan: &Plan, ring: u64) -> String {
+pub fn config(rng: &mut Rng, plan: &Plan, ring: u64) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
         writeln!(text, "{key} = {value}").expect("a string takes it");

@@ -178,6 +178,11 @@ impl World {
     pub fn run(&mut self) {
         let end = self.now + self.plan.safety_us;
         self.run_until(end, false);
+        self.finish();
+    }
+
+    /// Quiet until everything is drained.
+    pub fn finish(&mut self) {
         self.calm();
         let limit = self.now + 20 * MINUTE;
         self.run_until(limit, true);
