@@ -415,16 +415,11 @@ impl Queue {
     pub fn fits(&self, reserve: Reserve, body_bytes: usize, destinations: usize) -> bool {
         let entries = u32::try_from(destinations).unwrap_or(u32::MAX);
         let enough = self.pool.fits(body_bytes) && self.entries.free_count() >= entries;
-        let free_above = |part: u32| {
-            self.pool.free_blocks() > self.pool.block_count() / part
-                && self.pool.free_records() > self.pool.record_count() / part
-                && self.entries.free_count() > self.entries.count() / part
-        };
         enough
             && match reserve {
                 Reserve::Nothing => true,
-                Reserve::ForRemotes => free_above(16),
-                Reserve::ForOthers => free_above(4),
+                Reserve::ForRemotes => self.is_free_above(16),
+                Reserve::ForOthers => self.is_free_above(4),
             }
     }
 

@@ -2,7 +2,9 @@
 //! have none lose their oldest messages, so that they can never take the bridges' part of the ring.
 //! A bridge without room on disk keeps what it has, up to its ceiling.
 
+use super::entry::Chain;
 use super::outbox::{DestId, Outbox, Up};
+use super::pool::NONE;
 use super::trim::Scope;
 use super::{DropReason, Queue};
 use crate::limits::KEEPS_UP_WITHIN;
@@ -20,6 +22,32 @@ impl Queue {
             || self.entries.free_count() < self.entries.count() / part
     }
 
+    /// More than that part of everything is free: what `fits` keeps for others.
+    pub(super) fn is_free_above(&self, part: u32) -> bool {
+        self.pool.free_blocks() > self.pool.block_count() / part
+            && self.pool.free_records() > self.pool.record_count() / part
+            && self.entries.free_count() > self.entries.count() / part
+    }
+
+    /// Would anything of this destination leave RAM with a commit?
+    fn can_leave(&self, outbox: &Outbox) -> bool {
+        let staged = outbox.gaps != 0 || outbox.is_unread();
+        if outbox.active != 0 || !outbox.custody.is_empty() && (outbox.up == Up::Down || staged) {
+            return true;
+        }
+        // What is in flight over a link that stands needs its bytes, unless it is durable.
+        let mut at = outbox.flight.head;
+        while at != NONE {
+            let entry = &self.entries[at];
+            let sent = outbox.up == Up::Down || !entry.flags.unsent;
+            if entry.place.is_some() && entry.record.is_some() && sent {
+                return true;
+            }
+            at = self.entries.next(Chain::Line, at);
+        }
+        false
+    }
+
     /// Before a commit: marks the destinations whose messages shall leave RAM with it.
     pub(super) fn press(&mut self, now: Instant) {
         for outbox in &mut self.boxes {
@@ -30,18 +58,12 @@ impl Queue {
             }
         }
         if core::mem::take(&mut self.pressed) || self.is_short() {
-            let laggard = self
-                .boxes
-                .iter_mut()
-                .filter(|outbox| outbox.used && !outbox.stuck && outbox.records > 0)
-                // What is in flight over a link that stands needs its bytes.
-                .filter(|outbox| {
-                    let staged = outbox.gaps != 0 || outbox.is_unread();
-                    outbox.up == Up::Down || outbox.active != 0 || staged
-                })
-                .max_by_key(|outbox| weight(outbox));
-            if let Some(outbox) = laggard {
-                outbox.evict = true;
+            let laggard = (0usize..)
+                .zip(self.boxes.iter())
+                .filter(|(_, outbox)| outbox.used && !outbox.stuck && self.can_leave(outbox))
+                .max_by_key(|(_, outbox)| weight(outbox));
+            if let Some((index, _)) = laggard {
+                self.boxes[index].evict = true;
             }
             self.squeeze_zero();
             self.squeeze(now);
@@ -56,12 +78,12 @@ impl Queue {
         }
     }
 
-    /// QoS 0 that its peers do not read goes first, the longest queue's oldest, until a quarter is
-    /// free.
+    /// QoS 0 that its peers do not read goes first, the longest queue's oldest, until more than a
+    /// quarter is free.
     fn squeeze_zero(&mut self) {
         // Each round drops one message; there are no more than entries.
         for _ in 0..self.entries.count() {
-            if !self.is_free_below(4) {
+            if self.is_free_above(4) {
                 return;
             }
             let longest = (0u16..)
@@ -74,13 +96,13 @@ impl Queue {
         }
     }
 
-    /// Sessions that cannot be spilled lose their oldest messages, the largest first, until a
-    /// quarter is free. What is in flight stays, and what can go into the window of a subscriber
-    /// that keeps up is the last to go.
+    /// Sessions that cannot be spilled lose their oldest messages, the largest first, until more
+    /// than a quarter is free. What is in flight stays, and what can go into the window of a
+    /// subscriber that keeps up is the last to go.
     fn squeeze(&mut self, now: Instant) {
         // Each round drops one message; there are no more than entries.
         for _ in 0..self.entries.count() {
-            if !self.is_free_below(4) {
+            if self.is_free_above(4) {
                 return;
             }
             let waits = |outbox: &Outbox| outbox.active != 0 && self.keeps_in_ram(outbox);

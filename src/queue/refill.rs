@@ -119,10 +119,13 @@ impl Queue {
         wanted && outbox.up != Up::Down && outbox.has_room()
     }
 
+    /// More is free than QoS 0 wants to find: what is loaded must not be what it has to wait for,
+    /// or the same messages leave and come back every turn.
     fn has_refill_room(&self) -> bool {
-        self.pool.free_blocks() > self.pool.block_count() / 4
-            && self.pool.free_records() > self.pool.record_count() / 4
-            && self.entries.free_count() > self.entries.count() / 4
+        let enough = |free: u32, count: u32| free > count / 8 * 3;
+        enough(self.pool.free_blocks(), self.pool.block_count())
+            && enough(self.pool.free_records(), self.pool.record_count())
+            && enough(self.entries.free_count(), self.entries.count())
     }
 
     /// Streams with a backlog on disk and too little of it in RAM.

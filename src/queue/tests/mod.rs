@@ -13,7 +13,7 @@ use super::pool::{Head, NONE, RecordId};
 use super::refill::Classify;
 use super::store::{SlotId, SpillStore, StoreError, Table};
 use super::window::Next;
-use super::{BoxSetup, Push, Queue, Setup};
+use super::{BoxSetup, Push, Queue, Reserve, Setup};
 use crate::limits::SLOT_BYTES;
 use crate::mqtt::{PacketId, Qos};
 use crate::note::text;

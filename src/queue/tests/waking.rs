@@ -142,3 +142,21 @@ fn what_is_in_flight_gets_the_room_of_what_waits() {
     assert_eq!(world.send_soon(A).unwrap().0, "large");
     assert_eq!(world.drain(B).len(), 10);
 }
+
+#[test]
+fn pressing_makes_the_room_that_qos_0_has_to_find() {
+    let mut world = World::with(|setup, _| setup.messages = 64);
+    world.connect(A, true);
+    for _ in 0..48 {
+        world.publish(A, "t", Qos::AtMostOnce, 10);
+    }
+    assert!(!world.queue.fits(Reserve::ForOthers, 10, 1));
+    world.queue.press_now();
+    world.flush();
+    assert!(world.queue.fits(Reserve::ForOthers, 10, 1));
+    // With nothing left to go the loop rests.
+    world.queue.press_now();
+    let changes = world.queue.changes();
+    world.flush();
+    assert_eq!(world.queue.changes(), changes);
+}
