@@ -16,6 +16,10 @@ use spillway::gateway::Gateway;
 use spillway::queue::store::SpillStore;
 use spillway::vocab::{Instant, Rng};
 
+/// More turns than this in a second of virtual time are a loop that does not rest: nobody sends
+/// more than 5000 packets in one.
+const TURNS_A_SECOND_MAX: u64 = 20_000;
+
 /// Whom a connection of the gateway goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
@@ -197,8 +201,8 @@ impl World {
     }
 
     pub fn run_until(&mut self, end: u64, until_drained: bool) {
-        let turns = self.turns;
         let mut looked_at = self.now;
+        let mut second = (self.now / 1_000_000, self.turns);
         while self.now < end && self.ledger.violations.is_empty() {
             let at = self.next_at().max(self.now).min(end);
             self.now = at;
@@ -209,9 +213,13 @@ impl World {
                     return;
                 }
             }
-            if self.turns - turns > 4_000_000 {
-                let text = "the loop turns without end".to_string();
-                return self.ledger.violate("liveness", text);
+            let (at, before) = second;
+            if self.turns - before > TURNS_A_SECOND_MAX {
+                let text = format!("{} turns in second {at}", self.turns - before);
+                return self.ledger.violate("rest", text);
+            }
+            if self.now / 1_000_000 != at {
+                second = (self.now / 1_000_000, self.turns);
             }
         }
     }
