@@ -42,7 +42,7 @@ impl Queue {
     }
 
     /// The walk over the slot in the buffer ended too early: what hides the rest is counted and
-    /// settled. `false`: nothing does.
+    /// settled. `false`: nothing does, or nothing is left behind it.
     pub(super) fn mend(&mut self, dest: DestId, slot: u32) -> bool {
         if self.log.slots[widen(slot)].owner != dest.0 {
             return false;
@@ -50,6 +50,10 @@ impl Queue {
         let Some((ordinal, at)) = self.first_break(slot) else { return false };
         let count = self.log.slots[widen(slot)].count;
         let reached = self.bridge_gap(slot, at, ordinal, count);
+        let taken = &self.log.slots[widen(slot)].taken_bits;
+        if reached.is_none() && (ordinal..count).all(|ordinal| taken.get(ordinal)) {
+            return false;
+        }
         self.forget_streams(dest);
         self.settle_lost(dest, slot, ordinal..reached.unwrap_or(count));
         true

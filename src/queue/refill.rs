@@ -251,6 +251,8 @@ impl Queue {
         // After damage what the slot holds is found out again.
         let place = &mut self.log.slots[widen(slot)];
         if place.owner == dest.0 && place.known {
+            // Nothing for them here, after all: the next slot may have it.
+            progress |= place.streams & short != 0 && left_over & short == 0;
             place.streams = left_over;
         }
         Ok(progress)

@@ -44,6 +44,22 @@ fn on_a_full_disk_slots_that_are_there_take_what_the_open_end_cannot() {
 }
 
 #[test]
+fn behind_a_slot_whose_end_is_lost_the_next_one_follows() {
+    let mut world = World::new();
+    for topic in ["0", "1", "2", "3", "4", "5"] {
+        world.publish(A, topic, Qos::AtLeastOnce, 10_000);
+    }
+    world.evict(A);
+    for content in [&mut world.disk.content, &mut world.disk.committed] {
+        content.slots.get_mut(&0).unwrap()[20_050..].fill(0);
+    }
+    world.restart();
+    world.connect(A, true);
+    assert_eq!(world.drain(A), ["0", "1", "3", "4", "5"]);
+    assert_eq!(world.queue.counters.corrupt, 1);
+}
+
+#[test]
 fn what_is_staged_follows_when_the_last_unread_slot_is_gone() {
     for safe in [true, false] {
         let mut world = World::with(|setup, params| {
