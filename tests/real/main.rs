@@ -10,6 +10,7 @@ mod common;
 
 mod absence;
 mod backlog;
+mod chain;
 mod clocks;
 mod delivery;
 mod disks;

@@ -5,7 +5,7 @@ use crate::common::gateway::{Gateway, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::publisher::Publisher;
-use crate::common::wire::{Connect, Message, PUBACK, Packet};
+use crate::common::wire::{self, Connect, Message, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet};
 use std::thread;
 use std::time::Duration;
 
@@ -88,6 +88,37 @@ fn a_blocked_client_is_not_thrown_out_for_its_silence() {
 }
 
 #[test]
+fn a_blocked_client_completes_what_it_has_begun_and_goes_on_receiving() {
+    for level in [4, 5] {
+        let cut = cut(&["max_messages = 5"]);
+        let mut client = Connect::new(level, "client").open(cut.gateway.port);
+        client.subscribe(&[("own", 2)]);
+        let begun = client.publish_without_waiting(&Message::new("free", "x").qos(2));
+        client.wait_ack(PUBREC, begun);
+        for _ in 0..5 {
+            client.publish(&Message::new("n", "x").qos(1));
+        }
+        let parked = client.publish_without_waiting(&Message::new("n", "x").qos(1));
+        let too = client.publish_without_waiting(&Message::new("n", "x").qos(2));
+        cut.gateway.wait("backpressure_on");
+        client.send(&wire::ack(PUBREL, begun));
+        client.wait_ack(PUBCOMP, begun);
+        // Three times what it may have unacknowledged: its answers are read behind the parked.
+        let mut other = Connect::new(level, "other").open(cut.gateway.port);
+        for n in 0..200 {
+            other.publish(&Message::new("own", n.to_string()).qos(1 + n % 2));
+        }
+        for n in 0..200 {
+            assert_eq!(client.next().text(), n.to_string());
+        }
+        // Not acknowledged so far, or the waits above would have swallowed it.
+        cut.link.set(Mode::Pass);
+        client.wait_ack(PUBACK, parked);
+        client.wait_ack(PUBREC, too);
+    }
+}
+
+#[test]
 fn drop_oldest_keeps_the_newest() {
     let cut = cut(&["max_messages = 20", "overflow = drop_oldest"]);
     Publisher::numbered("publisher", "n", 1, 50).run(cut.gateway.port);
@@ -159,6 +190,43 @@ fn a_full_store_blocks_and_then_drains_wholly() {
     assert_eq!(far.wait_all_in_order(3000), 0);
     publisher.join().expect("all is accepted");
     gateway.wait("backpressure_off");
+}
+
+#[test]
+fn kills_while_ring_and_store_are_full_lose_and_repeat_nothing() {
+    for level in [4, 5] {
+        let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+        let link = Proxy::start_in(Mode::Refuse, remote.port);
+        let far = Collector::start(remote.port, "far", "#");
+        let small = "store.max_bytes = 1MiB\nring.messages = 64\nring.bytes = 256KiB\n";
+        let version = format!("proto_ver = {level}");
+        let rules = ["forward.1.local_topic = n", &version];
+        let mut gateway = Gateway::start(&format!("{small}{}", bridge("up", link.port, &rules)));
+        let port = gateway.port;
+        let publishing = thread::spawn(move || {
+            let connect = Connect::new(level, "publisher").persistent();
+            let plan = (0..1500).map(|n| Message::new("n", format!("{n:0>1000}")).qos(2));
+            Publisher::new(connect, 30, plan.collect()).resuming().persist(port);
+        });
+        let full = |gateway: &Gateway| {
+            gateway.wait_stats("a full store, and more", |stats| {
+                stats.number("store_msgs") >= 400 && stats.number("ring_msgs") >= 16
+            });
+        };
+        for _ in 0..4 {
+            full(&gateway);
+            gateway.kill();
+            gateway.run();
+        }
+        full(&gateway);
+        link.set(Mode::Pass);
+        // Once more on its way out.
+        far.wait_count(300);
+        gateway.kill();
+        gateway.run();
+        publishing.join().expect("all is accepted");
+        assert_eq!(far.wait_all_in_order(1500), 0, "{level}");
+    }
 }
 
 #[test]
