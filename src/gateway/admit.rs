@@ -252,6 +252,8 @@ impl Gateway {
             }
             // The rule's loss makes the room that the bridge lacks.
             (Err(_), _) if loss.is_some() => Admitted::Yes,
+            // Nothing to tell of, unless it is still so after the commit.
+            (Err(Refusal::Unsure), Overflow::Block) => return Admitted::Blocked,
             (Err(_), Overflow::Block) => {
                 self.blocked(now, dest, "quota");
                 return Admitted::Blocked;
@@ -262,7 +264,7 @@ impl Gateway {
             }
             // A quota smaller than the window holds up nothing that can be sent at once.
             (Err(Refusal::Quota), Overflow::DropOldest) => Admitted::Yes,
-            (Err(Refusal::Short), Overflow::DropOldest) | (Err(_), Overflow::DropNewest) => {
+            (Err(_), Overflow::DropOldest | Overflow::DropNewest) => {
                 loss = Some(Loss::Newest(DropReason::QueueFull));
                 Admitted::Dropped
             }

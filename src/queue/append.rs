@@ -335,15 +335,32 @@ impl Queue {
         }
     }
 
+    /// Is there perhaps no slot for all that waits for the disk and so many bytes more? A bridge
+    /// that would block then is lent no RAM beyond its ceiling, or it is everybody's ring that is
+    /// full when it turns out that there is none.
+    pub(super) fn blocks_soon(&self, dest: DestId, body_bytes: u64) -> bool {
+        let outbox = self.outbox(dest);
+        let blocks = !outbox.params.session && outbox.params.overflow == Overflow::Block;
+        if !blocks || outbox.custody.is_empty() {
+            return false;
+        }
+        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let count = u64::from(outbox.custody.len) + 1;
+        let bytes = outbox.custody_bytes + body_bytes + count * wide(HEAD_BYTES);
+        // Of two slots in a row more than one is full.
+        let slots = bytes.div_ceil(wide(SLOT_BYTES / 2)) + count / wide(SLOT_RECORDS_MAX);
+        !self.slots_for(dest, u32::try_from(slots).unwrap_or(u32::MAX))
+    }
+
     /// Are there `count` slots more for this destination?
     pub(super) fn slots_for(&self, dest: DestId, count: u32) -> bool {
         let outbox = self.outbox(dest);
         let own = if outbox.params.session {
-            self.session_slots + count <= self.setup.session_slots_max
+            self.session_slots.saturating_add(count) <= self.setup.session_slots_max
         } else {
             true
         };
-        let within = outbox.chain.len + count <= outbox.params.slots_max
+        let within = outbox.chain.len.saturating_add(count) <= outbox.params.slots_max
             || (outbox.may_overdraw() && outbox.custody_qos2 > 0);
         own && within && self.log.free_count >= count
     }

@@ -60,6 +60,8 @@ pub enum Refusal {
     Quota,
     /// It cannot be spilled, and what the destination may hold in RAM is used up.
     Short,
+    /// The same, if the disk has no room for what waits: known with the next commit.
+    Unsure,
 }
 
 /// What a message must leave free in the pool.
@@ -395,6 +397,12 @@ impl Queue {
             && outbox.params.overflow == Overflow::DropNewest;
         if newest_goes || over && self.keeps_in_ram(outbox) {
             return Err(Refusal::Short);
+        }
+        // One beyond it is what makes the next flush commit.
+        let beyond = outbox.blocks > outbox.params.blocks_ceiling
+            || outbox.records > outbox.params.records_ceiling;
+        if beyond && self.blocks_soon(dest, bytes) {
+            return Err(Refusal::Unsure);
         }
         Ok(())
     }
