@@ -30,7 +30,8 @@ struct Cut {
 
 /// A bridge `up` whose link is down, with everything at the remote collected.
 fn cut(top: &str, rules: &[&str]) -> Cut {
-    let remote = Mosquitto::start();
+    // With a window of its own mosquitto 2.0.11 sends what comes before what it has queued.
+    let remote = Mosquitto::start_with("max_inflight_messages 0\n");
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "#");
     let gateway = Gateway::start(&format!("{QUICK}{top}{}", bridge("up", link.port, rules)));
@@ -125,10 +126,16 @@ fn a_full_destination_stops_its_publishers_alone_and_goes_on_with_all_of_it_in_o
             client.ping();
             assert_eq!(client.subscribe(&[("free", 2)]), [2]);
             let mut other = Connect::new(level, &format!("other-{level}")).open(port);
-            for qos in 0..=2 {
+            for qos in 1..=2 {
                 other.publish(&Message::new("free", qos.to_string()).qos(qos));
                 assert_eq!(client.next().text(), qos.to_string());
             }
+            // Best effort: while a commit is under way it may find no room.
+            wait_until("QoS 0 is served", || {
+                other.publish(&Message::new("free", "0"));
+                other.ping();
+                client.next_within(Duration::from_millis(100)).is_some()
+            });
             client.publish(&Message::new("free", "own"));
             client.unsubscribe("free");
             blocked.push((client, parked, too));
