@@ -47,7 +47,10 @@ impl Queue {
                 return None;
             }
             if entry.record.is_none() {
-                self.outbox_mut(dest).load_wanted = true;
+                if !core::mem::replace(&mut self.outbox_mut(dest).load_wanted, true) {
+                    // A refill that found nothing before this looks again.
+                    self.changes += 1;
+                }
                 return None;
             }
             return self.describe(unsent);

@@ -61,3 +61,22 @@ fn a_smaller_window_doubts_the_session_and_loses_nothing() {
     assert!(world.queue.knows_peer(A, peer()));
     assert_eq!(world.drain(A).len(), 10);
 }
+
+#[test]
+fn what_went_out_at_a_lower_qos_goes_out_again_before_what_came_after_it() {
+    let mut world = World::new();
+    world.connect(A, true);
+    world.publish(A, "1", Qos::ExactlyOnce, 10);
+    world.publish(A, "2", Qos::ExactlyOnce, 10);
+    world.run(1000);
+    let first = world.queue.next(A, 0).unwrap();
+    world.queue.lower_qos(A, first.entry, Qos::AtLeastOnce);
+    world.queue.sent(A, first.entry, world.now);
+    world.queue.row_urgent(A);
+    world.flush();
+    // A commit before the link stands must not leave its barrier behind.
+    world.restart();
+    world.run(1000);
+    world.connect(A, true);
+    assert_eq!(world.drain(A), ["1", "2"]);
+}
