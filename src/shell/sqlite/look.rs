@@ -84,10 +84,17 @@ pub(super) fn look(path: &Path, synced: bool, boot: u64) -> Result<Look, OpenErr
         version if version < FORMAT_VERSION => return Ok(Look::Damaged("an unreleased layout")),
         _ => {}
     }
-    match wal.map_or(State::Empty, |wal| wal.state) {
+    let state = wal.as_ref().map_or(State::Empty, |wal| wal.state);
+    match state {
         State::Empty => Ok(Look::Ours),
         State::Garbage => Ok(Look::Damaged("its write-ahead log is none")),
-        state => own_log(path, state, synced, boot),
+        State::Sound | State::Torn | State::Broken => {
+            let look = own_log(path, state, synced, boot)?;
+            if let (Look::Ours, State::Torn | State::Broken, Some(wal)) = (&look, state, &wal) {
+                wal.wipe_torn(&beside(path, "-wal")).map_err(refused)?;
+            }
+            Ok(look)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The write-ahead log without SQLite: whether it is one, whose it is, and which pages it holds.
 //! SQLite ends its log at the first frame whose checksum is wrong, without a word: right after a
-//! power cut, but after a flipped bit everything behind it would be gone. Never writes.
+//! power cut, but after a flipped bit everything behind it would be gone.
 //! Read <https://www.sqlite.org/fileformat2.html#the_write_ahead_log> first.
 
 use super::{FRAME_BYTES, PAGE_BYTES, WAL_HEAD_BYTES};
@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Bytes of a frame before its page.
+const FRAME_HEAD_BYTES: u64 = 24;
 
 const MAGIC: u32 = 0x377f_0682;
 
@@ -35,6 +38,8 @@ pub(super) enum State {
 pub(super) struct Wal {
     file: File,
     pub(super) state: State,
+    /// Where what SQLite applies ends.
+    end: u64,
     frames: BTreeMap<u32, u64>,
     /// Frames up to the end of the first commit: the only ones no other can have replaced.
     first: BTreeMap<u32, u64>,
@@ -49,9 +54,24 @@ impl Wal {
             Err(error) => return Err(error),
         };
         let (frames, first) = (BTreeMap::new(), BTreeMap::new());
-        let mut wal = Wal { file, state: State::Empty, frames, first };
+        let mut wal = Wal { file, state: State::Empty, end: WAL_HEAD_BYTES, frames, first };
         wal.read()?;
         Ok(Some(wal))
+    }
+
+    /// Wipes what a power cut has left behind the last whole commit: it must not be found behind
+    /// what is written over its beginning.
+    pub(super) fn wipe_torn(&self, path: &Path) -> io::Result<()> {
+        let file = File::options().write(true).open(path)?;
+        let length = file.metadata()?.len();
+        let zeros = [0; 4096];
+        let mut at = self.end;
+        while at < length {
+            let rest = usize::try_from(length - at).unwrap_or(zeros.len());
+            let written = file.write_at(&zeros[..rest.min(zeros.len())], at)?;
+            at += u64::try_from(written).unwrap_or(0).max(1);
+        }
+        file.sync_all()
     }
 
     /// The log as it was after its first commit.
@@ -70,6 +90,20 @@ impl Wal {
         at.is_some_and(|at| self.file.read_exact_at(out, *at).is_ok())
     }
 
+    /// The salts of a log whose head is lost: those of the first two frames that belong together.
+    fn salts(&self, big: bool, length: u64) -> io::Result<(u32, u32)> {
+        let mut last: Option<Frame> = None;
+        for at in frames(length) {
+            let frame = Frame::read(&self.file, at)?;
+            let before = last.filter(|last| last.salts == frame.salts && frame.page != 0);
+            if before.is_some_and(|last| frame.is_sound(big, last.sum)) {
+                return Ok(frame.salts);
+            }
+            last = Some(frame);
+        }
+        Ok((0, 0))
+    }
+
     fn read(&mut self) -> io::Result<()> {
         let mut head = [0; 32];
         let length = self.file.metadata()?.len();
@@ -80,37 +114,39 @@ impl Wal {
         let big = word(&head, 0) & 1 == 1;
         let sum = checksum(big, (0, 0), &head[..24]);
         let valid = whole && sum == (word(&head, 24), word(&head, 28));
-        let mut salts = valid.then_some((word(&head, 16), word(&head, 20)));
+        let big = if valid { big } else { cfg!(target_endian = "big") };
+        let salts =
+            if valid { (word(&head, 16), word(&head, 20)) } else { self.salts(big, length)? };
         let mut seed = sum;
-        let mut frame = [0; 1024 + 24];
-        let (mut at, mut broken) = (WAL_HEAD_BYTES, !valid);
+        let (mut broken, mut torn) = (!valid, false);
         let (mut commits, mut late_commits) = (0, 0);
         let mut pending: Vec<(u32, u64)> = Vec::new();
-        while at + FRAME_BYTES <= length {
-            self.file.read_exact_at(&mut frame, at)?;
-            let (page, commit) = (word(&frame, 0), word(&frame, 4));
-            let own = (word(&frame, 8), word(&frame, 12));
-            if page == 0 || salts.is_some_and(|salts| salts != own) {
-                break;
+        for at in frames(length) {
+            let frame = Frame::read(&self.file, at)?;
+            if frame.page == 0 || frame.salts != salts {
+                // Of the log before this one, or damaged: then others follow.
+                (broken, seed) = (true, frame.sum);
+                continue;
             }
-            salts = Some(own);
-            let stored = (word(&frame, 16), word(&frame, 20));
-            let sum = checksum(big, checksum(big, seed, &frame[..8]), &frame[24..]);
-            broken |= sum != stored;
+            let sound = frame.is_sound(big, seed);
             // The next one can still be judged by what this one says.
-            seed = stored;
-            pending.push((page, at + 24));
-            if commit != 0 && sum == stored {
+            seed = frame.sum;
+            pending.push((frame.page, at + FRAME_HEAD_BYTES));
+            if frame.commit != 0 && sound {
                 late_commits += u32::from(broken);
                 commits += 1;
+                if !broken {
+                    self.end = at + FRAME_BYTES;
+                }
                 if commits == 1 {
                     self.first.extend(pending.iter().copied());
                 }
                 self.frames.extend(pending.drain(..));
             }
-            at += FRAME_BYTES;
+            broken |= !sound;
+            torn |= !sound;
         }
-        if broken {
+        if torn {
             // Behind damage what looks like a page is better than an older one.
             for (page, at) in pending {
                 let mut kind = [0];
@@ -119,11 +155,12 @@ impl Wal {
                 }
             }
         }
-        self.state = if !valid {
-            let mut rest = [0; 4096];
-            let read = self.file.read_at(&mut rest, 0)?;
-            let zero = rest[..read].iter().all(|byte| *byte == 0);
-            if zero { State::Empty } else { State::Garbage }
+        let mut start = [0; 4096];
+        let read = self.file.read_at(&mut start, 0)?;
+        // A log that was begun when the power went has its frames before its head.
+        let blank = start[..read].iter().all(|byte| *byte == 0);
+        self.state = if !valid && !blank {
+            State::Garbage
         } else if late_commits > 1 {
             State::Broken
         } else if late_commits == 1 {
@@ -134,6 +171,37 @@ impl Wal {
             State::Sound
         };
         Ok(())
+    }
+}
+
+/// Where the frames of a log of this length begin.
+fn frames(length: u64) -> impl Iterator<Item = u64> {
+    let places = (0..).map(|number| WAL_HEAD_BYTES + number * FRAME_BYTES);
+    places.take_while(move |at| at + FRAME_BYTES <= length)
+}
+
+/// A frame as its bytes say.
+struct Frame {
+    bytes: [u8; PAGE_BYTES + 24],
+    page: u32,
+    /// Not 0: it ends a commit.
+    commit: u32,
+    salts: (u32, u32),
+    sum: (u32, u32),
+}
+
+impl Frame {
+    fn read(file: &File, at: u64) -> io::Result<Frame> {
+        let mut bytes = [0; PAGE_BYTES + 24];
+        file.read_exact_at(&mut bytes, at)?;
+        let pair = |at| (word(&bytes, at), word(&bytes, at + 4));
+        let ((page, commit), salts, sum) = (pair(0), pair(8), pair(16));
+        Ok(Frame { bytes, page, commit, salts, sum })
+    }
+
+    /// Has it the checksum of one that follows another with the checksum `seed`?
+    fn is_sound(&self, big: bool, seed: (u32, u32)) -> bool {
+        checksum(big, checksum(big, seed, &self.bytes[..8]), &self.bytes[24..]) == self.sum
     }
 }
 
