@@ -99,15 +99,18 @@ fn an_unsubscription_is_durable_before_its_unsuback() {
 }
 
 #[test]
-fn a_session_is_durable_before_its_connack_and_so_is_its_end() {
+fn a_session_is_durable_with_its_first_subscription_and_so_is_its_end() {
     let mut gateway = Gateway::start("store.flush_after = 20ms");
     let link = Turnstile::start(gateway.port);
     for level in [4, 5] {
         for n in 0..4 {
             let session = Connect::new(level, &format!("client-{level}-{n}")).persistent();
             let connect = session.clone();
-            kill_after(&mut gateway, &link, CONNACK, move |port| {
-                assert!(!connect.open(port).connack.session_present);
+            // A client that has not spoken yet may be told again that its session is new.
+            kill_after(&mut gateway, &link, SUBACK, move |port| {
+                let mut client = connect.open(port);
+                assert!(!client.connack.session_present);
+                client.subscribe(&[("t", 1)]);
             });
             let mut client = session.open(gateway.port);
             assert!(client.connack.session_present, "{session:?}");

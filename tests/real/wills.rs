@@ -81,7 +81,9 @@ fn a_delayed_will_waits_and_a_return_calls_it_off() {
     let connect =
         |seconds| Connect::v5("client").persistent().will(will().property(delay(seconds)));
     // Back within the delay: nothing is sent, now or later.
-    connect(1).open(gateway.port).vanish();
+    let mut client = connect(1).open(gateway.port);
+    client.ping();
+    client.vanish();
     gateway.wait_with("client_disconnected", &[("client", "client")]);
     let before = Instant::now();
     let back = connect(2).open(gateway.port);
