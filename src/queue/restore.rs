@@ -131,11 +131,11 @@ impl Queue {
         for &index in damaged.iter().filter(|index| **index < self.log.capacity) {
             store.read_slot(SlotId(index), 0, &mut self.slot_buffer)?;
             let found = generation_of(&self.slot_buffer, index);
-            let generation = found.unwrap_or(GENERATION_UNKNOWN);
+            let generation = found.map_or(GENERATION_UNKNOWN, |(generation, _)| generation);
             let mut slot = Slot { generation, ..Slot::FREE };
-            if let (Some(_), Some(head)) = (found, LogHead::decode(&self.slot_buffer)) {
-                let dest = self.owner_of_record(&self.slot_buffer, classify);
-                let outbox = self.outbox(dest);
+            let first = found.and_then(|(_, at)| self.slot_buffer.get(at..));
+            if let Some((first, head)) = first.and_then(|at| Some((at, LogHead::decode(at)?))) {
+                let outbox = self.outbox(self.owner_of_record(first, classify));
                 (slot.owner, slot.owner_number) = (ORPHAN, outbox.number);
                 (slot.first_seq, slot.known, slot.streams) = (head.seq, false, u128::MAX);
             }

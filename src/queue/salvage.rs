@@ -22,6 +22,9 @@ use crate::note::Note;
 /// Lives of a slot that are tried when its row is lost. More would let chance prove a record.
 const GENERATION_TRIES: u32 = 4096;
 
+/// Records of it that may prove in which life they were written.
+const GENERATION_RECORDS: u16 = 8;
+
 /// New messages are numbered so far behind the old ones that no slot of those reaches there.
 const SEQ_DISTANCE: u64 = 1 << 40;
 
@@ -77,10 +80,17 @@ struct Sifted {
     count: u16,
 }
 
-/// In which life of the slot its first record was written, when its row cannot say.
-pub(super) fn generation_of(bytes: &[u8], slot: u32) -> Option<u32> {
-    let head = LogHead::decode(bytes)?;
-    (1..=GENERATION_TRIES).find(|generation| is_sound(bytes, slot, *generation, 0, &head))
+/// In which life of the slot its records were written, when its row cannot say, and where the first
+/// one lies that proves it.
+pub(super) fn generation_of(bytes: &[u8], slot: u32) -> Option<(u32, usize)> {
+    let mut walk = Walk::new(GENERATION_RECORDS);
+    while let Some((_, at, head)) = walk.step(bytes) {
+        let mut lives = 1..=GENERATION_TRIES;
+        if let Some(life) = lives.find(|life| is_sound(bytes, slot, *life, at, &head)) {
+            return Some((life, at));
+        }
+    }
+    None
 }
 
 /// `bound`: no more records than these are there.
@@ -273,7 +283,8 @@ impl Queue {
             return Ok(true);
         }
         let generation = row.map(|slot| slot.generation);
-        let Some(generation) = generation.or_else(|| generation_of(&salvage.bytes, index)) else {
+        let found = || generation_of(&salvage.bytes, index).map(|(generation, _)| generation);
+        let Some(generation) = generation.or_else(found) else {
             // Free in its last life, or the rest of a large record, or nothing but damage.
             return Ok(true);
         };

@@ -89,22 +89,33 @@ impl Queue {
     /// The message in the window that goes out next. Where the peer's window is taken up by what it
     /// has from the connection before, that goes first, or nothing ever could.
     fn first_unsent(&mut self, dest: DestId) -> u32 {
-        loop {
-            let outbox = &mut self.boxes[usize::from(dest.0)];
-            let at = outbox.unsent;
-            let first = at != NONE
-                && at == outbox.flight.head
-                && outbox.release.is_empty()
-                && outbox.left_open() == 0;
-            if !first || self.has_window(dest, at) {
-                return at;
-            }
-            // One that the peer has always fits, so this ends there.
-            let outbox = &mut self.boxes[usize::from(dest.0)];
-            outbox.unsent = self.entries.next(Chain::Line, at);
-            self.entries.unlink(&mut outbox.flight, Chain::Line, at);
-            self.entries.push_back(&mut outbox.flight, Chain::Line, at);
+        let outbox = self.outbox(dest);
+        let first = outbox.unsent;
+        let idle = first != NONE
+            && first == outbox.flight.head
+            && outbox.release.is_empty()
+            && outbox.left_open() == 0;
+        if !idle || self.has_window(dest, first) {
+            return first;
         }
+        let mut at = first;
+        while at != NONE && !self.is_held(at) {
+            at = self.entries.next(Chain::Line, at);
+        }
+        if at == NONE {
+            return first;
+        }
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        self.entries.unlink(&mut outbox.flight, Chain::Line, at);
+        self.entries.push_front(&mut outbox.flight, Chain::Line, at);
+        outbox.unsent = at;
+        at
+    }
+
+    /// May the peer have this message from the connection before?
+    fn is_held(&self, index: u32) -> bool {
+        let entry = &self.entries[index];
+        entry.flags.dup && entry.qos == Qos::ExactlyOnce
     }
 
     /// May this packet be on the wire too? A peer may take less than the last one did, and counts
@@ -115,16 +126,12 @@ impl Queue {
         if outbox.inflight.saturating_add(taken) <= outbox.window {
             return true;
         }
-        let held = |at: u32| {
-            let entry = &self.entries[at];
-            entry.flags.dup && entry.qos == Qos::ExactlyOnce
-        };
         for list in [outbox.flight, outbox.release] {
             let mut at = list.head;
             while at != NONE && taken < outbox.window {
                 let entry = &self.entries[at];
                 let sent = entry.state == State::Release || !entry.flags.unsent;
-                taken += u16::from(sent || (held(at) && !held(next)));
+                taken += u16::from(sent || (self.is_held(at) && !self.is_held(next)));
                 at = self.entries.next(Chain::Line, at);
             }
         }
