@@ -353,7 +353,10 @@ impl Remote {
                 if let Some(arrived) = arrived {
                     let message = ledger.message(arrived.id);
                     let topic = world.plan.topic_at(bridge, &message.topic).unwrap_or_default();
-                    let qos = world.plan.qos_at(bridge, &message.topic, message.qos);
+                    // Before MQTT 5 it cannot say what it takes.
+                    let rule = world.plan.rule(bridge, &message.topic).and_then(|rule| rule.qos);
+                    let most = if v5 { self.plan.qos_max } else { 2 };
+                    let qos = rule.unwrap_or(message.qos).min(most);
                     ledger.deliver(dest, &arrived, (&topic, qos), now);
                 }
             }
