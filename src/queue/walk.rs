@@ -71,7 +71,7 @@ impl Walk {
     pub(super) fn step(&mut self, slot: &[u8]) -> Option<(u16, usize, LogHead)> {
         while let Some((bytes, records)) = Gap::read(slot.get(self.at..)?) {
             // A gap is never empty, so this ends.
-            self.at += bytes.max(1);
+            self.at = self.at.saturating_add(bytes.max(1));
             self.ordinal = self.ordinal.saturating_add(records);
         }
         if self.ordinal >= self.count {

@@ -1,6 +1,7 @@
 //! The queue over a disk in memory that fills up, fails, and forgets what was not committed.
 
 mod custody;
+mod damage;
 mod random;
 mod refills;
 mod restarts;
@@ -10,6 +11,7 @@ use super::entry::Chain;
 use super::outbox::{DestId, Params};
 use super::peer::PeerId;
 use super::pool::{Head, NONE, RecordId};
+use super::record::HEAD_BYTES;
 use super::refill::Classify;
 use super::store::{SlotId, SpillStore, StoreError, Table};
 use super::window::Next;
@@ -36,7 +38,7 @@ pub(crate) struct Disk {
     /// The next reads that fail.
     reads_failing: u32,
     /// No slot can be written beyond where it was before.
-    full: bool,
+    pub full: bool,
 }
 
 impl SpillStore for Disk {
