@@ -62,13 +62,14 @@ impl Gateway {
             return self.after_flush();
         }
         if self.queue.is_resting(now) {
+            // Whether rows wait is found out after the rest.
+            self.rows_due = true;
             self.load_backlog(now, store);
             return self.after_flush();
         }
         // On a full disk only what frees room is written.
         let full = self.queue.is_full(now);
-        let rows = if full { Ok(Rows::default()) } else { self.put_rows(now, store) };
-        let rows = match rows {
+        let rows = match self.put_rows(now, store, full) {
             Ok(rows) => rows,
             Err(error) => return self.flush_failed(now, store, "write", error),
         };
@@ -84,15 +85,17 @@ impl Gateway {
             Ok(false) => {}
             Err(error) => return self.flush_failed(now, store, "write", error),
         }
-        self.tell_refused();
         let commits = self.queue.commits();
         if staged == Ok(true) {
             self.learn_windows(now);
         }
         self.queue.committed(now);
+        self.tell_refused();
         self.rows_committed(&rows);
+        self.rows_due = full;
         self.mark.committed(now);
         if self.queue.commits() != commits {
+            self.rows_saved += u64::from(!full);
             self.wake_after_commit();
         }
         if self.load_backlog(now, store) {
@@ -186,6 +189,10 @@ impl Gateway {
             let owner = self.owner_of(slot);
             let Some(conn) = self.conns.get_mut(usize::from(slot)) else { continue };
             if conn.version != Version::V5 {
+                if let Some(owner) = owner.filter(|owner| self.queue.is_journalled(*owner)) {
+                    // Its identifier was kept out of the store, and its PUBREC waits for that.
+                    self.queue.row_urgent(owner);
+                }
                 continue;
             }
             conn.pubacks.refuse(record);
@@ -229,17 +236,15 @@ impl Gateway {
         }
     }
 
-    /// Rows of sessions, retained messages and the gateway itself.
-    fn put_rows(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<Rows, StoreError> {
-        let mut rows = Rows { wrote: self.mark.is_urgent(), ..Rows::default() };
-        if self.meta_dirty {
-            let mut value = self.node_id.to_le_bytes().to_vec();
-            seal(Table::Meta, NODE_ID_KEY, &mut value);
-            store.put(Table::Meta, NODE_ID_KEY, &value)?;
-            rows.wrote = true;
-            rows.meta = true;
-        }
-        // First, for a client id may have a new session already.
+    /// Rows of sessions, retained messages and the gateway itself. `full`: only those that go.
+    fn put_rows(
+        &mut self,
+        now: Instant,
+        store: &mut impl SpillStore,
+        full: bool,
+    ) -> Result<Rows, StoreError> {
+        let mut rows = Rows::default();
+        // First, for a client id may have a new session already, whose rows come in this commit.
         for key in &self.forgotten {
             store.delete(Table::Session, key.as_bytes())?;
             let mut dest = String::from("s:");
@@ -247,6 +252,17 @@ impl Gateway {
             store.delete(Table::Destination, dest.as_bytes())?;
             rows.wrote = true;
             rows.forgotten = true;
+        }
+        if full {
+            return Ok(rows);
+        }
+        rows.wrote |= self.mark.is_urgent();
+        if self.meta_dirty {
+            let mut value = self.node_id.to_le_bytes().to_vec();
+            seal(Table::Meta, NODE_ID_KEY, &mut value);
+            store.put(Table::Meta, NODE_ID_KEY, &value)?;
+            rows.wrote = true;
+            rows.meta = true;
         }
         for session in 0..self.sessions.count() {
             if !self.sessions[session].used || !self.sessions[session].dirty {
@@ -310,7 +326,6 @@ impl Gateway {
     }
 
     fn rows_committed(&mut self, rows: &Rows) {
-        self.rows_due = false;
         if rows.forgotten {
             self.forgotten.clear();
         }

@@ -98,7 +98,9 @@ impl Queue {
                 outbox.parked.clone_from(&row.parked);
                 if !row.sure {
                     // How far identifiers went is not known: far from those that may be open.
-                    outbox.next_id = (row.next_id + PUBLISH_ID_MAX / 2) % PUBLISH_ID_MAX + 1;
+                    let most = u32::from(PUBLISH_ID_MAX);
+                    let far = (u32::from(row.next_id) + most / 2) % most + 1;
+                    outbox.next_id = u16::try_from(far).unwrap_or(1);
                 }
                 if row.sure && !self.setup.safe {
                     // From here on it is not told of identifiers until the next clean stop.

@@ -94,10 +94,12 @@ impl Queue {
         let mut count = 0u16;
         let mut partial = false;
         if sure && outbox.received > 0 {
-            let pool = &self.pool;
+            let (pool, refused) = (&self.pool, &self.refused);
+            // Its publisher is going to be told, and free to use the identifier for another one.
+            let is_refused = |record| refused.iter().any(|(_, refused)| *refused == record);
             self.recv.update(dest.0, &mut |id, stage| {
                 let stage = match stage {
-                    Stage::Waits(record) if !pool.will_be_settled(record) => {
+                    Stage::Waits(record) if !pool.will_be_settled(record) || is_refused(record) => {
                         partial = true;
                         return stage;
                     }

@@ -127,6 +127,7 @@ impl Queue {
         entry.qos = record.qos;
         entry.stream = record.stream;
         entry.rule = record.rule;
+        outbox.rule_enters(record.rule);
         entry.packet_id = id.raw();
         entry.state = State::Publish;
         // Under this identifier it was never sent.

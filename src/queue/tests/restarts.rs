@@ -80,3 +80,55 @@ fn what_went_out_at_a_lower_qos_goes_out_again_before_what_came_after_it() {
     world.connect(A, true);
     assert_eq!(world.drain(A), ["1", "2"]);
 }
+
+#[test]
+fn identifiers_go_on_after_a_ring_was_killed() {
+    let mut world = World::with(|setup, params| {
+        setup.safe = false;
+        params[0].journal = false;
+    });
+    world.queue.outbox_mut(A).next_id = 50_000;
+    world.queue.row_urgent(A);
+    world.run(1000);
+    world.restart();
+    let next = i32::from(world.queue.outbox(A).next_id);
+    assert!((next - 50_000).abs() > 10_000, "far from those that may be open: {next}");
+}
+
+#[test]
+fn a_rule_counts_what_was_put_back_before_the_window() {
+    let mut world = World::new();
+    world.connect(A, true);
+    world.publish(A, "1", Qos::AtLeastOnce, 10);
+    world.publish(A, "2", Qos::ExactlyOnce, 10);
+    world.run(1000);
+    while world.send(A).is_some() {}
+    world.restart();
+    world.publish(A, "3", Qos::AtLeastOnce, 10);
+    world.publish(A, "4", Qos::AtLeastOnce, 10);
+    world.connect(A, true);
+    assert_eq!(world.queue.rule_count(A, 0), 4);
+    world.run(1000);
+    let (_, id) = world.send_soon(A).unwrap();
+    world.queue.puback(A, id, world.now);
+    assert_eq!(world.queue.rule_count(A, 0), 3);
+}
+
+#[test]
+fn an_identifier_whose_message_was_refused_is_not_stored() {
+    let mut world = World::with(|setup, params| {
+        setup.slot_count = 0;
+        params[0].overflow = Overflow::DropNewest;
+        params[1] = session("b");
+    });
+    let record = world.publish(A, "t", Qos::ExactlyOnce, 10);
+    world.queue.receive_id(B, 7, Some(record));
+    world.queue.row_with(B, Some(record));
+    world.pass(1000);
+    // As the gateway does it: the refusal is told before the next turn.
+    world.flush();
+    assert_eq!(world.queue.poll_refused(), Some((0, record)));
+    world.queue.release_id(B, 7);
+    world.restart();
+    assert!(!world.queue.recv.contains(B.0, 7), "its publisher may use it again");
+}
