@@ -124,7 +124,7 @@ pub struct Progress {
 struct Gate {
     /// Where in `control` they begin.
     at: usize,
-    /// They may leave after this many commits.
+    /// They may leave after this many commits of the rows of sessions.
     after: u64,
     /// Nothing else may leave before them.
     all: bool,

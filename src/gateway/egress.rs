@@ -47,9 +47,9 @@ impl Gateway {
                 return at;
             }
         }
-        let commits = self.queue.commits();
-        at += self.conn_mut(slot).take_control(commits, &mut out[at..]);
-        if self.conn(slot).has_control(commits) || self.conn(slot).is_mute(commits) {
+        let saved = self.rows_saved;
+        at += self.conn_mut(slot).take_control(saved, &mut out[at..]);
+        if self.conn(slot).has_control(saved) || self.conn(slot).is_mute(saved) {
             self.sent_something(slot, at, now);
             return at;
         }

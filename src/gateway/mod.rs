@@ -97,8 +97,10 @@ pub struct Gateway {
     shed_at: Instant,
     node_id: u64,
     meta_dirty: bool,
-    /// The last flush failed: rows of sessions may wait for the next.
+    /// The last flush failed or left them out: rows of sessions may wait for the next.
     rows_due: bool,
+    /// Commits with the rows of all sessions; on a full disk there are others.
+    rows_saved: u64,
     retained_since: Option<Instant>,
     drops_at: Instant,
     zero_retry_at: Instant,
@@ -163,6 +165,7 @@ impl Gateway {
             node_id,
             meta_dirty: true,
             rows_due: false,
+            rows_saved: 0,
             retained_since: None,
             drops_at: Instant::NEVER,
             zero_retry_at: Instant::ZERO,

@@ -21,8 +21,8 @@ impl Gateway {
         if fits { Step::Done } else { Step::Stall }
     }
 
-    /// The same for what is true only with the next commit, if `durable` asks for one. `first`: the
-    /// peer hears nothing before it.
+    /// The same for what is true only once the rows of sessions are committed again, if `durable`
+    /// asks for that. `first`: the peer hears nothing before it.
     pub(super) fn reply_durable(
         &mut self,
         slot: u16,
@@ -33,7 +33,7 @@ impl Gateway {
         if !durable || !self.queue.is_safe() {
             return self.reply(slot, packet);
         }
-        let after = self.queue.commits() + 1;
+        let after = self.rows_saved + 1;
         let conn = self.conn_mut(slot);
         let version = conn.version;
         let fits = conn.control_after(after, first, |out| encode(version, packet, out).ok());

@@ -4,6 +4,7 @@ use super::verbs::Event;
 use super::*;
 use crate::config;
 use crate::queue::recv::Stage;
+use crate::queue::store::{SpillStore, Table};
 use crate::queue::tests::Disk;
 
 const CONFIG: &str = "\
@@ -23,21 +24,21 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let (config, _) =
-            config::load("test", CONFIG, &mut |_| Err(String::new()), "node").unwrap();
+        Self::with("", 64)
+    }
+
+    fn with(more: &str, slots: u32) -> Self {
+        let text = format!("{CONFIG}{more}");
+        let (config, _) = config::load("test", &text, &mut |_| Err(String::new()), "node").unwrap();
         let now = Instant::START;
         let mut disk = Disk::default();
-        let mut gateway = Gateway::new(config, 7, 64, now);
+        let mut gateway = Gateway::new(config, 7, slots, now);
         gateway.restore(now, &mut disk).unwrap();
         Self { gateway, disk, now }
     }
 
     fn client(&mut self, name: u8) -> ConnId {
-        let peer = "127.0.0.1:9".parse().unwrap();
-        let client = self.gateway.accept(self.now, 0, peer).unwrap();
-        let mut connect = CONNECT;
-        connect[14] = name;
-        self.receive(client, &connect);
+        let client = self.connect(name, 0);
         // A new session is promised when it is durable.
         let mut greeting = self.sent(client);
         if greeting.is_empty() {
@@ -45,6 +46,31 @@ impl World {
         }
         assert_eq!(greeting[..2], [0x20, 2]);
         client
+    }
+
+    fn connect(&mut self, name: u8, flags: u8) -> ConnId {
+        let peer = "127.0.0.1:9".parse().unwrap();
+        let client = self.gateway.accept(self.now, 0, peer).unwrap();
+        let mut connect = CONNECT;
+        connect[9] = flags;
+        connect[14] = name;
+        self.receive(client, &connect);
+        client
+    }
+
+    /// A disk that has just refused a new slot. The client given has QoS 2 identifier 9 open.
+    fn full() -> (Self, ConnId) {
+        let mut world = Self::new();
+        let client = world.client(b'c');
+        world.receive(client, &[0x34, 7, 0, 3, b't', b'/', b'a', 0, 9]);
+        assert_eq!(world.turn(client), [0x50, 2, 0, 9]);
+        world.disk.full = true;
+        let mut large = vec![0x32, 0xF0, 0xAB, 2, 0, 3, b't', b'/', b'a', 0, 1];
+        large.resize(4 + 0x95F0, b'x');
+        world.receive(client, &large);
+        assert_eq!(world.turn(client), []);
+        assert!(world.gateway.queue.is_full(world.now));
+        (world, client)
     }
 
     fn receive(&mut self, conn: ConnId, bytes: &[u8]) {
@@ -69,6 +95,15 @@ impl World {
 
     fn lose(&mut self, conn: ConnId) {
         self.gateway.handle(self.now, Event::Closed { conn, reason: "reset" });
+    }
+}
+
+impl Disk {
+    fn has_session(&mut self, client_id: &str) -> bool {
+        let mut found = false;
+        let wanted = |found: &mut bool, key: &[u8]| *found |= key == client_id.as_bytes();
+        self.scan(Table::Session, &mut |key, _| wanted(&mut found, key)).unwrap();
+        found
     }
 }
 
@@ -116,4 +151,68 @@ fn qos_0_of_a_client_that_went_away_leaves_the_ring() {
     world.lose(subscriber);
     assert_eq!(world.gateway.queue.ring().0, 0);
     assert_eq!(world.gateway.queue.counters.drops, 10);
+}
+
+#[test]
+fn on_a_full_disk_no_session_is_promised_by_the_commit_of_something_else() {
+    let (mut world, client) = World::full();
+    let greeted = world.connect(b'd', 0);
+    world.receive(client, &[0x62, 2, 0, 9]);
+    world.gateway.flush(world.now, &mut world.disk);
+    assert_eq!(world.sent(client), [0x70, 2, 0, 9], "what frees room is committed");
+    assert_eq!(world.sent(greeted), []);
+    assert!(!world.disk.has_session("d"));
+    world.disk.full = false;
+    let soon = world.now.plus(Duration::from_millis(200));
+    assert!(world.gateway.poll_at() <= soon, "nothing else asks for the flush");
+    world.now = soon;
+    world.gateway.flush(world.now, &mut world.disk);
+    assert_eq!(world.sent(greeted), [0x20, 2, 0, 0]);
+    assert!(world.disk.has_session("d"));
+}
+
+#[test]
+fn a_session_row_is_written_after_the_rest_of_a_slow_store() {
+    let mut world = World::new();
+    let client = world.client(b'c');
+    let until = world.gateway.store_took(world.now, Duration::from_secs(1));
+    world.receive(client, &[0x82, 6, 0, 1, 0, 1, b'z', 0]);
+    world.gateway.flush(world.now, &mut world.disk);
+    assert_eq!(world.sent(client), []);
+    // Other deadlines aside.
+    world.gateway.due = Instant::NEVER;
+    assert_eq!(world.gateway.poll_at(), until);
+    world.gateway.flush(until, &mut world.disk);
+    assert_eq!(world.sent(client), [0x90, 3, 0, 1, 0]);
+}
+
+#[test]
+fn the_end_of_a_session_does_not_take_the_identifiers_of_the_next() {
+    let (mut world, client) = World::full();
+    world.lose(client);
+    let client = world.connect(b'c', 2);
+    world.lose(client);
+    let client = world.connect(b'c', 0);
+    // Nobody waits for this one, so that its identifier is stored at once.
+    world.receive(client, &[0x34, 5, 0, 1, b'z', 0, 5]);
+    world.gateway.flush(world.now, &mut world.disk);
+    assert!(Queue::has_row(&mut world.disk, "s:c").unwrap());
+    world.disk.full = false;
+    world.turn(client);
+    assert!(Queue::has_row(&mut world.disk, "s:c").unwrap());
+    assert!(world.disk.has_session("c"));
+}
+
+#[test]
+fn a_message_of_qos_2_without_room_is_refused_or_acknowledged() {
+    // One slot is less than the bridge's share.
+    let mut world = World::with("bridge.up.overflow = drop_newest\n", 1);
+    let client = world.client(b'c');
+    world.receive(client, &[0x34, 7, 0, 3, b't', b'/', b'a', 0, 9]);
+    assert_eq!(world.turn(client), [], "its identifier is not stored");
+    world.gateway.due = Instant::NEVER;
+    assert!(world.gateway.poll_at() <= world.now);
+    world.gateway.flush(world.now, &mut world.disk);
+    assert_eq!(world.sent(client), [0x50, 2, 0, 9], "3.1.1 has no word for it");
+    assert_eq!(world.gateway.queue.counters.drops, 1);
 }

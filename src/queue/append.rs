@@ -91,6 +91,9 @@ impl Queue {
         let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
         if outbox.used && outbox.stuck && drops && outbox.custody_held > 0 {
             self.refuse_custody(dest, outbox.custody.head);
+            if self.outbox(dest).params.session {
+                self.release_holds(dest);
+            }
         }
     }
 

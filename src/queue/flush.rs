@@ -431,8 +431,9 @@ impl Queue {
     fn evict(&mut self, dest: DestId, now: Instant) {
         let outbox = self.outbox_mut(dest);
         outbox.evict = false;
-        outbox.reorder = false;
-        self.changes += 1;
+        // Refills go on. What leaves RAM counts by itself; when nothing does, nothing has changed.
+        let reorder = core::mem::take(&mut outbox.reorder);
+        self.changes += u64::from(reorder);
         let outbox = self.outbox_mut(dest);
         if !outbox.spilling {
             outbox.spilling = true;

@@ -68,7 +68,10 @@ impl Queue {
             if !outbox.used || outbox.up == Up::Down || outbox.reorder {
                 continue;
             }
-            if !waiting {
+            if waiting {
+                // Nor does it find any before there is a change.
+                self.outbox_mut(dest).refill_failed_at = self.changes;
+            } else {
                 result = result.and(self.refill_box(dest, now, store, classify));
             }
             self.spill_note(dest, now);
@@ -110,7 +113,7 @@ impl Queue {
         let changed = outbox.refill_failed_at != self.changes;
         let loads =
             outbox.load_wanted || (self.has_refill_room() && self.short_streams(outbox) != 0);
-        unread || (outbox.up != Up::Down && changed && loads)
+        unread || (outbox.up != Up::Down && !outbox.reorder && changed && loads)
     }
 
     /// Would a commit let messages of QoS 2 into the window?

@@ -365,6 +365,8 @@ impl Queue {
             outbox.custody_qos2 -= u32::from(entry.qos == Qos::ExactlyOnce);
             self.entries.unlink(&mut outbox.custody, Chain::Custody, index);
             self.entries[index].flags.custody = false;
+            // Whatever found no slot is gone: the next message may find one.
+            outbox.stuck &= !outbox.custody.is_empty();
         }
         match entry.state {
             State::Zero => self.entries.unlink(&mut outbox.zero, Chain::Line, index),

@@ -308,7 +308,8 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             self.probes.poll_at(),
             self.logging.poll_at(),
             self.stats_at,
-            self.idle_at,
+            // House-keeping waits for the store's rest, too.
+            self.idle_at.max(self.rest_until),
         ]
         .into_iter()
         .min()

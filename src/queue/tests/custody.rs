@@ -191,3 +191,46 @@ fn what_a_destination_cannot_give_up_does_not_save_the_next_laggard() {
     world.flush();
     assert!(world.queue.pool.free_blocks() >= 16, "the other one left RAM");
 }
+
+#[test]
+fn what_found_no_room_and_is_gone_makes_nobody_wait() {
+    for overflow in [Overflow::Block, Overflow::DropNewest, Overflow::DropOldest] {
+        let mut world = World::with(|setup, params| {
+            setup.slot_count = 2;
+            params[0].overflow = overflow;
+        });
+        world.publish(B, "t", Qos::AtLeastOnce, 30_000);
+        world.evict(B);
+        world.connect(A, true);
+        let large = world.publish(A, "large", Qos::AtLeastOnce, 60_000);
+        let (_, id) = world.send(A).unwrap();
+        world.run(3000);
+        assert!(!world.is_settled(large));
+        world.queue.puback(A, id, world.now);
+        world.queue.disconnected(A);
+        assert_eq!(world.queue.admit(A, Qos::AtLeastOnce, 10), Ok(()));
+        let record = world.publish(A, "small", Qos::AtLeastOnce, 10);
+        world.run(3000);
+        assert!(world.is_settled(record), "{overflow:?}");
+        assert_eq!(world.queue.outbox(A).stored, 1, "{overflow:?}");
+    }
+}
+
+#[test]
+fn in_flight_behind_anothers_pinned_slot_makes_no_publisher_wait() {
+    let mut world = World::with(|setup, params| {
+        setup.session_slots_max = 1;
+        params[0] = session("a");
+        params[1] = session("b");
+    });
+    world.connect(B, true);
+    world.publish(B, "t", Qos::AtLeastOnce, 30_000);
+    world.evict(B);
+    world.run(10);
+    world.send(B).unwrap();
+    world.connect(A, true);
+    let record = world.publish(A, "t", Qos::AtLeastOnce, 10);
+    world.send(A).unwrap();
+    world.run(10_000);
+    assert!(world.is_settled(record));
+}

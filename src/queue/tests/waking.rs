@@ -160,3 +160,64 @@ fn pressing_makes_the_room_that_qos_0_has_to_find() {
     world.flush();
     assert_eq!(world.queue.changes(), changes);
 }
+
+#[test]
+fn a_window_larger_than_the_ring_keeps_nobody_awake() {
+    let mut world = World::with(|setup, _| setup.bytes = 64 * 256);
+    world.connect(A, true);
+    for turn in 0..8 {
+        world.publish(A, "t", Qos::AtLeastOnce, 12 * 256 - 1);
+        world.send(A).unwrap();
+        world.queue.disconnected(A);
+        world.evict(A);
+        world.queue.outbox_mut(A).up = crate::queue::outbox::Up::Up;
+        assert_eq!(world.queue.outbox(A).inflight, turn + 1);
+    }
+    for _ in 0..3 {
+        world.publish(A, "u", Qos::AtLeastOnce, 12 * 256 - 1);
+    }
+    world.queue.disconnected(A);
+    world.evict(A);
+    world.connect(A, true);
+    assert!(world.send(A).is_none(), "it has to be loaded");
+    // Nothing leaves: the socket is full.
+    world.run(5000);
+    assert_eq!(world.drain(A).len(), 11);
+}
+
+#[test]
+fn others_wait_quietly_behind_what_is_in_flight() {
+    let mut world = World::with(|setup, _| setup.bytes = 32 * 256);
+    world.connect(A, true);
+    world.publish(A, "large", Qos::AtLeastOnce, 16 * 256 - 6);
+    world.send(A).unwrap();
+    world.queue.disconnected(A);
+    world.evict(A);
+    world.publish(B, "u", Qos::AtLeastOnce, 10);
+    world.evict(B);
+    let aside = world.queue.aside();
+    world.queue.connected(aside, true, 8, world.now);
+    world.publish(aside, "w", Qos::AtLeastOnce, 18 * 256 - 6);
+    world.send(aside).unwrap();
+    world.connect(A, true);
+    assert!(world.send(A).is_none());
+    world.connect(B, true);
+    assert!(world.queue.pool.free_blocks() > 12, "the other one would find room");
+    world.run(5000);
+    assert!(world.send(A).is_none() && world.send(B).is_none());
+}
+
+#[test]
+fn what_is_in_flight_is_asked_for_after_a_flush_that_did_not_look_for_it() {
+    let mut world = World::new();
+    world.connect(A, true);
+    world.publish(A, "t", Qos::AtLeastOnce, 10);
+    world.send(A).unwrap();
+    world.queue.disconnected(A);
+    world.evict(A);
+    world.connect(A, true);
+    world.flush();
+    assert!(world.send(A).is_none(), "it has to be loaded");
+    world.run(10);
+    assert!(world.send(A).is_some());
+}
