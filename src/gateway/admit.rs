@@ -75,7 +75,7 @@ impl Gateway {
         if !connected && self.sessions[session].expiry == Duration::ZERO {
             return false;
         }
-        if self.admit(dest, None, body).is_err() {
+        if self.admit(dest, None, qos, body).is_err() {
             if !self.queue.can_drop(dest, Scope::All) {
                 self.plan.lose(dest, Loss::Newest(DropReason::QueueFull));
                 return false;
@@ -129,7 +129,7 @@ impl Gateway {
                     continue;
                 }
             } else {
-                match self.admit_bridge(now, bridge, rule, message.topic, body) {
+                match self.admit_bridge(now, bridge, rule, message.topic, qos, body) {
                     Admitted::Yes => {}
                     Admitted::Dropped => {
                         refused = true;
@@ -178,9 +178,11 @@ impl Gateway {
         &mut self,
         dest: DestId,
         bridge: Option<BridgeId>,
+        qos: Qos,
         body: usize,
     ) -> Result<(), Refusal> {
-        let qos = Qos::AtLeastOnce;
+        // Here QoS 0 queues with the others.
+        let qos = qos.max(Qos::AtLeastOnce);
         let refusal = match self.queue.admit(dest, qos, body) {
             Ok(()) => return Ok(()),
             Err(refusal) => refusal,
@@ -216,6 +218,7 @@ impl Gateway {
         bridge: BridgeId,
         rule: u8,
         name: &str,
+        qos: Qos,
         body: usize,
     ) -> Admitted {
         let dest = Self::bridge_dest(bridge);
@@ -245,7 +248,7 @@ impl Gateway {
                 }
             }
         }
-        let admitted = match (self.admit(dest, Some(bridge), body), policy) {
+        let admitted = match (self.admit(dest, Some(bridge), qos, body), policy) {
             (Ok(()), _) => {
                 self.unblocked(now, dest);
                 Admitted::Yes

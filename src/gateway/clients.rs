@@ -247,7 +247,7 @@ impl Gateway {
             return;
         }
         let conn = self.conn(slot);
-        if conn.control_left() == 0 && !conn.is_mute(self.queue.commits()) {
+        if conn.control_left() == 0 && !conn.is_mute(self.rows_saved) {
             let entry = &mut self.sessions[session];
             entry.in_doubt = false;
             entry.dirty = true;
@@ -433,7 +433,7 @@ impl Gateway {
             let conn = self.conn(slot);
             // What a client cannot send because we do not read, or does not send before it has its
             // CONNACK, is not its silence.
-            let held = conn.parked > 0 || conn.stalled || conn.is_mute(self.queue.commits());
+            let held = conn.parked > 0 || conn.stalled || conn.is_mute(self.rows_saved);
             let at = match conn.role {
                 Role::Greeting => conn.opened_at.plus(CONNECT_WITHIN),
                 Role::Client { .. } if !conn.keepalive.is_zero() && !held => {

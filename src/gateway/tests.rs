@@ -216,3 +216,21 @@ fn a_message_of_qos_2_without_room_is_refused_or_acknowledged() {
     assert_eq!(world.sent(client), [0x50, 2, 0, 9], "3.1.1 has no word for it");
     assert_eq!(world.gateway.queue.counters.drops, 1);
 }
+
+#[test]
+fn qos_2_is_stored_beyond_a_quota_only_as_far_as_it_was_taken() {
+    // The bridge's share is one of them.
+    let mut world = World::with("", 2);
+    let client = world.client(b'c');
+    let mut large = vec![0x34, 0xA7, 0x9C, 1, 0, 3, b't', b'/', b'a', 0, 0];
+    large.resize(4 + 20_007, b'x');
+    for id in 1..=2 {
+        large[10] = id;
+        world.receive(client, &large);
+        assert_eq!(world.turn(client), [0x50, 2, 0, id]);
+    }
+    large[10] = 3;
+    let mut buffer = large.clone();
+    let taken = world.gateway.receive(world.now, client, &mut buffer);
+    assert_eq!(taken.kept, large.len(), "it waits for room");
+}

@@ -197,7 +197,9 @@ fn others_wait_quietly_behind_what_is_in_flight() {
     world.evict(B);
     let aside = world.queue.aside();
     world.queue.connected(aside, true, 8, world.now);
-    world.publish(aside, "w", Qos::AtLeastOnce, 18 * 256 - 6);
+    // Nobody waits for it, so that it is not stored.
+    let push = Push { hold: false, ..plain(Qos::AtLeastOnce) };
+    world.publish_as(aside, "w", 18 * 256 - 6, push);
     world.send(aside).unwrap();
     world.connect(A, true);
     assert!(world.send(A).is_none());
