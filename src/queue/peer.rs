@@ -62,7 +62,7 @@ impl Queue {
             return self.connected(dest, true, window, now);
         }
         if !same {
-            self.park(dest);
+            self.park(dest, peer);
         }
         let in_doubt = self.connected(dest, false, window, now);
         let outbox = self.outbox_mut(dest);
@@ -84,8 +84,8 @@ impl Queue {
         in_doubt
     }
 
-    /// Keeps in mind what is open in the session that the bridge is about to leave.
-    fn park(&mut self, dest: DestId) {
+    /// Keeps in mind what is open in the session that the bridge is about to leave for `next`.
+    fn park(&mut self, dest: DestId, next: PeerId) {
         let Some(peer) = self.outbox(dest).peer else { return };
         let mut open: Vec<u16> = Vec::new();
         for list in [self.outbox(dest).flight, self.outbox(dest).release] {
@@ -118,7 +118,8 @@ impl Queue {
             None => {
                 if outbox.parked.len() >= SERVERS_MAX {
                     // Of a server that is not configured any more, most likely: it begins anew.
-                    outbox.parked.remove(0);
+                    let oldest = outbox.parked.iter().position(|at| at.peer != next);
+                    outbox.parked.remove(oldest.unwrap_or(0));
                 }
                 outbox.parked.push(Parked { peer, open, received });
             }

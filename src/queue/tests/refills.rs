@@ -1,6 +1,7 @@
 //! Back from the disk to RAM.
 
 use super::*;
+use crate::limits::SERVERS_MAX;
 
 #[test]
 fn a_full_disk_can_still_be_drained() {
@@ -134,4 +135,20 @@ fn what_was_left_open_at_a_server_takes_its_part_of_the_window() {
     assert!(world.queue.oldest_sent(A).is_some(), "its PUBCOMP is waited for");
     world.queue.pubcomp(A, id, world.now);
     assert!(world.send_soon(A).is_some() && world.send_soon(A).is_none());
+}
+
+#[test]
+fn one_server_too_many_does_not_take_the_place_of_the_next() {
+    let mut world = World::new();
+    world.connect(A, true);
+    world.publish(A, "t", Qos::ExactlyOnce, 10);
+    world.run(1000);
+    let (_, id) = world.send(A).unwrap();
+    let last = 1 + u64::try_from(SERVERS_MAX).unwrap();
+    for server in (2..=last).chain([1]) {
+        let known = world.queue.knows_peer(A, PeerId::new(server));
+        world.queue.greeted(A, PeerId::new(server), known, 8, world.now);
+        world.run(1000);
+    }
+    assert_eq!(world.queue.next_release(A, world.now), Some(id));
 }
