@@ -282,8 +282,14 @@ fn a_flood_of_silent_connections_passes_and_whoever_is_there_is_served() {
     for stream in silent {
         Wire::new(stream, 4).read_to_the_end();
     }
-    // They are gone: the place that is left can be had, and it is the last.
-    let mut last = Connect::v4("last").open(gateway.port);
+    // They are gone: the place that is left can be had once the gateway knows, and it is the last.
+    let mut last = None;
+    wait_until("the last place is free", || {
+        let opened = Connect::v4("last").try_open(gateway.port).ok();
+        last = opened.filter(|client| client.connack.code == 0);
+        last.is_some()
+    });
+    let mut last = last.expect("a client");
     last.ping();
     let refused = Connect::v5("refused").try_open(gateway.port).expect("a CONNACK");
     assert_eq!(refused.connack.code, 0x97);
