@@ -275,7 +275,7 @@ impl Queue {
         for outbox in &mut self.boxes {
             outbox.settled_dirty = 0;
         }
-        self.salvage_committed();
+        self.salvage_committed(now);
         let mut appended = core::mem::take(&mut self.txn.appended);
         for (index, count) in appended.drain(..) {
             let dest = DestId(index);

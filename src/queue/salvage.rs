@@ -18,6 +18,7 @@ use super::walk::{Walk, is_sound, search};
 use crate::limits::{SALVAGE_SLOTS, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::mqtt::Qos;
 use crate::note::Note;
+use crate::vocab::Instant;
 
 /// Lives of a slot that are tried when its row is lost. More would let chance prove a record.
 const GENERATION_TRIES: u32 = 4096;
@@ -298,7 +299,8 @@ impl Queue {
         let settled = |ordinal| row.is_some_and(|slot| slot.settled_bits.get(ordinal));
         let wanted: Vec<usize> =
             sifted.sound.iter().filter(|(o, _)| !settled(*o)).map(|(_, at)| *at).collect();
-        let count = closed.map_or(sifted.count, |slot| slot.count);
+        // An open one may have more than its row says, but never had fewer.
+        let count = row.map_or(0, |slot| slot.count).max(sifted.count);
         let open = (0..count).filter(|ordinal| !settled(*ordinal)).count();
         let missing = u64::try_from(open - wanted.len()).unwrap_or(0);
         let Some(first) = wanted.first() else {
@@ -446,7 +448,7 @@ impl Queue {
     }
 
     /// The commit succeeded: what was moved is its destination's backlog.
-    pub(super) fn salvage_committed(&mut self) {
+    pub(super) fn salvage_committed(&mut self, now: Instant) {
         let Some(mut salvage) = self.salvage.take() else { return };
         let Staged { done, moved, lost, .. } = core::mem::take(&mut salvage.staged);
         salvage.todo.retain(|old| !done.contains(old));
@@ -464,7 +466,10 @@ impl Queue {
             outbox.unknown_slots += 1;
             outbox.stored += u64::from(count);
             outbox.pending += u64::from(count);
-            outbox.spilling = true;
+            if !core::mem::replace(&mut outbox.spilling, true) {
+                outbox.spill_since = now;
+                outbox.spill_messages = 0;
+            }
             self.sendable.set(dest.0);
             match salvage.in_doubt.iter_mut().find(|doubt| doubt.0 == dest) {
                 Some(doubt) => doubt.1 += in_doubt,

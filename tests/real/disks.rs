@@ -149,6 +149,8 @@ fn a_store_without_its_head_is_salvaged_in_order_before_what_is_new() {
     site.assert_order();
     let recovered = site.gateway.wait("store_recovered");
     assert_eq!((recovered.number("rescued"), recovered.number("lost")), (3000, 0));
+    let drained = site.gateway.wait("spill_drained");
+    assert!(drained.number("duration_ms") < 3_600_000, "since what was rescued was there");
     assert_eq!(site.gateway.wait("bridge_up").text("session_present"), "false");
     assert_eq!(site.aside(), [""; 0], "nothing is missing: it is of no more use");
     // A restart begins with the new store alone.
