@@ -188,7 +188,8 @@ impl Gateway {
     /// Streams that are paced and have no token; notes when the first will.
     fn blocked_streams(&mut self, now: Instant, slot: u16, bridge: BridgeId, dest: DestId) -> u128 {
         let outbox = self.queue.outbox(dest);
-        let mut paced = outbox.paced & outbox.active;
+        // What is on disk only is loaded when there is a token for it, if there is little room.
+        let mut paced = outbox.paced & (outbox.active | outbox.gaps);
         let mut blocked = 0;
         let mut first = Instant::NEVER;
         while paced != 0 {

@@ -351,6 +351,7 @@ impl Queue {
         outbox.reorder = false;
         outbox.granted = 0;
         outbox.qos2_wanted = false;
+        outbox.starved = false;
         outbox.row_urgent = false;
         outbox.row_dirty = false;
         outbox.row_partial = false;

@@ -125,6 +125,10 @@ pub struct Outbox {
     pub qos2_wanted: bool,
     /// An entry in the window has to be read from the store.
     pub load_wanted: bool,
+    /// Its peer would take a message now and RAM has none: the next one is loaded however little
+    /// is free. Asked for again only by `next`: what has to leave RAM before it could be sent does
+    /// not come back until somebody wants it.
+    pub starved: bool,
 
     pub chain: SlotChain,
     /// Slots that have not been read since the restart.
@@ -247,6 +251,7 @@ impl Outbox {
             window,
             qos2_wanted: false,
             load_wanted: false,
+            starved: false,
             chain: SlotChain::EMPTY,
             unknown_slots: 0,
             salvaging: false,
@@ -342,6 +347,11 @@ impl Outbox {
     /// until its PUBCOMP.
     pub fn has_room(&self) -> bool {
         self.inflight.saturating_add(self.left_open()) < self.window
+    }
+
+    /// Streams that need no token, or have one.
+    pub fn unpaced(&self) -> u128 {
+        !self.paced | self.granted
     }
 
     /// Exchanges of the peer's session from the time before we left it.

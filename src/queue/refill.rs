@@ -69,7 +69,7 @@ impl Queue {
                 continue;
             }
             if waiting {
-                // Nor does it find any before there is a change.
+                // Nor does it find any before there is a change, as when that waits no more.
                 self.outbox_mut(dest).refill_failed_at = self.changes;
             } else {
                 result = result.and(self.refill_box(dest, now, store, classify));
@@ -111,8 +111,7 @@ impl Queue {
     pub(super) fn can_refill(&self, outbox: &Outbox) -> bool {
         let unread = outbox.params.counts_rules && outbox.unknown_slots > 0;
         let changed = outbox.refill_failed_at != self.changes;
-        let loads =
-            outbox.load_wanted || (self.has_refill_room() && self.short_streams(outbox) != 0);
+        let loads = outbox.load_wanted || self.loadable(outbox) != 0;
         unread || (outbox.up != Up::Down && !outbox.reorder && changed && loads)
     }
 
@@ -129,6 +128,29 @@ impl Queue {
         enough(self.pool.free_blocks(), self.pool.block_count())
             && enough(self.pool.free_records(), self.pool.record_count())
             && enough(self.entries.free_count(), self.entries.count())
+    }
+
+    /// Streams that the next message may be loaded for: all, or where there is little room, those
+    /// that could send it at once while RAM has nothing for the peer. Others may hold the ring for
+    /// as long as they like, and a link that stands goes on.
+    fn room_for(&self, outbox: &Outbox) -> u128 {
+        let open = outbox.unpaced();
+        // Whatever QoS the next one has.
+        let in_window = outbox.has_room() && outbox.inflight_qos2 < outbox.window_qos2;
+        if self.has_refill_room() {
+            u128::MAX
+        } else if outbox.starved && in_window && outbox.active & open == 0 {
+            open
+        } else {
+            0
+        }
+    }
+
+    fn loadable(&self, outbox: &Outbox) -> u128 {
+        match self.room_for(outbox) {
+            0 => 0,
+            room => self.short_streams(outbox) & room,
+        }
     }
 
     /// Streams with a backlog on disk and too little of it in RAM.
@@ -165,10 +187,7 @@ impl Queue {
         store: &mut impl SpillStore,
         classify: &mut impl Classify,
     ) -> Result<bool, StoreError> {
-        if !self.has_refill_room() {
-            return Ok(false);
-        }
-        let short = self.short_streams(self.outbox(dest));
+        let short = self.loadable(self.outbox(dest));
         if short == 0 {
             return Ok(false);
         }
@@ -220,12 +239,18 @@ impl Queue {
             let target =
                 if outbox.paced & bit != 0 { 2 } else { u32::from(outbox.window).max(1) * 2 };
             let full = outbox.streams[usize::from(stream)].list.len >= target;
-            if short & bit == 0 || left_over & bit != 0 || full || !self.has_refill_room() {
+            let room = self.room_for(outbox) & bit != 0;
+            if short & bit == 0 || left_over & bit != 0 || full || !room {
                 left_over |= bit;
                 continue;
             }
             match self.load(slot, at, &head, now, store)? {
-                Loaded::PoolFull => left_over |= bit,
+                Loaded::PoolFull => {
+                    left_over |= bit;
+                    // Once after each change others are spilled for it.
+                    let outbox = self.outbox(dest);
+                    self.pressed |= outbox.starved && outbox.refill_failed_at != self.changes;
+                }
                 Loaded::Corrupt => {
                     // Neither its length is to be trusted nor what said which stream it is of.
                     self.give_up(dest, place, at, head.bytes());
@@ -292,6 +317,7 @@ impl Queue {
         outbox.blocks += pool_head.blocks();
         outbox.records += 1;
         outbox.spill_messages += 1;
+        outbox.starved = false;
         for (row, at) in outbox.conflated.iter_mut().zip(0u16..) {
             if row.place == Some(place) {
                 row.place = None;

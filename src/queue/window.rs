@@ -38,6 +38,7 @@ impl Queue {
     /// The next publish for `dest`; streams in `blocked` are passed over.
     pub fn next(&mut self, dest: DestId, blocked: u128) -> Option<Next> {
         if self.outbox(dest).reorder {
+            self.starve(dest);
             return None;
         }
         let unsent = self.first_unsent(dest);
@@ -83,7 +84,17 @@ impl Queue {
             }
             return self.describe(head);
         }
+        if self.outbox(dest).active & !blocked == 0 {
+            self.starve(dest);
+        }
         None
+    }
+
+    /// A refill that found nothing before this looks again: a token may have come meanwhile.
+    fn starve(&mut self, dest: DestId) {
+        let outbox = self.outbox_mut(dest);
+        outbox.starved = true;
+        outbox.refill_failed_at = u64::MAX;
     }
 
     /// The message in the window that goes out next. Where the peer's window is taken up by what it
@@ -415,6 +426,9 @@ impl Queue {
     pub fn disconnected(&mut self, dest: DestId) {
         let outbox = self.outbox_mut(dest);
         outbox.up = Up::Down;
+        outbox.starved = false;
+        // Nobody waits for what it wanted in RAM.
+        self.changes += 1;
     }
 
     /// A new transport stands. With the session kept, everything unacknowledged goes out again

@@ -152,3 +152,65 @@ fn one_server_too_many_does_not_take_the_place_of_the_next() {
     }
     assert_eq!(world.queue.next_release(A, world.now), Some(id));
 }
+
+/// A backlog of A behind a link that stands; of 64 messages B holds all but 4 and has no room on
+/// disk.
+fn with_little_room() -> World {
+    let mut world = World::with(|setup, params| {
+        setup.messages = 64;
+        params[1].slots_max = 0;
+    });
+    for n in 0..20 {
+        world.publish(A, &n.to_string(), qos_of(n), 10);
+    }
+    world.evict(A);
+    for _ in 0..60 {
+        world.publish(B, "t", Qos::AtLeastOnce, 10);
+    }
+    world.run(1000);
+    assert_eq!(world.queue.pool.free_records(), 4);
+    world.connect(A, true);
+    world
+}
+
+fn qos_of(n: u32) -> Qos {
+    if n.is_multiple_of(3) { Qos::ExactlyOnce } else { Qos::AtLeastOnce }
+}
+
+#[test]
+fn a_backlog_is_sent_however_little_of_the_ring_others_leave() {
+    let mut world = with_little_room();
+    let all: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+    assert_eq!(world.drain(A), all);
+    assert_eq!(world.queue.pool.free_records(), 4);
+}
+
+#[test]
+fn with_little_room_nothing_comes_back_that_nobody_can_send() {
+    let mut world = with_little_room();
+    // Its peer takes nothing more after it has asked once.
+    assert!(world.send(A).is_none());
+    world.run(1000);
+    assert_eq!(world.queue.pool.free_records(), 3);
+    for _ in 0..3 {
+        world.queue.press_now();
+        world.flush();
+        world.run(1000);
+        assert_eq!(world.queue.pool.free_records(), 4);
+    }
+    assert_eq!(world.drain(A).len(), 20);
+}
+
+#[test]
+fn what_waits_in_ram_gives_way_to_a_backlog_too_large_for_what_is_free() {
+    let mut world = World::with(|setup, _| setup.bytes = 64 * 256);
+    world.publish(A, "large", Qos::AtLeastOnce, 16 * 256 - 5);
+    world.evict(A);
+    world.connect(B, true);
+    for _ in 0..10 {
+        world.publish(B, "small", Qos::AtLeastOnce, 5 * 256 - 5);
+    }
+    world.connect(A, true);
+    assert_eq!(world.send_soon(A).unwrap().0, "large");
+    assert_eq!(world.drain(B).len(), 10);
+}
