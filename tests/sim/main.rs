@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::World;
 
 /// Seeds of each family in an ordinary run.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 400;
 
 /// What became of a seed.
 struct Outcome {

@@ -37,6 +37,8 @@ pub struct Held {
     filters: Vec<(String, u8)>,
     /// The gateway has sent it a message of QoS 2, so that it must remember it.
     used: bool,
+    /// Some of what is open came over a connection before MQTT 5, which knows no Receive Maximum.
+    unbounded: bool,
     /// The gateway may not have written down that it is new: nothing came from it since, or its
     /// disk takes nothing. If it dies now it goes on where the last session was, and MQTT has no
     /// word against that; this remote says it once more.
@@ -270,7 +272,9 @@ impl Remote {
             let clean = connect.clean_start && connect.version != Version::V5;
             let ends_with = clean.then_some(self.links[at].line.wire);
             let (filters, untold_at) = (Vec::new(), Some(world.commits));
-            let held = Held { session, bridge, filters, used: false, untold: untold_at, ends_with };
+            let (used, unbounded) = (false, false);
+            let held =
+                Held { session, bridge, filters, used, unbounded, untold: untold_at, ends_with };
             self.sessions.insert(id.clone(), held);
             if (told > 0 || moved) && !untold {
                 world.ledger.doubts.push(Doubt { dest: Dest::Bridge(bridge), window });
@@ -337,6 +341,7 @@ impl Remote {
         match packet {
             Packet::Publish(publish) => {
                 held.used |= publish.qos.as_u8() == 2;
+                held.unbounded = !v5 || (held.unbounded && !held.session.received.is_empty());
                 let arrived = held.session.published(line, ledger, publish, now, &mut answer);
                 if let Some(refused) = answer.refused {
                     *ledger.turned_away.entry((bridge, refused)).or_insert(0) += 1;
@@ -346,7 +351,7 @@ impl Remote {
                 // What a lost commit knew of counts here for ever. After damage more than a window
                 // goes out again: what it had over another connection does not count by the word
                 // of the specification, but here it does.
-                let known = v5 && !ledger.commit_lost && ledger.damaged == 0;
+                let known = !held.unbounded && !ledger.commit_lost && ledger.damaged == 0;
                 if known && open > usize::from(self.plan.receive_maximum) {
                     ledger.violate("window", format!("{open} at remote {}", self.index));
                 }
