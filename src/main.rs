@@ -198,11 +198,7 @@ fn restore(
     // What the store remembers of time goes on where it was.
     let readings = clock::readings();
     if let Some(store) = &mut store {
-        let resumed = match mark::resume(store, &readings) {
-            Ok(resumed) => resumed,
-            Err(StoreError::Corrupt) => return Ok(None),
-            Err(error) => return Err(unreadable(error)),
-        };
+        let Some(resumed) = whole(mark::resume(store, &readings))? else { return Ok(None) };
         *clock = Clock::start_at(resumed.max(clock.now()));
     }
     let slots = store.as_ref().map_or(0, SpillStore::slot_count_max);
@@ -211,22 +207,19 @@ fn restore(
     let mut gateway = Gateway::new(config.clone(), seed, slots, clock.now());
     gateway.set_clocks(clock.now(), readings);
     if let Some(store) = &mut store {
-        match gateway.restore(clock.now(), store) {
-            Ok(()) => {}
-            Err(StoreError::Corrupt) => return Ok(None),
-            Err(error) => return Err(unreadable(error)),
-        }
+        let Some(()) = whole(gateway.restore(clock.now(), store))? else { return Ok(None) };
     }
     Ok(Some((gateway, store)))
 }
 
-fn unreadable(error: StoreError) -> String {
-    let why = match error {
-        StoreError::Full => "it is full",
-        StoreError::Io => "an I/O error",
-        StoreError::Corrupt => "it is damaged",
-    };
-    format!("cannot read the store: {why}")
+/// What was read at start. `None`: the store is damaged.
+fn whole<T>(read: Result<T, StoreError>) -> Result<Option<T>, String> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(StoreError::Corrupt) => Ok(None),
+        Err(StoreError::Full) => Err("cannot read the store: it is full".to_owned()),
+        Err(StoreError::Io) => Err("cannot read the store: an I/O error".to_owned()),
+    }
 }
 
 fn open_store(

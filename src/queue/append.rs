@@ -56,6 +56,7 @@ impl Queue {
     /// give up their oldest slot in the next flush, `drop_newest` gives up what found no room, the
     /// others block.
     fn no_room(&mut self, dest: DestId, at: u32) {
+        self.any_stuck = true;
         let outbox = self.outbox_mut(dest);
         outbox.stuck = true;
         outbox.tight = true;
@@ -69,9 +70,6 @@ impl Queue {
         let head = self.outbox(giver).chain.head;
         if head == NONE {
             self.refuse_custody(dest, at);
-            if self.outbox(dest).params.session {
-                self.release_holds(dest);
-            }
             // Nobody waits any more: the next message asks again.
             let outbox = self.outbox_mut(dest);
             outbox.stuck = outbox.custody_held > 0;
@@ -91,9 +89,6 @@ impl Queue {
         let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
         if outbox.used && outbox.stuck && drops && outbox.custody_held > 0 {
             self.refuse_custody(dest, outbox.custody.head);
-            if self.outbox(dest).params.session {
-                self.release_holds(dest);
-            }
         }
     }
 
@@ -109,7 +104,8 @@ impl Queue {
         largest
     }
 
-    /// Gives up what waits in custody from `at` on: counted, and its publishers are told.
+    /// Gives up what waits in custody from `at` on: counted, and its publishers are told. Nobody
+    /// waits for what a session has in flight.
     fn refuse_custody(&mut self, dest: DestId, mut at: u32) {
         let mut count = 0;
         while at != NONE {
@@ -127,6 +123,9 @@ impl Queue {
             at = next;
         }
         self.count_drop(dest, DropReason::QueueFull, count);
+        if self.outbox(dest).params.session {
+            self.release_holds(dest);
+        }
     }
 
     /// Appends one record.
@@ -322,9 +321,8 @@ impl Queue {
     /// The open end of a log whose records are all settled is a slot that nobody needs: it is
     /// given back when another destination finds none.
     fn reclaim(&mut self) {
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let tail = self.outbox(DestId(index)).chain.tail;
+        for dest in self.dests() {
+            let tail = self.outbox(dest).chain.tail;
             if tail == NONE {
                 continue;
             }
@@ -333,7 +331,7 @@ impl Queue {
             let written = self.txn.taken.iter().any(|(taken, _)| *taken == tail)
                 || self.txn.saved.iter().any(|(saved, _)| *saved == tail);
             if done && !written {
-                self.release_slot(DestId(index), tail);
+                self.release_slot(dest, tail);
             }
         }
     }

@@ -26,10 +26,8 @@ impl Queue {
     /// The store refused: everything the transaction did to RAM is undone.
     pub fn failed(&mut self, now: Instant, operation: &'static str, error: StoreError) {
         self.salvage_failed();
-        for index in 0..self.boxes.len() {
-            if let Ok(index) = u16::try_from(index) {
-                self.leave_window(DestId(index));
-            }
+        for dest in self.dests() {
+            self.leave_window(dest);
         }
         let mut appended = core::mem::take(&mut self.txn.appended);
         // The destination that was being appended when it failed is not in the list.
@@ -58,15 +56,12 @@ impl Queue {
             place.prev = now_settled.prev;
             place.dirty = now_settled.dirty;
         }
-        for outbox in &mut self.boxes {
-            outbox.stuck = false;
-        }
+        self.unstick();
         self.slot_in_buffer = NONE;
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            if self.boxes[usize::from(index)].row_dirty {
+        for dest in self.dests() {
+            if self.outbox(dest).row_dirty {
                 let mut waited = false;
-                self.recv.update(index, &mut |_, stage| match stage {
+                self.recv.update(dest.0, &mut |_, stage| match stage {
                     // A PUBREC waits for it, and its message may be safe by its own entry.
                     Stage::Staged => {
                         waited = true;
@@ -74,7 +69,7 @@ impl Queue {
                     }
                     other => other,
                 });
-                self.boxes[usize::from(index)].row_urgent |= waited;
+                self.outbox_mut(dest).row_urgent |= waited;
             }
         }
         let reason = match error {

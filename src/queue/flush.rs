@@ -91,8 +91,8 @@ impl Queue {
         let first = self.txn.next_first;
         // A QoS 2 message is durable everywhere at once, with its publisher's identifier: were it
         // only at one destination when the power goes, that one would get its second try too.
-        let exactly_once = (0..count)
-            .filter_map(|at| u16::try_from(at).ok().map(DestId))
+        let exactly_once = self
+            .dests()
             .any(|dest| self.outbox(dest).custody_qos2 > 0 && self.commit_due(dest, now));
         for turn in 0..count {
             let at = (first + turn) % count;
@@ -112,10 +112,8 @@ impl Queue {
             }
         }
         self.write_buffer(store)?;
-        for index in 0..count {
-            if let Ok(index) = u16::try_from(index) {
-                self.admit_qos2(DestId(index));
-            }
+        for dest in self.dests() {
+            self.admit_qos2(dest);
         }
         self.put_rows(now, store)?;
         Ok(self.txn.wrote)
@@ -141,7 +139,7 @@ impl Queue {
             return Instant::ZERO;
         }
         // What is staged behind a backlog goes to the disk in any case.
-        let staged = outbox.gaps != 0 || outbox.is_unread();
+        let staged = outbox.has_stored();
         if outbox.custody_held == 0 && !staged {
             return Instant::NEVER;
         }
@@ -285,9 +283,7 @@ impl Queue {
         }
         self.txn.appended = appended;
         self.evict_committed(now);
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let dest = DestId(index);
+        for dest in self.dests() {
             let outbox = self.outbox_mut(dest);
             if !outbox.used {
                 continue;
@@ -300,7 +296,7 @@ impl Queue {
             outbox.row_urgent = false;
             // The table is everybody's: it is gone through for those who have something in it.
             if written && outbox.params.journal && outbox.received > 0 {
-                self.recv.update(index, &mut |_, stage| match stage {
+                self.recv.update(dest.0, &mut |_, stage| match stage {
                     Stage::Staged => Stage::Durable,
                     other => other,
                 });
@@ -342,11 +338,10 @@ impl Queue {
     }
 
     fn evict_committed(&mut self, now: Instant) {
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let outbox = self.outbox(DestId(index));
+        for dest in self.dests() {
+            let outbox = self.outbox(dest);
             if outbox.used && (outbox.evict || outbox.reorder) && outbox.custody.is_empty() {
-                self.evict(DestId(index), now);
+                self.evict(dest, now);
             }
         }
     }
@@ -492,7 +487,7 @@ impl Queue {
     /// `spill_drained` once nothing is on disk only any more.
     pub(crate) fn spill_note(&mut self, dest: DestId, now: Instant) {
         let outbox = self.outbox_mut(dest);
-        if !outbox.spilling || outbox.gaps != 0 || outbox.is_unread() {
+        if !outbox.spilling || outbox.has_stored() {
             return;
         }
         outbox.spilling = false;

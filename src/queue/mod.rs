@@ -192,6 +192,8 @@ pub struct Queue {
     failing: bool,
     /// Since the last flush that went well.
     slot_freed: bool,
+    /// Some destination may be `stuck`.
+    any_stuck: bool,
     /// A publisher has used up what it may have in flight: do not wait for more.
     pub eager: bool,
     /// Somebody waits for a record that cannot be named.
@@ -247,6 +249,7 @@ impl Queue {
             rest_until: Instant::ZERO,
             failing: false,
             slot_freed: false,
+            any_stuck: false,
             eager: false,
             commit_all: false,
             settled_source: false,
@@ -509,6 +512,11 @@ impl Queue {
         if paced {
             outbox.paced |= bit;
         }
+    }
+
+    /// All destinations there may be, whether used or not.
+    pub(super) fn dests(&self) -> impl Iterator<Item = DestId> + use<> {
+        (0..u16::try_from(self.boxes.len()).unwrap_or(u16::MAX)).map(DestId)
     }
 
     pub fn outbox(&self, dest: DestId) -> &Outbox {

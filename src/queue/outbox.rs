@@ -338,6 +338,11 @@ impl Outbox {
         self.unknown_slots > 0 || self.salvaging
     }
 
+    /// Is, or may be, anything on disk only?
+    pub fn has_stored(&self) -> bool {
+        self.gaps != 0 || self.is_unread()
+    }
+
     /// Is something of this stream (or possibly of it) on disk only?
     pub fn has_gap(&self, stream: u8) -> bool {
         self.is_unread() || self.streams[usize::from(stream)].gap > 0

@@ -31,7 +31,7 @@ impl Queue {
 
     /// Would anything of this destination leave RAM with a commit?
     fn can_leave(&self, outbox: &Outbox) -> bool {
-        let staged = outbox.gaps != 0 || outbox.is_unread();
+        let staged = outbox.has_stored();
         if outbox.active != 0 || !outbox.custody.is_empty() && (outbox.up == Up::Down || staged) {
             return true;
         }

@@ -48,9 +48,7 @@ impl Queue {
         let mut result = Ok(());
         let mut waiting = false;
         // What is in flight goes first: others could not be sent before it.
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let dest = DestId(index);
+        for dest in self.dests() {
             let outbox = self.outbox(dest);
             if outbox.used && outbox.up == Up::Up && !outbox.reorder && outbox.load_wanted {
                 // What cannot be read of one holds up no other.
@@ -58,9 +56,7 @@ impl Queue {
                 waiting |= self.wants_room(dest);
             }
         }
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let dest = DestId(index);
+        for dest in self.dests() {
             if self.outbox(dest).used && self.outbox(dest).params.counts_rules {
                 self.learn_some(dest, store, classify)?;
             }

@@ -31,10 +31,8 @@ impl Queue {
     ) -> Result<(), StoreError> {
         let rows = self.restore_rows(store)?;
         let found = self.restore_slots(store, classify)?;
-        for index in 0..self.boxes.len() {
-            if let Ok(index) = u16::try_from(index) {
-                self.restore_box(DestId(index), now, store)?;
-            }
+        for dest in self.dests() {
+            self.restore_box(dest, now, store)?;
         }
         for row in rows {
             let Some(dest) = row.dest else { continue };

@@ -38,16 +38,15 @@ impl Queue {
         if !(self.txn.wrote || urgent || done_full || lazy_due) {
             return Ok(());
         }
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let outbox = self.outbox(DestId(index));
+        for dest in self.dests() {
+            let outbox = self.outbox(dest);
             if outbox.used && outbox.row_dirty && outbox.params.persistent {
-                self.encode_row(DestId(index));
-                let key = &self.boxes[usize::from(index)].params.key;
+                self.encode_row(dest);
+                let key = &self.boxes[usize::from(dest.0)].params.key;
                 store.put(Table::Destination, key.as_bytes(), &self.txn.row)?;
                 self.txn.wrote = true;
             } else if outbox.used && outbox.row_dirty && outbox.row_stored {
-                let key = &self.boxes[usize::from(index)].params.key;
+                let key = &self.boxes[usize::from(dest.0)].params.key;
                 store.delete(Table::Destination, key.as_bytes())?;
                 self.txn.wrote = true;
             }

@@ -273,9 +273,7 @@ impl Queue {
             self.release_slot(dest, place.slot);
         } else if empty {
             // Whoever found no slot may have this one.
-            for outbox in &mut self.boxes {
-                outbox.stuck = false;
-            }
+            self.unstick();
         }
     }
 
@@ -297,7 +295,6 @@ impl Queue {
             next = after;
             freed += 1;
         }
-        outbox.stuck = false;
         self.slot_freed = true;
         if self.slot_in_buffer == slot {
             self.slot_in_buffer = NONE;
@@ -306,11 +303,18 @@ impl Queue {
             self.session_slots = self.session_slots.saturating_sub(freed);
         }
         // Whoever found no slot may find one now.
-        for outbox in &mut self.boxes {
-            outbox.stuck = false;
-        }
+        self.unstick();
         if read_all {
             self.join_staged(dest);
+        }
+    }
+
+    /// Whoever found no slot tries again.
+    pub(super) fn unstick(&mut self) {
+        if core::mem::take(&mut self.any_stuck) {
+            for outbox in &mut self.boxes {
+                outbox.stuck = false;
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 use super::entry::{Chain, Place, State};
 use super::outbox::{DestId, Outbox};
 use super::pool::{NONE, widen};
+use super::record::LogHead;
 use super::refill::Classify;
 use super::store::{SpillStore, StoreError};
 use super::walk::Walk;
@@ -134,7 +135,7 @@ impl Queue {
     /// Is there a message in this scope that is not in flight?
     pub fn can_drop(&self, dest: DestId, scope: Scope) -> bool {
         let outbox = self.outbox(dest);
-        let stored = outbox.gaps != 0 || outbox.is_unread();
+        let stored = outbox.has_stored();
         match scope {
             Scope::All => outbox.active != 0 || stored,
             Scope::Stream(stream) => outbox.active >> stream & 1 == 1 || outbox.has_gap(stream),
@@ -150,7 +151,7 @@ impl Queue {
             return self.drop_entry(dest, wire, reason);
         }
         let outbox = self.outbox(dest);
-        let stored = outbox.gaps != 0 || outbox.is_unread();
+        let stored = outbox.has_stored();
         match scope {
             Scope::All => match self.oldest_waiting(dest) {
                 Some(index) if !stored || self.entries[index].place.is_some() => {
@@ -216,9 +217,7 @@ impl Queue {
         store: &mut impl SpillStore,
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
-        for index in 0..self.boxes.len() {
-            let Ok(index) = u16::try_from(index) else { continue };
-            let dest = DestId(index);
+        for dest in self.dests() {
             if !self.outbox(dest).used {
                 continue;
             }
@@ -349,16 +348,21 @@ impl Queue {
                 continue;
             };
             *trim -= 1;
-            let outbox = self.outbox_mut(dest);
-            let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
-            outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
-            self.settle_stored(dest, Place { slot, ordinal }, class.filter(|_| known));
+            self.drop_stored(dest, Place { slot, ordinal }, &head, class.filter(|_| known));
             dropped += 1;
             if self.log.slots[widen(slot)].owner != dest.0 {
                 break;
             }
         }
         Ok(dropped)
+    }
+
+    /// Settles a record that is on disk only and goes unsent; `class` as `settle_stored` has it.
+    fn drop_stored(&mut self, dest: DestId, place: Place, head: &LogHead, class: Option<(u8, u8)>) {
+        let outbox = self.outbox_mut(dest);
+        let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
+        outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
+        self.settle_stored(dest, place, class);
     }
 
     /// The oldest message of a stream in RAM that is not worth sending any more.
@@ -379,7 +383,7 @@ impl Queue {
     /// Asks for the disk to be searched for expired messages.
     pub fn sweep(&mut self, dest: DestId, now: Instant) {
         let outbox = self.outbox_mut(dest);
-        let stored = outbox.gaps != 0 || outbox.is_unread();
+        let stored = outbox.has_stored();
         if stored && now >= outbox.sweep_at {
             outbox.sweep = true;
             outbox.sweep_at = now.plus(SWEEP_INTERVAL);
@@ -442,10 +446,7 @@ impl Queue {
             if !is_expired(age, head.expiry_s, max_age) {
                 continue;
             }
-            let outbox = self.outbox_mut(dest);
-            let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
-            outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
-            self.settle_stored(dest, Place { slot, ordinal }, class.filter(|_| known));
+            self.drop_stored(dest, Place { slot, ordinal }, &head, class.filter(|_| known));
             dropped += 1;
             if self.log.slots[widen(slot)].owner != dest.0 {
                 break;
