@@ -31,21 +31,26 @@ fn a_failed_read_is_tried_again() {
     assert!(world.send(A).is_some());
 }
 
+/// The other destination has the ring but for five blocks on its wire; what its first goes by.
+fn fill_with_flights(world: &mut World) -> PacketId {
+    world.connect(B, true);
+    let [first, _] = [6, 5].map(|blocks| {
+        world.publish(B, "t", Qos::AtLeastOnce, blocks * 256 - 1);
+        world.send(B).unwrap().1
+    });
+    first
+}
+
 #[test]
 fn a_backlog_that_finds_no_room_in_ram_waits_quietly() {
     let mut world = World::with(|setup, _| setup.bytes = 16 * 256);
     world.publish(A, "t", Qos::AtLeastOnce, 6 * 256 - 1);
     world.evict(A);
-    world.connect(B, true);
-    let mut ids = Vec::new();
-    for blocks in [6, 5] {
-        world.publish(B, "t", Qos::AtLeastOnce, blocks * 256 - 1);
-        ids.push(world.send(B).unwrap().1);
-    }
+    let in_flight = fill_with_flights(&mut world);
     world.connect(A, true);
     world.run(5000);
     assert!(world.send(A).is_none(), "there is no room");
-    world.queue.puback(B, ids[0], world.now);
+    world.queue.puback(B, in_flight, world.now);
     world.run(10);
     assert!(world.send(A).is_some());
 }
@@ -58,16 +63,11 @@ fn a_message_in_flight_that_finds_no_room_in_ram_waits_quietly() {
     world.send(A).unwrap();
     world.queue.disconnected(A);
     world.evict(A);
-    world.connect(B, true);
-    let mut ids = Vec::new();
-    for blocks in [6, 5] {
-        world.publish(B, "t", Qos::AtLeastOnce, blocks * 256 - 1);
-        ids.push(world.send(B).unwrap().1);
-    }
+    let in_flight = fill_with_flights(&mut world);
     world.connect(A, true);
     assert!(world.send(A).is_none(), "it has to be loaded");
     world.run(5000);
-    world.queue.puback(B, ids[0], world.now);
+    world.queue.puback(B, in_flight, world.now);
     world.run(10);
     assert!(world.send(A).is_some());
 }

@@ -91,12 +91,9 @@ fn sample(options: &Options, kind: Kind, work: &Work, inflight: u16) -> Result<S
     let wish = Wish {
         kind,
         binary: &binary,
-        dir: &options.dir,
-        delay: 0,
         cuttable: false,
         inflight: if kind == Kind::Mosquitto { inflight } else { 128 },
-        extra: &[],
-        environment: &[],
+        ..Wish::of(options)
     };
     let mut rig = Rig::start(&wish)?;
     rig.load(&Work { count: Some(WARM_UP), ..work.clone() })?;

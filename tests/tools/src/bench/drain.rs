@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::Options;
 use super::rig::{Rig, Wish, Work, lost};
 use crate::args::Args;
-use crate::process::Kind;
 
 const WINDOW: u16 = 128;
 
@@ -18,16 +17,8 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     if !(1..=2).contains(&qos) {
         return Err("QoS 0 has no backlog".into());
     }
-    let wish = Wish {
-        kind: Kind::Spillway,
-        binary: &options.binary,
-        dir: &options.dir,
-        delay: (delay_ms * 1e6) as u64,
-        cuttable: true,
-        inflight: WINDOW,
-        extra: &[],
-        environment: &[],
-    };
+    let delay = (delay_ms * 1e6) as u64;
+    let wish = Wish { delay, inflight: WINDOW, ..Wish::of(options) };
     let mut rig = Rig::start(&wish)?;
     rig.cut()?;
     let report = rig.load(&Work::count(qos, size, count))?;

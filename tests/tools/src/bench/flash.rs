@@ -6,7 +6,6 @@ use super::Options;
 use super::compare::list;
 use super::rig::{Rig, Wish, Work, lost};
 use crate::args::Args;
-use crate::process::Kind;
 
 /// Messages a commit: one publisher's window, at which the gateway commits at once.
 const WINDOW: u16 = 64;
@@ -32,16 +31,7 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
 
 fn mode(options: &Options, sync: &str, qos: u8, size: usize, count: u64) -> Result<(), String> {
     let extra = [format!("store.sync = {sync}")];
-    let wish = Wish {
-        kind: Kind::Spillway,
-        binary: &options.binary,
-        dir: &options.dir,
-        delay: 0,
-        cuttable: true,
-        inflight: WINDOW,
-        extra: &extra,
-        environment: &[],
-    };
+    let wish = Wish { inflight: WINDOW, extra: &extra, ..Wish::of(options) };
     let mut rig = Rig::start(&wish)?;
     let work = Work { publishers: 1, window: WINDOW, ..Work::count(qos, size, count) };
     let prompt = Work { count: None, rate: Some(1000.0), seconds: Some(5.0), ..work.clone() };

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::Options;
 use super::rig::{Rig, Wish, Work, lost};
 use crate::args::Args;
-use crate::process::Kind;
 
 const WINDOW: u16 = 128;
 
@@ -17,16 +16,8 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     if !(1..=2).contains(&qos) {
         return Err("QoS 0 is not acknowledged".into());
     }
-    let wish = Wish {
-        kind: Kind::Spillway,
-        binary: &options.binary,
-        dir: &options.dir,
-        delay: (delay_ms * 1e6) as u64,
-        cuttable: false,
-        inflight: WINDOW,
-        extra: &[],
-        environment: &[],
-    };
+    let delay = (delay_ms * 1e6) as u64;
+    let wish = Wish { delay, cuttable: false, inflight: WINDOW, ..Wish::of(options) };
     let mut rig = Rig::start(&wish)?;
     // A QoS 2 message keeps its place in the window for two round trips.
     let rate = f64::from(WINDOW) / (delay_ms / 1e3 * f64::from(qos)) / 2.0;

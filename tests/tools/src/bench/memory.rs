@@ -8,7 +8,6 @@ use super::rig::{Rig, Wish, Work, lost};
 use crate::args::Args;
 use crate::clock;
 use crate::load::{self, Progress};
-use crate::process::Kind;
 
 const CLIENTS: u32 = 64;
 const LOOKS: u32 = 6;
@@ -16,17 +15,8 @@ const LOOKS: u32 = 6;
 pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     let seconds: f64 = args.value("seconds", 30.0)?;
     args.finish()?;
-    let wish = Wish {
-        kind: Kind::Spillway,
-        binary: &options.binary,
-        dir: &options.dir,
-        delay: 0,
-        cuttable: true,
-        // The defaults of limit.inflight and max_inflight.
-        inflight: 64,
-        extra: &[],
-        environment: &[],
-    };
+    // The defaults of limit.inflight and max_inflight.
+    let wish = Wish { inflight: 64, ..Wish::of(options) };
     let mut rig = Rig::start(&wish)?;
     println!("idle, bridge up: VmHWM {} KiB", rig.figures().rss_peak_kib);
     rig.cut()?;

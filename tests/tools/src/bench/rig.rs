@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::Options;
 use crate::clock;
 use crate::load::{self, Plan, Progress, Report, Shape};
 use crate::net;
@@ -42,6 +43,22 @@ pub struct Wish<'a> {
     pub extra: &'a [String],
     /// Variables of the gateway's process.
     pub environment: &'a [(&'a str, String)],
+}
+
+impl<'a> Wish<'a> {
+    /// Spillway as it comes, next to its remote, with a link that can be cut.
+    pub fn of(options: &'a Options) -> Self {
+        Wish {
+            kind: Kind::Spillway,
+            binary: &options.binary,
+            dir: &options.dir,
+            delay: 0,
+            cuttable: true,
+            inflight: 64,
+            extra: &[],
+            environment: &[],
+        }
+    }
 }
 
 /// How long a start took, in milliseconds from the call that makes the process.

@@ -17,7 +17,6 @@ use crate::clock;
 use crate::faults::{Calls, Faults};
 use crate::histogram::Histogram;
 use crate::load::{self, Progress};
-use crate::process::Kind;
 use crate::wire;
 
 const KEEPALIVE_S: u16 = 10;
@@ -42,14 +41,10 @@ fn measure(options: &Options, count: u64, seconds: f64, sync_ms: u64) -> Result<
     let faults = Faults::new(&dir);
     faults.on(".db");
     let wish = Wish {
-        kind: Kind::Spillway,
-        binary: &options.binary,
         dir: &dir,
         delay: 20_000_000,
-        cuttable: true,
-        inflight: 64,
-        extra: &[],
         environment: &faults.environment(),
+        ..Wish::of(options)
     };
     let mut rig = Rig::start(&wish)?;
     rig.cut()?;

@@ -7,7 +7,6 @@ use super::Options;
 use super::compare::list;
 use super::rig::{Rig, Wish, Work, lost, median, spread};
 use crate::args::Args;
-use crate::process::Kind;
 
 /// Starts of each backlog.
 const STARTS: usize = 3;
@@ -24,16 +23,7 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     println!("messages of {size} B at QoS {qos}, kill -9, then {STARTS} starts (median, spread)\n");
     for count in counts {
         let extra = ["store.max_bytes = 1GiB".to_owned()];
-        let wish = Wish {
-            kind: Kind::Spillway,
-            binary: &options.binary,
-            dir: &options.dir,
-            delay: 0,
-            cuttable: true,
-            inflight: WINDOW,
-            extra: &extra,
-            environment: &[],
-        };
+        let wish = Wish { inflight: WINDOW, extra: &extra, ..Wish::of(options) };
         let mut rig = Rig::start(&wish)?;
         rig.cut()?;
         let report = rig.load(&Work::count(qos, size, count))?;
