@@ -10,15 +10,10 @@ use super::{DropReason, Queue};
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::vocab::Overflow;
 
-/// Free slots that are looked at for one the disk has room for.
-const COVERED_TRIES: u32 = 64;
-
 pub(super) enum Append {
     Done,
     /// No slot for this destination.
     NoRoom,
-    /// The transaction is large enough.
-    Enough,
 }
 
 impl Queue {
@@ -32,14 +27,18 @@ impl Queue {
         let mut count = 0;
         let mut room = true;
         while at != NONE {
+            let total = self.bytes_at(at);
+            if self.txn.bytes > 0 && self.txn.bytes + total > COMMIT_BYTES_MAX {
+                room = false;
+                break;
+            }
+            if !self.may_append(dest, total, store) {
+                break;
+            }
             match self.append(dest, at, store)? {
                 Append::Done => count += 1,
                 Append::NoRoom => {
                     self.no_room(dest, at);
-                    break;
-                }
-                Append::Enough => {
-                    room = false;
                     break;
                 }
             }
@@ -52,10 +51,41 @@ impl Queue {
         Ok(room)
     }
 
+    /// On a disk that was full: what fits without new room is not rolled back for what does not.
+    fn may_append(&mut self, dest: DestId, total: usize, store: &mut impl SpillStore) -> bool {
+        self.txn.may_grow
+            || self.fits_tail(dest, total, store)
+            || !self.slots_for(dest, slots_of(total))
+            || if total > SLOT_BYTES {
+                self.has_covered(total.div_ceil(SLOT_BYTES), SLOT_BYTES, store)
+            } else {
+                self.prefer_covered(total, store)
+            }
+    }
+
+    /// Is there room for so many bytes in the destination's last slot, on disk too?
+    pub(super) fn fits_tail(
+        &self,
+        dest: DestId,
+        total: usize,
+        store: &mut impl SpillStore,
+    ) -> bool {
+        let tail = self.outbox(dest).chain.tail;
+        if tail == NONE {
+            return false;
+        }
+        let slot = &self.log.slots[widen(tail)];
+        let end = widen(slot.used) + total;
+        !slot.closed
+            && end <= SLOT_BYTES
+            && usize::from(slot.count) < SLOT_RECORDS_MAX
+            && (!self.frugal || store.covers(SlotId(tail), end))
+    }
+
     /// No slot for a destination's custody from `at` on: the sessions' largest and `drop_oldest`
     /// give up their oldest slot in the next flush, `drop_newest` gives up what found no room, the
     /// others block.
-    fn no_room(&mut self, dest: DestId, at: u32) {
+    pub(super) fn no_room(&mut self, dest: DestId, at: u32) {
         self.any_stuck = true;
         let outbox = self.outbox_mut(dest);
         outbox.stuck = true;
@@ -155,33 +185,15 @@ impl Queue {
             expiry_s: head.expiry_s,
         };
         let total = log_head.bytes();
-        if self.txn.bytes + total > COMMIT_BYTES_MAX && self.txn.bytes > 0 {
-            return Ok(Append::Enough);
-        }
-        let chain = self.outbox(dest).chain;
-        let fits = chain.tail != NONE && {
-            let slot = &self.log.slots[widen(chain.tail)];
-            let end = widen(slot.used) + total;
-            !slot.closed
-                && end <= SLOT_BYTES
-                && usize::from(slot.count) < SLOT_RECORDS_MAX
-                && (!self.frugal || store.covers(SlotId(chain.tail), end))
-        };
-        if !fits {
-            let slots = u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX);
+        if !self.fits_tail(dest, total, store) {
+            let slots = slots_of(total);
             if !self.slots_for(dest, slots) {
                 self.reclaim();
                 if !self.slots_for(dest, slots) {
                     return Ok(Append::NoRoom);
                 }
             }
-            if !self.prefer_covered(total, store) {
-                if self.txn.bytes > 0 {
-                    // What fits without new room is not rolled back for what does not.
-                    return Ok(Append::Enough);
-                }
-                self.txn.grew = true;
-            }
+            self.txn.grew |= !self.prefer_covered(total, store);
             self.write_buffer(store)?;
             let tail = self.outbox(dest).chain.tail;
             if tail != NONE {
@@ -303,15 +315,6 @@ impl Queue {
         Ok(())
     }
 
-    /// On a disk that was full a slot is taken that its file has. `false`: there is none.
-    fn prefer_covered(&mut self, bytes: usize, store: &mut impl SpillStore) -> bool {
-        if !self.frugal {
-            return true;
-        }
-        let bytes = bytes.min(SLOT_BYTES);
-        self.log.prefer(COVERED_TRIES, |slot| store.covers(SlotId(slot), bytes))
-    }
-
     pub(super) fn rule_hash(&self, dest: DestId, rule: u8) -> u32 {
         let outbox = self.outbox(dest);
         let named = outbox.params.rules.get(usize::from(rule)).copied();
@@ -405,4 +408,9 @@ impl Queue {
         self.txn.buffer_slot = NONE;
         Ok(())
     }
+}
+
+/// Slots that a record of so many bytes needs, if it begins one.
+fn slots_of(total: usize) -> u32 {
+    u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX)
 }

@@ -204,6 +204,7 @@ impl Queue {
     pub fn set_blocked(&mut self, dest: DestId, since: Option<Instant>) -> Option<Instant> {
         let outbox = self.outbox_mut(dest);
         let before = outbox.blocked_since;
+        outbox.blocked_at = since.unwrap_or(Instant::ZERO);
         outbox.blocked_since = match since {
             Some(_) => before.or(since),
             None => None,

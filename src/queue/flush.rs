@@ -12,6 +12,7 @@ use super::pool::{NONE, widen};
 use super::recv::Stage;
 use super::refill::Classify;
 use super::store::{SpillStore, StoreError};
+use super::together::Cursor;
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_EAGER_BYTES, FLUSH_AFTER_MAX, LAZY_SETTLED_AFTER, SLOT_BYTES,
 };
@@ -30,13 +31,16 @@ pub struct Txn {
     pub(super) taken: Vec<(u32, u16)>,
     pub(super) bytes: usize,
     pub(super) wrote: bool,
-    /// It takes a slot into use that the disk may have no room for yet.
+    /// It may take slots into use that the disk has perhaps no room for.
+    pub(super) may_grow: bool,
+    /// It does.
     pub(super) grew: bool,
     pub(super) buffer: Vec<u8>,
     pub(super) buffer_slot: u32,
     pub(super) buffer_at: usize,
     pub(super) row: Vec<u8>,
     pub(super) next_first: usize,
+    pub(super) cursors: Vec<Cursor>,
 }
 
 impl Txn {
@@ -48,12 +52,14 @@ impl Txn {
             taken: Vec::with_capacity(slots),
             bytes: 0,
             wrote: false,
+            may_grow: true,
             grew: false,
             buffer: Vec::with_capacity(SLOT_BYTES),
             buffer_slot: NONE,
             buffer_at: 0,
             row: Vec::with_capacity(16 * 1024),
             next_first: 0,
+            cursors: Vec::with_capacity(destinations),
         }
     }
 
@@ -87,29 +93,14 @@ impl Queue {
         }
         self.trim(now, store, classify)?;
         self.press(now);
-        let count = self.boxes.len();
-        let first = self.txn.next_first;
-        // A QoS 2 message is durable everywhere at once, with its publisher's identifier: were it
-        // only at one destination when the power goes, that one would get its second try too.
-        let exactly_once = self
-            .dests()
-            .any(|dest| self.outbox(dest).custody_qos2 > 0 && self.commit_due(dest, now));
-        for turn in 0..count {
-            let at = (first + turn) % count;
-            let Ok(index) = u16::try_from(at) else { continue };
-            let dest = DestId(index);
+        for dest in self.dests() {
             self.give_up_custody(dest);
             if (self.outbox(dest).stuck || full) && self.outbox(dest).reorder {
                 self.stand_back(dest);
             }
-            let outbox = self.outbox(dest);
-            let along = exactly_once && outbox.custody_held > 0 && !outbox.stuck;
-            let due = !full && (along || self.commit_due(dest, now));
-            if due && !self.append_all(dest, store)? {
-                // The transaction is full: whoever had no turn begins the next one.
-                self.txn.next_first = at;
-                break;
-            }
+        }
+        if !full {
+            self.append_due(now, store)?;
         }
         self.write_buffer(store)?;
         for dest in self.dests() {
@@ -119,8 +110,53 @@ impl Queue {
         Ok(self.txn.wrote)
     }
 
+    /// Appends the custody of every destination it is time for.
+    fn append_due(&mut self, now: Instant, store: &mut impl SpillStore) -> Result<(), StoreError> {
+        // A QoS 2 message is durable everywhere at once, with its publisher's identifier: were it
+        // only at one destination when the power goes, that one would get its second try too.
+        let exactly_once = self
+            .dests()
+            .any(|dest| self.outbox(dest).custody_qos2 > 0 && self.commit_due(dest, now));
+        let whole = exactly_once && self.may_end_early(now);
+        for may_grow in [!self.frugal, true] {
+            self.txn.may_grow = may_grow;
+            if whole {
+                self.append_together(now, store)?;
+            } else {
+                self.append_in_turn(now, exactly_once, store)?;
+            }
+            if may_grow || self.txn.bytes > 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn append_in_turn(
+        &mut self,
+        now: Instant,
+        exactly_once: bool,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        let count = self.boxes.len();
+        let first = self.txn.next_first;
+        for turn in 0..count {
+            let at = (first + turn) % count;
+            let Ok(index) = u16::try_from(at) else { continue };
+            let dest = DestId(index);
+            let along = exactly_once && self.goes_along(dest, now);
+            let due = along || self.commit_due(dest, now);
+            if due && !self.append_all(dest, store)? {
+                // The transaction is full: whoever had no turn begins the next one.
+                self.txn.next_first = at;
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Must this destination's custody be committed in this turn?
-    fn commit_due(&self, dest: DestId, now: Instant) -> bool {
+    pub(super) fn commit_due(&self, dest: DestId, now: Instant) -> bool {
         now >= self.commit_at(self.outbox(dest), now)
     }
 
@@ -261,6 +297,7 @@ impl Queue {
         self.settled_source = false;
         // What is committed is not undone, whatever fails next.
         self.txn.taken.clear();
+        self.frugal &= !self.txn.grew;
         if !self.txn.wrote {
             self.txn.saved.clear();
             self.evict_committed(now);

@@ -268,6 +268,13 @@ impl Log {
         }
     }
 
+    /// The next `count_max` free slots that were in use before.
+    pub fn free_slots(&self, count_max: u32) -> impl Iterator<Item = u32> {
+        let known = |at: u32| (at != NONE).then_some(at);
+        core::iter::successors(known(self.free), move |at| known(self.slots[widen(*at)].next))
+            .take(widen(count_max))
+    }
+
     /// Looks at the next `count_max` free slots that were in use before; the first that is `wanted`
     /// is taken next. `false`: none is.
     pub fn prefer(&mut self, count_max: u32, mut wanted: impl FnMut(u32) -> bool) -> bool {

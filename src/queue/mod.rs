@@ -30,6 +30,7 @@ mod settle;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod tests;
+mod together;
 pub mod trim;
 mod walk;
 pub mod window;

@@ -197,6 +197,8 @@ pub struct Outbox {
     pub spill_since: Instant,
     pub spill_messages: u64,
     pub blocked_since: Option<Instant>,
+    /// When a publisher was made to wait last.
+    pub blocked_at: Instant,
 }
 
 impl Outbox {
@@ -302,6 +304,7 @@ impl Outbox {
             spill_since: Instant::ZERO,
             spill_messages: 0,
             blocked_since: None,
+            blocked_at: Instant::ZERO,
         }
     }
 

@@ -61,7 +61,7 @@ struct Record {
     /// Holds that the open transaction will release.
     staged: u32,
     first: u32,
-    /// Next in the free list.
+    /// Its number in the order of arrival, which wraps; of a free one the next in the free list.
     next: u32,
 }
 
@@ -76,6 +76,8 @@ pub struct Pool {
     free_block: u32,
     free_records: u32,
     free_blocks: u32,
+    /// Records there have been.
+    arrived: u32,
 }
 
 /// The pool has no room.
@@ -96,6 +98,7 @@ impl Pool {
             free_block: NONE,
             free_records: messages,
             free_blocks: blocks,
+            arrived: 0,
         }
     }
 
@@ -140,6 +143,7 @@ impl Pool {
         self.free_blocks -= blocks;
 
         let index = self.take_record(head);
+        self.arrived = self.arrived.wrapping_add(1);
         let record = &mut self.records[widen(index)];
         record.head = head;
         record.generation = record.generation.wrapping_add(1);
@@ -147,7 +151,7 @@ impl Pool {
         record.holds = 0;
         record.staged = 0;
         record.first = first;
-        record.next = NONE;
+        record.next = self.arrived;
         Ok(RecordId { index, generation: record.generation })
     }
 
@@ -226,6 +230,11 @@ impl Pool {
 
     pub fn head(&self, id: RecordId) -> &Head {
         &self.at(id).head
+    }
+
+    /// How many records came after it.
+    pub fn age(&self, id: RecordId) -> u32 {
+        self.arrived.wrapping_sub(self.at(id).next)
     }
 
     /// One more destination needs the bytes.

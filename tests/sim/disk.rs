@@ -195,6 +195,10 @@ impl SpillStore for Disk {
         Ok(())
     }
 
+    fn covers(&mut self, slot: SlotId, _: usize) -> bool {
+        self.slots.contains_key(&slot.0)
+    }
+
     fn read_slot(&mut self, slot: SlotId, at: usize, out: &mut [u8]) -> Result<(), StoreError> {
         self.fault(false)?;
         match self.slots.get(&slot.0) {

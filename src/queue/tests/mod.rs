@@ -6,6 +6,7 @@ mod random;
 mod refills;
 mod restarts;
 mod waking;
+mod whole;
 
 use super::entry::Chain;
 use super::outbox::{DestId, Params};

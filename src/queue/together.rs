@@ -1,0 +1,147 @@
+//! A commit that has not room for everything that waits. A message of QoS 2 goes into it for all
+//! of its destinations or for none, for its publisher's identifier goes with it: were it durable
+//! at some of them only when the power goes, these would get the publisher's second try too.
+
+use super::Queue;
+use super::append::Append;
+use super::entry::Chain;
+use super::outbox::DestId;
+use super::pool::{NONE, widen};
+use super::record::HEAD_BYTES;
+use super::store::{SlotId, SpillStore, StoreError};
+use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES};
+use crate::mqtt::Qos;
+use crate::vocab::Instant;
+
+/// Free slots that are looked at for those the disk has room for.
+const COVERED_TRIES: u32 = 64;
+
+/// How far one destination's custody has been gone through.
+pub(super) struct Cursor {
+    dest: DestId,
+    at: u32,
+    appended: u32,
+    /// What is left of it waits for the next commit.
+    stopped: bool,
+}
+
+impl Queue {
+    /// Does a destination's custody belong in this commit, if it holds a message of QoS 2?
+    pub(super) fn goes_along(&self, dest: DestId, now: Instant) -> bool {
+        let outbox = self.outbox(dest);
+        let held = outbox.used && outbox.custody_held > 0 && !outbox.stuck;
+        held || self.commit_due(dest, now)
+    }
+
+    /// May a commit that appends one destination after the other end amid a message?
+    pub(super) fn may_end_early(&self, now: Instant) -> bool {
+        let bytes = |dest: &DestId| {
+            let outbox = self.outbox(*dest);
+            let heads = widen(outbox.custody.len) * HEAD_BYTES;
+            usize::try_from(outbox.custody_bytes).unwrap_or(usize::MAX).saturating_add(heads)
+        };
+        let along = self.dests().filter(|dest| self.goes_along(*dest, now));
+        let total = along.map(|dest| bytes(&dest)).fold(0, usize::saturating_add);
+        self.frugal || total > COMMIT_BYTES_MAX
+    }
+
+    /// Appends what waits in the order of its arrival, message by message.
+    pub(super) fn append_together(
+        &mut self,
+        now: Instant,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        let mut cursors = core::mem::take(&mut self.txn.cursors);
+        cursors.clear();
+        for dest in self.dests().filter(|dest| self.goes_along(*dest, now)) {
+            let at = self.outbox(dest).custody.head;
+            cursors.push(Cursor { dest, at, appended: 0, stopped: false });
+        }
+        let result = self.append_oldest_first(&mut cursors, store);
+        for cursor in cursors.iter().filter(|cursor| cursor.appended > 0) {
+            self.txn.appended.push((cursor.dest.0, cursor.appended));
+            self.txn.wrote = true;
+        }
+        self.txn.cursors = cursors;
+        result
+    }
+
+    fn append_oldest_first(
+        &mut self,
+        cursors: &mut [Cursor],
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        while let Some(age) = cursors.iter().filter_map(|cursor| self.age_at(cursor.at)).max() {
+            let here = |queue: &Self, cursor: &Cursor| queue.age_at(cursor.at) == Some(age);
+            let (mut bytes, mut exactly_once, mut stopped) = (0, false, false);
+            let (mut new_slots, mut largest) = (0, 0);
+            for cursor in cursors.iter().filter(|cursor| here(self, cursor)) {
+                let total = self.bytes_at(cursor.at);
+                bytes += total;
+                exactly_once |= self.entries[cursor.at].qos == Qos::ExactlyOnce;
+                stopped |= cursor.stopped;
+                if !self.txn.may_grow && !self.fits_tail(cursor.dest, total, store) {
+                    new_slots += total.div_ceil(SLOT_BYTES);
+                    largest = largest.max(total.min(SLOT_BYTES));
+                }
+            }
+            if self.txn.bytes > 0 && self.txn.bytes + bytes > COMMIT_BYTES_MAX {
+                return Ok(());
+            }
+            let uncovered = !self.txn.may_grow && !self.has_covered(new_slots, largest, store);
+            let none = exactly_once && (stopped || uncovered);
+            for cursor in cursors.iter_mut() {
+                if !here(self, cursor) {
+                    continue;
+                }
+                let grows =
+                    uncovered && !self.fits_tail(cursor.dest, self.bytes_at(cursor.at), store);
+                cursor.stopped |= none || grows;
+                if !cursor.stopped {
+                    match self.append(cursor.dest, cursor.at, store)? {
+                        Append::Done => cursor.appended += 1,
+                        Append::NoRoom => {
+                            self.no_room(cursor.dest, cursor.at);
+                            cursor.stopped = true;
+                            cursor.at = NONE;
+                            continue;
+                        }
+                    }
+                }
+                cursor.at = self.entries.next(Chain::Custody, cursor.at);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many messages came after this one; `None` at the end.
+    fn age_at(&self, index: u32) -> Option<u32> {
+        let record = if index == NONE { None } else { self.entries[index].record };
+        record.map(|record| self.pool.age(record))
+    }
+
+    /// What its record takes in the log.
+    pub(super) fn bytes_at(&self, index: u32) -> usize {
+        HEAD_BYTES + widen(self.entries[index].body_bytes)
+    }
+
+    /// Would so many bytes in each of `count` new slots need no new room on the disk?
+    pub(super) fn has_covered(
+        &self,
+        count: usize,
+        bytes: usize,
+        store: &mut impl SpillStore,
+    ) -> bool {
+        let covers = |slot: &u32| store.covers(SlotId(*slot), bytes);
+        count == 0 || self.log.free_slots(COVERED_TRIES).filter(covers).count() >= count
+    }
+
+    /// On a disk that was full a slot is taken that its file has. `false`: there is none.
+    pub(super) fn prefer_covered(&mut self, bytes: usize, store: &mut impl SpillStore) -> bool {
+        if !self.frugal {
+            return true;
+        }
+        let bytes = bytes.min(SLOT_BYTES);
+        self.log.prefer(COVERED_TRIES, |slot| store.covers(SlotId(slot), bytes))
+    }
+}
