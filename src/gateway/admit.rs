@@ -19,6 +19,9 @@ use crate::queue::{DropReason, Refusal};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
 
+/// How often it is looked whether a bridge's back-pressure is over.
+const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Gateway {
     pub(super) fn plan_sessions(&mut self, source: Source, message: &Message<'_>) {
         let own = match source {
@@ -311,6 +314,32 @@ impl Gateway {
             let destination = self.queue.name(dest);
             self.note(Note::BackpressureOn { destination, reason });
         }
+        self.due_by(now.plus(PRESSURE_INTERVAL));
+    }
+
+    /// Back-pressure ends with the next message that finds room, or here: whoever had to wait may
+    /// be gone. Says when to look again.
+    pub(super) fn expire_pressure(&mut self, now: Instant) -> Instant {
+        let mut next = Instant::NEVER;
+        for index in 0..self.links.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let dest = Self::bridge_dest(BridgeId(index));
+            let outbox = self.queue.outbox(dest);
+            if outbox.blocked_since.is_none() {
+                continue;
+            }
+            let again = outbox.blocked_at.plus(PRESSURE_INTERVAL);
+            if self.queue.admit(dest, Qos::AtLeastOnce, 0).is_ok() {
+                if now >= again.plus(PRESSURE_INTERVAL) {
+                    self.unblocked(now, dest);
+                    continue;
+                }
+                // Whoever still waits asks once more before then.
+                self.shed_at = self.shed_at.min(again);
+            }
+            next = now.plus(PRESSURE_INTERVAL);
+        }
+        next
     }
 
     fn unblocked(&mut self, now: Instant, dest: DestId) {

@@ -275,7 +275,7 @@ impl Gateway {
         let clients = self.expire_clients(now);
         let links = self.expire_links(now);
         let sessions = self.expire_sessions(now);
-        self.due = clients.min(links).min(sessions);
+        self.due = clients.min(links).min(sessions).min(self.expire_pressure(now));
         self.retained.expire(now);
         self.due = self.due.min(self.retained.expires_at());
         self.expire_stop(now);
