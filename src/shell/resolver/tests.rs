@@ -43,9 +43,8 @@ type Script = fn(name: &str, query: &[u8]) -> Option<Vec<u8>>;
 
 /// Answers datagrams and streams on one port until the process ends.
 fn server(ip: &str, port: u16, script: Script) -> u16 {
-    let udp = UdpSocket::bind((ip, port)).unwrap();
+    let (udp, tcp) = both(ip, port);
     let port = udp.local_addr().unwrap().port();
-    let tcp = TcpListener::bind((ip, port));
     std::thread::spawn(move || {
         let mut bytes = [0; 1500];
         while let Ok((count, from)) = udp.recv_from(&mut bytes) {
@@ -54,27 +53,37 @@ fn server(ip: &str, port: u16, script: Script) -> u16 {
             }
         }
     });
-    if let Ok(tcp) = tcp {
-        std::thread::spawn(move || {
-            for stream in tcp.incoming() {
-                let mut stream = stream.unwrap();
-                let mut length = [0; 2];
-                while stream.read_exact(&mut length).is_ok() {
-                    let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
-                    stream.read_exact(&mut query).unwrap();
-                    let name = format!("tcp:{}", name_of(&query));
-                    if let Some(answer) = script(&name, &query) {
-                        let bytes = u16::try_from(answer.len()).unwrap().to_be_bytes();
-                        // Split on purpose.
-                        stream.write_all(&bytes).unwrap();
-                        stream.write_all(&answer[..5]).unwrap();
-                        stream.write_all(&answer[5..]).unwrap();
-                    }
+    std::thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let mut stream = stream.unwrap();
+            let mut length = [0; 2];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+                stream.read_exact(&mut query).unwrap();
+                let name = format!("tcp:{}", name_of(&query));
+                if let Some(answer) = script(&name, &query) {
+                    let bytes = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                    // Split on purpose.
+                    stream.write_all(&bytes).unwrap();
+                    stream.write_all(&answer[..5]).unwrap();
+                    stream.write_all(&answer[5..]).unwrap();
                 }
             }
-        });
-    }
+        }
+    });
     port
+}
+
+/// A datagram socket and a listener of one number. One that is free for datagrams (0 = any) may be
+/// somebody's for streams: then it is another one's turn.
+fn both(ip: &str, port: u16) -> (UdpSocket, TcpListener) {
+    loop {
+        let udp = UdpSocket::bind((ip, port)).unwrap();
+        match TcpListener::bind((ip, udp.local_addr().unwrap().port())) {
+            Ok(tcp) => return (udp, tcp),
+            Err(error) => assert!(port == 0, "{ip}:{port} is taken: {error}"),
+        }
+    }
 }
 
 fn name_of(query: &[u8]) -> String {
