@@ -241,7 +241,8 @@ impl Gateway {
         self.follow(now, bridge, next, word);
     }
 
-    /// The next lower way to speak; remembered, and tried again daily. `false`: there is none.
+    /// The next lower way to speak; remembered, and the configured one tried again daily. `false`:
+    /// there is none; then it was not the version, or it is a higher one that is wanted after all.
     pub(super) fn fall_back(&mut self, now: Instant, bridge: BridgeId) -> bool {
         let link = self.link_mut(bridge);
         let lower = match (link.version, link.bridge_bit) {
@@ -249,7 +250,10 @@ impl Gateway {
             (Version::V311, true) => Some((Version::V311, false)),
             (Version::V311 | Version::V31, _) => None,
         };
-        let Some((version, bit)) = lower else { return false };
+        let Some((version, bit)) = lower else {
+            self.speak_as_configured(bridge);
+            return false;
+        };
         link.version = version;
         link.bridge_bit = bit;
         link.upgrade_at = now.plus(UPGRADE_AFTER);

@@ -65,14 +65,8 @@ impl Gateway {
     }
 
     pub(super) fn begin_attempt(&mut self, now: Instant, bridge: BridgeId) {
-        let link = self.link_mut(bridge);
-        if link.upgrade_at <= now {
-            link.upgrade_at = Instant::NEVER;
-            let config = &self.config.bridges[usize::from(bridge.0)];
-            let (version, bit) = (config.version, config.bridge_bit);
-            let link = self.link_mut(bridge);
-            link.version = version;
-            link.bridge_bit = bit;
+        if self.link(bridge).upgrade_at <= now {
+            self.speak_as_configured(bridge);
         }
         let link = self.link_mut(bridge);
         link.attempts = link.attempts.saturating_add(1);
@@ -248,13 +242,17 @@ impl Gateway {
     /// A remote that closed and now does not even take connections was stopping: what it closed
     /// says nothing about its version.
     fn take_guess_back(&mut self, bridge: BridgeId) {
+        if core::mem::take(&mut self.link_mut(bridge).guessed) {
+            self.speak_as_configured(bridge);
+        }
+    }
+
+    pub(super) fn speak_as_configured(&mut self, bridge: BridgeId) {
         let config = &self.config.bridges[usize::from(bridge.0)];
         let link = &mut self.links[usize::from(bridge.0)];
-        if core::mem::take(&mut link.guessed) {
-            link.version = config.version;
-            link.bridge_bit = config.bridge_bit;
-            link.upgrade_at = Instant::NEVER;
-        }
+        link.version = config.version;
+        link.bridge_bit = config.bridge_bit;
+        link.upgrade_at = Instant::NEVER;
     }
 
     pub(super) fn up_lost(&mut self, now: Instant, bridge: BridgeId, reason: &'static str) {

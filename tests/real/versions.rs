@@ -166,6 +166,26 @@ fn a_fallback_is_remembered_over_reconnects() {
 }
 
 #[test]
+fn a_remote_that_once_seemed_too_old_is_asked_for_mqtt_5_again_when_it_refuses_less() {
+    let remote = Stub::start(|session, number| {
+        let Packet::Connect(connect) = session.read()? else { panic!("no CONNECT first") };
+        match (connect.level, number) {
+            // It is starting, or what is in front of it has nobody behind it yet.
+            (5, 0) => Ok(()),
+            (5, _) => {
+                session.send(&[0x20, 3, 0, 0, 0])?;
+                session.serve()
+            }
+            _ => session.send(&[0x20, 2, 0, 1]),
+        }
+    });
+    let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = #"]));
+    gateway.wait_with("bridge_up", &[("version", "5")]);
+    let levels: Vec<u8> = remote.connects().iter().map(|connect| connect.level).collect();
+    assert_eq!(levels, [5, 0x84, 4, 5]);
+}
+
+#[test]
 fn a_3_1_1_remote_is_asked_for_no_local_by_the_bridge_bit() {
     let plain = Stub::start(|session, _| {
         let Packet::Connect(connect) = session.read()? else { panic!("no CONNECT first") };

@@ -229,6 +229,8 @@ impl Remote {
             _ if self.refusing => Some(if connect.version == Version::V5 { 0x88 } else { 3 }),
             Version::V5 if !self.plan.v5 => Some(1),
             Version::V311 if connect.bridge && !self.plan.v5 => Some(1),
+            // It could not say so, and a session that takes QoS 2 by one version only is nobody's.
+            Version::V311 if self.plan.qos_max < 2 => Some(1),
             Version::V5 | Version::V311 | Version::V31 => None,
         };
         if let Some(code) = refusal {
