@@ -1,0 +1,134 @@
+//! What the configuration sizes: the queue's parts, and the destinations opened at start.
+
+use super::Gateway;
+use crate::bridge::link::Link;
+use crate::bridge::rules::Rules;
+use crate::config::{Config, Overflow};
+use crate::limits::REFUSAL_CONNECTIONS;
+use crate::note::text;
+use crate::queue::outbox::{DestId, Params};
+use crate::queue::{BoxSetup, Setup};
+
+impl Gateway {
+    pub(super) fn open_bridges(&mut self) {
+        let slots = self.queue.slot_count();
+        let share = u32::from(100 - self.config.store.sessions_share);
+        let count = u32::try_from(self.config.bridges.len()).unwrap_or(1).max(1);
+        // Bridges that cannot spill leave half of the ring to everybody else, all together.
+        let parts = (2 * count).max(4);
+        let largest = crate::queue::pool::blocks_for(self.config.limit.packet_bytes);
+        let blocks = (self.queue.pool.block_count() / parts).max(largest);
+        let records = (self.queue.pool.record_count() / parts).max(1);
+        for (index, bridge) in (0u16..).zip(&self.config.bridges) {
+            let rules = Rules::new(bridge);
+            let own_slots = match bridge.max_bytes {
+                Some(bytes) => crate::queue::slots_for(bytes),
+                None => percent(slots, share) / count,
+            };
+            self.queue.open(
+                DestId(index),
+                Params {
+                    name: text(&bridge.name),
+                    key: format!("b:{}", bridge.name),
+                    rules: rules.hashes().to_vec(),
+                    counts_rules: rules.forward.iter().any(|rule| rule.max_messages.is_some()),
+                    persistent: true,
+                    session: false,
+                    journal: self.queue.has_store() && self.queue.is_safe(),
+                    queue_qos0: bridge.queue_qos0,
+                    overflow: bridge.overflow,
+                    messages_max: bridge.max_messages.unwrap_or(u64::MAX),
+                    bytes_max: bridge.max_bytes.unwrap_or(u64::MAX),
+                    slots_max: own_slots,
+                    blocks_ceiling: blocks,
+                    records_ceiling: records,
+                    window: bridge.max_inflight,
+                },
+            );
+            let client_id = bridge.client_id.clone().unwrap_or_default();
+            self.links.push(Link::new(bridge, client_id));
+        }
+        self.open_quarantine();
+        self.name_links();
+    }
+
+    /// Where messages go that a remote will never take.
+    fn open_quarantine(&mut self) {
+        let params = Params {
+            name: text("quarantine"),
+            key: "q:".to_string(),
+            persistent: true,
+            messages_max: if self.queue.has_store() { u64::MAX } else { 16 },
+            bytes_max: u64::MAX,
+            slots_max: self.queue.slot_count() / 16,
+            ..self.session_params(0, "", 1)
+        };
+        self.queue.open(self.queue.aside(), params);
+    }
+
+    pub(super) fn session_params(&self, _session: u16, client_id: &str, window: u16) -> Params {
+        Params {
+            name: text(client_id),
+            key: format!("s:{client_id}"),
+            rules: Vec::new(),
+            counts_rules: false,
+            persistent: false,
+            session: true,
+            journal: false,
+            queue_qos0: false,
+            overflow: Overflow::DropOldest,
+            messages_max: u64::from(self.config.session_max_messages),
+            bytes_max: self.config.session_max_bytes,
+            slots_max: self.queue.slot_count(),
+            blocks_ceiling: self.queue.pool.block_count() / 4,
+            records_ceiling: self.queue.pool.record_count() / 4,
+            window,
+        }
+    }
+}
+
+/// Room for the CONNECT of a bridge.
+pub(super) fn connect_bytes(bridge: &crate::config::Bridge) -> usize {
+    let will = bridge.will.as_ref().map_or(0, |will| will.topic.len() + will.payload.len());
+    let secrets = bridge.username.as_ref().map_or(0, String::len)
+        + bridge.password.as_ref().map_or(0, Vec::len);
+    let filters: usize =
+        bridge.subscribe.iter().map(|rule| rule.remote_topic.len() + 16).max().unwrap_or(0);
+    let notify = bridge.notify_topic.as_ref().map_or(0, String::len);
+    1024 + will + secrets + filters + notify
+}
+
+/// So many percent of `count`.
+fn percent(count: u32, percent: u32) -> u32 {
+    u32::try_from(u64::from(count) * u64::from(percent) / 100).unwrap_or(u32::MAX)
+}
+
+pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
+    let bridges = config.bridges.iter().map(|bridge| BoxSetup {
+        streams: Rules::stream_count(bridge),
+        window: bridge.max_inflight,
+        conflating_rules: bridge.forward.iter().filter(|rule| rule.conflate).count(),
+        session: false,
+    });
+    let window = config.limit.inflight;
+    let session = BoxSetup { streams: 1, window, conflating_rules: 0, session: true };
+    let aside = BoxSetup { streams: 1, window: 1, conflating_rules: 0, session: true };
+    let boxes = bridges
+        .chain(core::iter::repeat_n(session, usize::from(config.limit.sessions)))
+        .chain([aside])
+        .collect();
+    let stored = config.store.path.is_some() && slot_count > 0;
+    let links = u16::try_from(config.bridges.len() * 2).unwrap_or(0);
+    Setup {
+        messages: config.ring_messages,
+        bytes: config.ring_bytes,
+        boxes,
+        slot_count: if stored { slot_count } else { 0 },
+        session_slots_max: percent(slot_count, u32::from(config.store.sessions_share)),
+        safe: stored && config.ack == crate::config::Ack::Safe,
+        stored,
+        flush_after: config.store.flush_after,
+        connections: config.limit.clients.saturating_add(REFUSAL_CONNECTIONS).saturating_add(links),
+        receive_ids: u32::from(config.limit.sessions) * 16 + 4096,
+    }
+}
