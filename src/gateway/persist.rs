@@ -178,6 +178,7 @@ impl Gateway {
         store.rollback();
         self.mark.failed();
         self.queue.failed(now, operation, error);
+        self.tell_refused();
         self.rows_due = true;
         self.store_damaged |= error == StoreError::Corrupt;
         self.after_flush();

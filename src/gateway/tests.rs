@@ -218,6 +218,22 @@ fn a_message_of_qos_2_without_room_is_refused_or_acknowledged() {
 }
 
 #[test]
+fn what_found_no_room_is_refused_though_the_commit_failed_too() {
+    let mut world = World::with("bridge.up.overflow = drop_newest\n", 1);
+    let peer = "127.0.0.1:9".parse().unwrap();
+    let client = world.gateway.accept(world.now, 0, peer).unwrap();
+    world.receive(client, &[0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 0, 0, 1, b'c']);
+    assert_eq!(world.turn(client)[0], 0x20);
+    world.receive(client, &[0x32, 8, 0, 3, b't', b'/', b'a', 0, 9, 0]);
+    // Somebody's new session is in the same commit.
+    world.connect(b'd', 0);
+    world.disk.commits_failing = 1;
+    let told = world.turn(client);
+    assert_eq!((told[0], &told[2..5]), (0x40, &[0, 9, 0x97][..]));
+    assert_eq!(world.gateway.queue.counters.drops, 1);
+}
+
+#[test]
 fn qos_2_is_stored_beyond_a_quota_only_as_far_as_it_was_taken() {
     // The bridge's share is one of them.
     let mut world = World::with("", 2);
