@@ -436,6 +436,8 @@ impl World {
         }
         for at in 0..self.wires.len() {
             let wire = &mut self.wires[at];
+            // One that was opened to hear nothing and is not greeted yet.
+            wire.down.deaf_after = None;
             if wire.down.stalled_until == NEVER || wire.up.stalled_until == NEVER {
                 // Who has no keepalive would never learn it.
                 self.cut(at);

@@ -3,7 +3,7 @@
 //! count is exact. What is conflated is worth its newest message.
 
 use super::{destinations, is_due, name, qos_at};
-use crate::ledger::{Dest, Ledger};
+use crate::ledger::{Dest, Ledger, Message};
 use crate::net::NEVER;
 use crate::world::World;
 
@@ -30,8 +30,10 @@ pub fn check(world: &mut World) {
         // Of what was dropped some may have arrived before: then nothing is missing.
         let exact = world.plan.exact && !matches!(dest, Dest::Session(_));
         // At QoS 0 some are counted and some are not: as room is short, or the link down.
-        let never = never_arrived(world, dest, 1);
-        if exact && !(never..=never_arrived(world, dest, 0)).contains(&given) {
+        let never = never_arrived(world, dest, |qos, message| {
+            qos > 0 && (message.accepted || message.refused)
+        });
+        if exact && !(never..=never_arrived(world, dest, |_, _| true)).contains(&given) {
             let text = format!("{never} never arrived at {dest:?}, {given} were counted");
             world.ledger.violate("at_least_once", text);
         }
@@ -47,13 +49,16 @@ pub fn check(world: &mut World) {
     }
 }
 
-/// Every message that was sent and did not arrive, accepted or turned away.
-fn never_arrived(world: &World, dest: Dest, least: u8) -> u64 {
+/// Every such message that was sent and did not arrive. One that was not answered is its sender's,
+/// who may have been held up until it gave up.
+fn never_arrived(world: &World, dest: Dest, such: fn(u8, &Message) -> bool) -> u64 {
     let counts = world.ledger.counts(dest);
     let messages = 0..u32::try_from(world.ledger.messages.len()).unwrap();
     let sent = messages.filter(|id| world.ledger.message(*id).first_sent != NEVER);
-    let due = sent
-        .filter(|id| qos_at(&world.plan, dest, &world.ledger, *id).is_some_and(|qos| qos >= least));
+    let due = sent.filter(|id| {
+        let qos = qos_at(&world.plan, dest, &world.ledger, *id);
+        qos.is_some_and(|qos| such(qos, world.ledger.message(*id)))
+    });
     due.filter(|id| !counts.contains_key(id)).count() as u64
 }
 
