@@ -94,6 +94,27 @@ pub const QOS2_WINDOW_UNTOLD: u16 = 20;
 /// Packet identifiers of publishes; those of our SUBSCRIBEs lie above.
 pub const PUBLISH_ID_MAX: u16 = 60_000;
 
+/// Bytes of a local client's user name; longer ones are refused.
+pub const USER_BYTES_MAX: usize = 128;
+
+/// Users the password file may have.
+pub const USERS_MAX: usize = 10_000;
+
+/// Lines of the file of access rules that are no comments.
+pub const RULES_OF_ACCESS_MAX: usize = 10_000;
+
+/// Iterations a line of the password file may ask for; more is an error at start.
+pub const HASH_ITERATIONS_MAX: u32 = 100_000;
+
+/// Iterations of password hashing in one turn of the loop: the longest that others wait for it.
+pub const HASH_ITERATIONS_A_TURN: u32 = 500;
+
+/// Iterations of password hashing in a second, all clients together.
+pub const HASH_ITERATIONS_A_SECOND: u32 = 20_000;
+
+/// Connections that wait until their password is looked at; further ones are told to come again.
+pub const LOGINS_WAITING_MAX: usize = 64;
+
 /// Servers one bridge may name.
 pub const SERVERS_MAX: usize = 8;
 

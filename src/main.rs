@@ -24,8 +24,8 @@ const STORE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 const DAMAGED_MAX: u32 = 3;
 const DAMAGE_SPAN: Duration = Duration::from_secs(600);
 
-/// Bytes read of a file the configuration names.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes a file the configuration names may have.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 fn main() -> ExitCode {
     let status = match Arguments::parse(std::env::args_os().skip(1)) {
@@ -71,8 +71,13 @@ fn load(path: &Path) -> Result<(Config, Vec<Warning>), u8> {
 
 fn read_file(path: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-    read.map(|_| bytes).map_err(|error| error.to_string())
+    let some = |file: File| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
+    let count = File::open(path).and_then(some).map_err(|error| error.to_string())?;
+    // Half of a list of users would be another list.
+    if u64::try_from(count).is_ok_and(|count| count > FILE_BYTES_MAX) {
+        return Err(format!("has more than {} KiB", FILE_BYTES_MAX / 1024));
+    }
+    Ok(bytes)
 }
 
 fn host_name() -> String {

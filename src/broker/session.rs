@@ -2,6 +2,7 @@
 //! are in `subs`, their messages in the queue. Read MQTT 5 sections 3.1.2.4, 3.1.2.11.2 and 4.1
 //! first.
 
+use crate::limits::USER_BYTES_MAX;
 use crate::mqtt::{Qos, Version};
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -29,6 +30,10 @@ impl Will {
 pub struct Session {
     pub used: bool,
     pub client_id: String,
+    /// The name its client has given, and proved if there are users.
+    pub user: Option<String>,
+    /// What is queued was judged by other rules, or for another user.
+    pub recheck: bool,
     /// The connection's slot.
     pub conn: Option<u16>,
     pub version: Version,
@@ -63,6 +68,8 @@ impl Sessions {
         let table = (0..count).map(|_| Session {
             used: false,
             client_id: String::new(),
+            user: None,
+            recheck: false,
             conn: None,
             version: Version::V311,
             expiry: Duration::ZERO,
@@ -78,7 +85,7 @@ impl Sessions {
     }
 
     pub fn planned_bytes(count: u16, client_id_bytes: usize) -> usize {
-        usize::from(count) * (size_of::<Session>() + client_id_bytes)
+        usize::from(count) * (size_of::<Session>() + client_id_bytes + USER_BYTES_MAX)
     }
 
     pub fn find(&self, client_id: &str) -> Option<u16> {
@@ -93,6 +100,8 @@ impl Sessions {
         session.used = true;
         session.client_id.clear();
         session.client_id.push_str(client_id);
+        session.user = None;
+        session.recheck = false;
         session.conn = None;
         session.expiry = Duration::ZERO;
         session.expires_at = Instant::NEVER;

@@ -1,6 +1,6 @@
 //! [`Raw`](super::parse::Raw) → [`Config`]: what a value may be, what fits together, all errors
-//! of the file in one run. The file as text comes from the caller, the one file it may name
-//! (`password_file`) through the caller's closure: nothing is read here.
+//! of the file in one run. The file as text comes from the caller, the files it may name
+//! (passwords, users, access rules) through the caller's closure: nothing is read here.
 
 use super::reader::{Reader, TOP};
 use super::values::{
@@ -8,8 +8,8 @@ use super::values::{
     size_text, text,
 };
 use super::{
-    Ack, Config, ConfigError, Limits, Listener, Overflow, Server, Store, Sync, Warning, bridges,
-    parse,
+    Ack, Config, ConfigError, Limits, Listener, Overflow, Server, Store, Sync, Warning, auth,
+    bridges, parse,
 };
 use core::time::Duration;
 
@@ -81,6 +81,7 @@ fn config(
     ];
     let limit = limits(reader);
     let store = store(reader);
+    let has_users = auth::is_named(reader, "auth.password_file");
     let config = Config {
         node_name: reader
             .maybe("node.name", TOP, node_name)
@@ -97,7 +98,8 @@ fn config(
         session_max_messages: reader.take("session.max_messages", TOP, number(1, 100_000)),
         session_max_bytes: reader.take("session.max_bytes", TOP, size(4 << 10, STORE_BYTES_MAX)),
         session_expiry: reader.take("session.expiry", TOP, seconds(0, YEAR.as_secs())),
-        listeners: listeners(reader, &limit),
+        listeners: listeners(reader, &limit, has_users),
+        auth: auth::auth(reader, read_file),
         bridges: bridges::bridges(reader, &limit, store.overflow, read_file),
         limit,
         store,
@@ -168,14 +170,15 @@ fn ack(reader: &mut Reader<'_>, store: &Store) -> Ack {
     Ack::Ring
 }
 
-fn listeners(reader: &mut Reader<'_>, limit: &Limits) -> Vec<Listener> {
+fn listeners(reader: &mut Reader<'_>, limit: &Limits, has_users: bool) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = Vec::new();
     for name in reader.names("listener") {
         let scope = super::reader::Scope { name, rule: "" };
-        reader.maybe("listener.NAME.anonymous", scope, |word| match boolean(word)? {
-            true => Ok(()),
-            false => Err("false is not in this build: it has no users to ask for".to_owned()),
-        });
+        let anonymous = reader.take("listener.NAME.anonymous", scope, boolean);
+        if !anonymous && !has_users {
+            let what = "false lets nobody in without auth.password_file";
+            reader.error("listener.NAME.anonymous", scope, what);
+        }
         let max_clients =
             reader.maybe("listener.NAME.max_clients", scope, number(1, limit.clients));
         if !reader.is_written("listener.NAME.url", scope) {
@@ -194,11 +197,11 @@ fn listeners(reader: &mut Reader<'_>, limit: &Limits) -> Vec<Listener> {
             let what = format!("listener {} has this address already", other.name);
             reader.error("listener.NAME.url", scope, what);
         }
-        if !is_loopback(&host) {
+        if anonymous && !is_loopback(&host) {
             let what = "anonymous clients are let in from beyond this host";
             reader.warn("listener.NAME.url", scope, what);
         }
-        listeners.push(Listener { name: name.to_owned(), host, port, max_clients });
+        listeners.push(Listener { name: name.to_owned(), host, port, max_clients, anonymous });
     }
     if listeners.is_empty() {
         listeners.push(Listener {
@@ -206,6 +209,7 @@ fn listeners(reader: &mut Reader<'_>, limit: &Limits) -> Vec<Listener> {
             host: "127.0.0.1".to_owned(),
             port: super::PORT_DEFAULT,
             max_clients: None,
+            anonymous: true,
         });
     }
     listeners

@@ -1,21 +1,27 @@
 //! The configuration as the gateway uses it. Text becomes `Raw` in `parse`, `Raw` becomes
 //! [`Config`] in `check`; both report every error of the file in one run. Reads no files.
 
+mod acl;
+mod auth;
 mod bridges;
 mod check;
 pub mod keys;
 mod parse;
 mod reader;
 mod rules;
+mod users;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
 pub use crate::vocab::Overflow;
+pub use acl::{Acl, Grant, Rule};
+pub use auth::Auth;
 pub use check::{RING_SHARE, load};
 pub use keys::{KEYS, Key};
 pub use parse::{ConfigError, Warning};
+pub use users::{HASH_BYTES, Scheme, User, Users, check_name, name_in};
 pub use values::PORT_DEFAULT;
 
 use crate::mqtt::topic::Mapping;
@@ -37,6 +43,7 @@ pub struct Config {
     /// Upper bound of every session's expiry, 3.1.1 sessions too.
     pub session_expiry: Duration,
     pub listeners: Vec<Listener>,
+    pub auth: Auth,
     pub bridges: Vec<Bridge>,
 }
 
@@ -93,6 +100,8 @@ pub struct Listener {
     pub host: String,
     pub port: u16,
     pub max_clients: Option<u16>,
+    /// Clients without a user name are let in.
+    pub anonymous: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

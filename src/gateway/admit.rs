@@ -49,7 +49,7 @@ impl Gateway {
         let mut at = 0;
         while at < self.plan.targets.len() {
             let Target { dest, qos, .. } = self.plan.targets[at];
-            if self.admit_session(dest, qos, body) {
+            if self.may_be_sent(dest, message.topic) && self.admit_session(dest, qos, body) {
                 at += 1;
             } else {
                 self.plan.targets.swap_remove(at);

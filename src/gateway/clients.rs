@@ -25,6 +25,14 @@ impl Gateway {
         if let Err(reason) = self.check_connect(connect) {
             return Err(self.refuse(slot, connect, reason));
         }
+        match self.let_in(now, slot, connect) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Step::Stall),
+            Err(refusal) => {
+                self.owe_refusal(slot, connect.version, refusal.reason);
+                return Err(refusal);
+            }
+        }
         let assigned;
         let client_id = if connect.client_id.is_empty() {
             assigned = format!("auto-{:016x}", self.rng.next_u64());
@@ -192,6 +200,11 @@ impl Gateway {
         let keepalive = self.granted_keepalive(connect);
         let will = self.will_of(connect);
         let entry = &mut self.sessions[session];
+        if entry.user.as_deref() != connect.username {
+            entry.user = connect.username.map(str::to_owned);
+            entry.recheck = present;
+            entry.dirty = true;
+        }
         let present = present && !entry.in_doubt;
         // One that resumes may have another in mind: should this CONNACK be lost, the next says it.
         entry.in_doubt |= !present && !connect.clean_start && !expiry.is_zero();

@@ -221,6 +221,10 @@ impl Gateway {
         out: &mut [u8],
         fresh: bool,
     ) -> Wrote {
+        if self.is_withheld(dest, next.record) {
+            self.queue.drop_entry(dest, next.entry, DropReason::NotAuthorized);
+            return Wrote::Skipped;
+        }
         let resend = next.dup;
         let Some(expiry_s) = remaining(&self.queue, next, now) else {
             if !resend {

@@ -15,6 +15,7 @@ mod failback;
 mod greeting;
 mod ingest;
 mod links;
+mod login;
 pub mod mark;
 mod open;
 mod oversize;
@@ -31,6 +32,8 @@ pub mod verbs;
 mod wills;
 
 use crate::bridge::link::{Link, State};
+use crate::broker::access::Access;
+use crate::broker::logins::Logins;
 use crate::broker::retained::RetainedMessages;
 use crate::broker::session::Sessions;
 use crate::broker::subs::Subs;
@@ -71,6 +74,9 @@ pub struct Gateway {
     queue: Queue,
     sessions: Sessions,
     subs: Subs,
+    /// Users and access rules; another value of the configuration goes in by [`Gateway::set_auth`].
+    access: Access,
+    logins: Logins,
     retained: RetainedMessages,
     links: Vec<Link>,
     conns: Box<[Conn]>,
@@ -142,6 +148,8 @@ impl Gateway {
                 limit.retained_bytes,
                 limit.topic_bytes,
             ),
+            access: Access::new(config.auth.clone()),
+            logins: Logins::new(),
             links: Vec::with_capacity(config.bridges.len()),
             ready: Marks::new(conns.len()),
             resume: Marks::new(conns.len()),
@@ -207,6 +215,7 @@ impl Gateway {
             ("sessions and subscriptions", sessions),
             ("retained", retained),
             ("scratch", scratch),
+            ("users and access rules", config.auth.bytes() + size_of::<Logins>()),
         ];
         parts.map(|(name, bytes)| (name, u64::try_from(bytes).unwrap_or(u64::MAX))).to_vec()
     }
@@ -267,6 +276,7 @@ impl Gateway {
                 Instant::NEVER
             };
         }
+        self.expire_logins(now);
         if now < self.due {
             return;
         }
@@ -300,7 +310,8 @@ impl Gateway {
         };
         let parked = if self.parked > 0 { self.shed_at } else { Instant::NEVER };
         let flush = self.queue.flush_at(self.now);
-        self.due.min(self.drops_at).min(flush).min(retained).min(parked)
+        let logins = self.logins.due_at();
+        self.due.min(self.drops_at).min(logins).min(flush).min(retained).min(parked)
     }
 
     /// A connection that may have bytes to transmit.

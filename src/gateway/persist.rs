@@ -358,7 +358,14 @@ impl Gateway {
         let mut row = Vec::new();
         let expiry = u32::try_from(entry.expiry.as_secs()).unwrap_or(u32::MAX);
         row.extend_from_slice(&expiry.to_le_bytes());
-        row.push(entry.version.level() | u8::from(entry.in_doubt) << 7);
+        let user = entry.user.as_deref();
+        let flags = u8::from(entry.in_doubt) << 7 | u8::from(user.is_some()) << 6;
+        row.push(entry.version.level() | flags);
+        if let Some(user) = user {
+            // `USER_BYTES_MAX` is less than a byte can say.
+            row.push(u8::try_from(user.len()).unwrap_or(0));
+            row.extend_from_slice(user.as_bytes());
+        }
         for (filter, sub) in self.subs.of_session(session) {
             let flags = sub.qos.as_u8()
                 | u8::from(sub.no_local) << 2
@@ -447,7 +454,7 @@ impl Gateway {
         let row = unseal(Table::Session, client_id.as_bytes(), row)?;
         let expiry = u32::from_le_bytes(row.get(..4)?.try_into().ok()?);
         let level = *row.get(4)?;
-        let version = match level & 0x7F {
+        let version = match level & 0x3F {
             3 => Version::V31,
             4 => Version::V311,
             _ => Version::V5,
@@ -457,7 +464,15 @@ impl Gateway {
         let entry = &mut self.sessions[session];
         entry.version = version;
         entry.in_doubt = level & 0x80 != 0;
+        // The rules may have changed since.
+        entry.recheck = true;
         let mut at = 5;
+        if level & 0x40 != 0 {
+            let bytes = usize::from(*row.get(at)?);
+            let user = core::str::from_utf8(row.get(at + 1..at + 1 + bytes)?).ok()?;
+            entry.user = Some(user.to_owned());
+            at += 1 + bytes;
+        }
         while at < row.len() {
             let flags = *row.get(at)?;
             let id = u32::from_le_bytes(row.get(at + 1..at + 5)?.try_into().ok()?);

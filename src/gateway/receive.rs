@@ -298,6 +298,11 @@ impl Gateway {
             // Allowed by section 1.5.4, and some brokers close the bridge that passes it on.
             return Err(Reason::TOPIC_NAME_INVALID.into());
         }
+        if let Source::Client { session, .. } = source
+            && !self.may_publish(session, publish)
+        {
+            return Ok(self.deny(slot, publish));
+        }
         if matches!(source, Source::Client { .. }) && publish.topic.starts_with("$SYS/") {
             // Read-only: acknowledged and dropped, as other brokers do.
             return Ok(self.swallow(slot, publish, "sys_topic"));
@@ -363,6 +368,17 @@ impl Gateway {
 
     /// Acknowledges a message without passing it on; counted.
     fn swallow(&mut self, slot: u16, publish: &Publish<'_>, reason: &'static str) -> Step {
+        self.swallow_as(slot, publish, reason, Reason::SUCCESS)
+    }
+
+    /// The same with a reason for the publisher, which MQTT 5 knows how to say.
+    pub(super) fn swallow_as(
+        &mut self,
+        slot: u16,
+        publish: &Publish<'_>,
+        reason: &'static str,
+        said: Reason,
+    ) -> Step {
         if let Some(packet_id) = publish.packet_id {
             let conn = self.conn_mut(slot);
             let debts =
@@ -373,7 +389,7 @@ impl Gateway {
             {
                 debts.push(super::conn::Debt {
                     packet_id,
-                    reason: Reason::SUCCESS,
+                    reason: said,
                     record: None,
                     after: 0,
                     owner: None,

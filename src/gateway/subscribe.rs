@@ -82,6 +82,9 @@ impl Gateway {
         if filter.len() > self.config.limit.topic_bytes {
             return Err(Reason::FILTER_INVALID);
         }
+        if !self.may_subscribe(session, filter) {
+            return Err(Reason::NOT_AUTHORIZED);
+        }
         let known = self.subs.find_in(session, filter);
         let handling = match options.retain_handling {
             1 if known.is_some() => SKIP,
@@ -161,7 +164,9 @@ impl Gateway {
         message: &Retained,
         sub: &Subscription,
     ) {
-        if !self.queue.fits(Reserve::ForRemotes, message.body_bytes(), 1) {
+        if !self.queue.fits(Reserve::ForRemotes, message.body_bytes(), 1)
+            || !self.may_read_retained(dest, message)
+        {
             return;
         }
         let left = message.expires_at.since(now).as_secs();

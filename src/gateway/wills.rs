@@ -2,6 +2,7 @@
 
 use super::Gateway;
 use super::ingest::{Message, Outcome, Source};
+use crate::broker::access::Right;
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -14,6 +15,10 @@ impl Gateway {
     pub(super) fn publish_will(&mut self, now: Instant, session: u16) {
         self.sessions[session].will_at = Instant::NEVER;
         let Some(will) = self.sessions[session].will.take() else { return };
+        if !self.may(session, Right::Write, &will.topic) {
+            self.count_denied();
+            return;
+        }
         let message = Message {
             topic: &will.topic,
             qos: will.qos,

@@ -101,6 +101,7 @@ pub enum DropReason {
     SessionEnded,
     SlowSubscriber,
     Refused,
+    NotAuthorized,
 }
 
 impl DropReason {
@@ -115,6 +116,7 @@ impl DropReason {
             Self::SessionEnded => "session_ended",
             Self::SlowSubscriber => "slow_subscriber",
             Self::Refused => "refused",
+            Self::NotAuthorized => "not_authorized",
         }
     }
 }

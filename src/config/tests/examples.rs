@@ -58,7 +58,11 @@ fn what_the_example_switches_off_can_be_switched_on_if_it_is_built() {
         lines[at] = bare;
         let key = bare.split(" = ").next().unwrap_or("");
         let built = matches!(keys::find(key), keys::Found::Known(k) if k.built);
-        let text = lines.join("\n").replace("/etc/spillway/cloud.password", "/secret");
+        let text = lines
+            .join("\n")
+            .replace("/etc/spillway/cloud.password", "/secret")
+            .replace("/etc/spillway/passwd", "/users")
+            .replace("/etc/spillway/acl", "/rules");
         match load_text(&text) {
             Ok(_) => assert!(built, "{bare}"),
             Err(errors) => {

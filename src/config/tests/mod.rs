@@ -9,6 +9,10 @@ fn load_text(text: &str) -> Result<(Config, Vec<Warning>), Vec<String>> {
     let mut read_file = |path: &str| match path {
         "/secret" => Ok(b"from file\r\n".to_vec()),
         "/empty" => Ok(b"\n".to_vec()),
+        "/users" => Ok(ALICE.as_bytes().to_vec()),
+        "/rules" => Ok(b"user alice\ntopic read a/#\n".to_vec()),
+        "/wrong" => Ok(b"# all of it\nalice\nuser\n\nbob\n".to_vec()),
+        "/bytes" => Ok(vec![b'a', 0xFF]),
         _ => Err("no such file".to_owned()),
     };
     let strings = |errors: Vec<ConfigError>| errors.iter().map(ToString::to_string).collect();
@@ -27,6 +31,12 @@ fn warnings(text: &str) -> Vec<String> {
     let (_, warnings) = load_text(text).expect("loads");
     warnings.iter().map(ToString::to_string).collect()
 }
+
+/// Written by mosquitto_passwd.
+const ALICE: &str = "\
+alice:$7$101$mcE5JJ8SIOm2lzIk$bLl8Sr9GgQP+IDKyiLriRPEfx7SGqVVsW2+R2Kbb4n2PmShM8z9as8sXJE6Ave7uhj+\
+VQUbawiFKJP3FC4MNxg==
+";
 
 const HUB: &str = "bridge.b.server = mqtt://hub.example\n";
 
@@ -281,4 +291,45 @@ fn the_host_name_is_made_to_fit() {
     assert_eq!(node(""), "spillway");
     assert_eq!(node(&"é/".repeat(99)), "spillway");
     assert_eq!(node(&"a".repeat(99)).len(), 64);
+}
+
+#[test]
+fn users_and_rules_are_read_through_the_caller() {
+    let auth = good("auth.password_file = /users\nauth.acl_file = /rules").auth;
+    assert!(auth.users.unwrap().find("alice").is_some());
+    assert_eq!(auth.acl.unwrap().rules_of(Some("alice")).len(), 1);
+    assert_eq!(good("").auth, Auth::default());
+    let warned = warnings("auth.acl_file = /rules");
+    assert!(warned[0].starts_with("f:1: auth.acl_file: warning: without auth.password_file"));
+}
+
+#[test]
+fn errors_in_them_name_the_key_and_their_own_file_and_line() {
+    let wrong = errors("\nauth.password_file = /wrong\nauth.acl_file = /wrong");
+    for (at, start) in [
+        "f:2: auth.password_file: /wrong:2: ",
+        "f:2: auth.password_file: /wrong:3: ",
+        "f:2: auth.password_file: /wrong:5: ",
+        "f:3: auth.acl_file: /wrong:2: ",
+        "f:3: auth.acl_file: /wrong:3: ",
+        "f:3: auth.acl_file: /wrong:5: ",
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert!(wrong[at].starts_with(start), "{wrong:?}");
+    }
+    let bytes = errors("auth.acl_file = /bytes");
+    assert_eq!(bytes, ["f:1: auth.acl_file: /bytes is not UTF-8"]);
+}
+
+#[test]
+fn a_listener_without_anonymous_clients_needs_users() {
+    let text = "listener.a.url = mqtt://0.0.0.0\nlistener.a.anonymous = false\n";
+    let refused = errors(text);
+    assert!(refused[0].starts_with("f:2: listener.a.anonymous: false lets nobody in"));
+    assert!(errors(&format!("{text}auth.password_file = off"))[0].contains("lets nobody in"));
+    let text = format!("{text}auth.password_file = /users");
+    assert!(!good(&text).listeners[0].anonymous);
+    assert!(warnings(&text).is_empty(), "nobody is anonymous");
 }

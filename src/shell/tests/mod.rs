@@ -251,7 +251,10 @@ fn config(large_buffers: u16) -> Config {
         session_max_messages: 10,
         session_max_bytes: 1024,
         session_expiry: Duration::from_secs(60),
+        auth: crate::config::Auth::default(),
         listeners: vec![Listener {
+            anonymous: true,
+
             name: "one".into(),
             host: "127.0.0.1".into(),
             port: 0,

@@ -1,0 +1,150 @@
+//! Who is let in, and what each client may do: the questions that the other files ask before they
+//! act. The answers come from `broker::access` and `broker::logins`.
+//!
+//! A session has the user of its last CONNECT, over restarts too. Rules are asked when a message is
+//! routed. What was queued under other rules or for another user is judged again when it leaves.
+
+use super::Gateway;
+use super::receive::{Fatal, Step};
+use crate::broker::access::{Right, Who};
+use crate::broker::logins::Verdict;
+use crate::broker::retained::Retained;
+use crate::config::Auth;
+use crate::limits::USER_BYTES_MAX;
+use crate::mqtt::{Connect, Publish, Qos, Reason, topic};
+use crate::note::{Note, text};
+use crate::queue::DropReason;
+use crate::queue::outbox::DestId;
+use crate::queue::pool::RecordId;
+use crate::vocab::Instant;
+
+impl Gateway {
+    /// Other users and access rules from here on (a reload). Whoever is connected stays so.
+    pub fn set_auth(&mut self, auth: Auth) {
+        self.access.replace(auth);
+        for session in 0..self.sessions.count() {
+            self.sessions[session].recheck = true;
+        }
+    }
+
+    /// Ok(false): its password is looked at later, and the CONNECT has to be presented again.
+    pub(super) fn let_in(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        connect: &Connect<'_>,
+    ) -> Result<bool, Fatal> {
+        let conn = self.conn(slot);
+        let (id, from) = (conn.id(slot), conn.peer.ip());
+        let listener = self.config.listeners.get(usize::from(conn.listener));
+        let anonymous = listener.is_some_and(|listener| listener.anonymous);
+        let Some(user) = connect.username else {
+            return if anonymous { Ok(true) } else { Err(Reason::NOT_AUTHORIZED.into()) };
+        };
+        let Some(users) = self.access.users() else {
+            let fits = anonymous && user.len() <= USER_BYTES_MAX;
+            return if fits { Ok(true) } else { Err(Reason::BAD_CREDENTIALS.into()) };
+        };
+        let password = connect.password.unwrap_or(b"");
+        match self.logins.ask(now, id, from, users, user, password) {
+            Verdict::Right => Ok(true),
+            Verdict::Wait => Ok(false),
+            Verdict::Wrong => Err(Reason::BAD_CREDENTIALS.into()),
+            Verdict::Slowed => Err(Fatal { reason: Reason::RATE_EXCEEDED, word: "login_slowed" }),
+            Verdict::Busy => Err(Fatal { reason: Reason::SERVER_BUSY, word: "login_busy" }),
+        }
+    }
+
+    /// Goes on with the password at hand, and presents a CONNECT again whose turn it is.
+    pub(super) fn expire_logins(&mut self, now: Instant) {
+        let conns = &self.conns;
+        let is_open = |id: crate::vocab::ConnId| {
+            conns.get(usize::from(id.slot)).is_some_and(|conn| {
+                conn.generation == id.generation && conn.role == super::conn::Role::Greeting
+            })
+        };
+        if let Some(id) = self.logins.work(now, is_open) {
+            self.conn_mut(id.slot).stalled = false;
+            self.resume.set(id.slot);
+        }
+    }
+
+    pub(super) fn may(&self, session: u16, right: Right, topic: &str) -> bool {
+        self.access.may(self.who(session), right, topic)
+    }
+
+    fn who(&self, session: u16) -> Who<'_> {
+        let entry = &self.sessions[session];
+        Who { user: entry.user.as_deref(), client_id: &entry.client_id }
+    }
+
+    /// One that was taken already is only acknowledged again, whatever the rules say now.
+    pub(super) fn may_publish(&self, session: u16, publish: &Publish<'_>) -> bool {
+        let owner = self.session_dest(session);
+        let again = publish.qos == Qos::ExactlyOnce
+            && publish.packet_id.is_some_and(|id| self.queue.recv.contains(owner.0, id.raw()));
+        again || self.may(session, Right::Write, publish.topic)
+    }
+
+    /// Acknowledged, in MQTT 5 with the reason, and not passed on.
+    pub(super) fn deny(&mut self, slot: u16, publish: &Publish<'_>) -> Step {
+        self.swallow_as(slot, publish, DropReason::NotAuthorized.word(), Reason::NOT_AUTHORIZED)
+    }
+
+    /// Counts a message that its publisher may not publish.
+    pub(super) fn count_denied(&mut self) {
+        self.queue.counters.drops += 1;
+        let (reason, destination) = (DropReason::NotAuthorized.word(), text("local"));
+        self.note(Note::Drop { reason, destination, count: 1 });
+    }
+
+    pub(super) fn may_subscribe(&self, session: u16, filter: &str) -> bool {
+        let inner = topic::split_shared(filter).map_or(filter, |(_, inner)| inner);
+        self.access.may_subscribe(self.who(session), inner)
+    }
+
+    /// May a message on this topic go to a destination? Bridges have their rules instead.
+    pub(super) fn may_be_sent(&self, dest: DestId, topic: &str) -> bool {
+        match self.session_of(dest) {
+            Some(session) if self.access.has_rules() => self.may(session, Right::Read, topic),
+            _ => true,
+        }
+    }
+
+    fn session_of(&self, dest: DestId) -> Option<u16> {
+        let session = usize::from(dest.0).checked_sub(self.links.len())?;
+        u16::try_from(session).ok().filter(|session| *session < self.sessions.count())
+    }
+
+    pub(super) fn may_read_retained(&mut self, dest: DestId, message: &Retained) -> bool {
+        if !self.access.has_rules() {
+            return true;
+        }
+        let mut topics = core::mem::take(&mut self.topic);
+        let mut at = 0;
+        for piece in self.retained.pieces(message) {
+            let take = piece.len().min(message.topic_bytes - at);
+            topics[at..at + take].copy_from_slice(&piece[..take]);
+            at += take;
+        }
+        let topic = core::str::from_utf8(&topics[..at]);
+        let may = topic.is_ok_and(|topic| self.may_be_sent(dest, topic));
+        self.topic = topics;
+        may
+    }
+
+    /// Is a queued message not for this session any more?
+    pub(super) fn is_withheld(&mut self, dest: DestId, record: RecordId) -> bool {
+        let recheck = |session: u16| self.sessions[session].recheck;
+        if !self.access.has_rules() || !self.session_of(dest).is_some_and(recheck) {
+            return false;
+        }
+        let mut topics = core::mem::take(&mut self.topic);
+        let bytes = usize::from(self.queue.pool.head(record).topic_bytes);
+        self.queue.pool.read(record, 0, &mut topics[..bytes]);
+        let topic = core::str::from_utf8(&topics[..bytes]);
+        let may = topic.is_ok_and(|topic| self.may_be_sent(dest, topic));
+        self.topic = topics;
+        !may
+    }
+}
