@@ -22,6 +22,10 @@ use std::net::SocketAddr;
 /// Sockets accepted from one listener a turn.
 const ACCEPTS_A_TURN: usize = 32;
 
+/// Connections that may stand before the door while the loop is elsewhere. Of those beyond it the
+/// system forgets the first packet, and they try again a second later.
+const BACKLOG: u16 = 1024;
+
 /// How long the door stays shut when there is nothing to accept with.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -172,6 +176,8 @@ fn refused(now: Instant, logging: &mut Logging, addr: SocketAddr, reason: &'stat
 
 fn open(addr: SocketAddr, registry: &Registry, token: Token) -> io::Result<TcpListener> {
     let mut socket = TcpListener::bind(addr)?;
+    // More than the library asks for. The library's is a fall-back, not an error.
+    let _ = socket::set_backlog(&socket, BACKLOG);
     registry.register(&mut socket, token, Interest::READABLE)?;
     Ok(socket)
 }

@@ -103,6 +103,13 @@ fn connect_raw<T>(socket: &OwnedFd, addr: &T) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How many connections the system keeps for a listening socket until they are accepted.
+pub(super) fn set_backlog(socket: &impl AsRawFd, count: u16) -> io::Result<()> {
+    // SAFETY: plain integers in and out; listening again only changes the number.
+    let answer = unsafe { libc::listen(socket.as_raw_fd(), libc::c_int::from(count)) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The index of an interface, for scoped IPv6 addresses.
 pub(super) fn interface_index(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;
