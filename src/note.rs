@@ -139,6 +139,7 @@ notes! {
     ClientRefused = Warn "client_refused" "client" {
         client: Text, addr: core::net::SocketAddr, reason: Text,
     }
+    LimitReached = Warn "limit_reached" "client" { client: Text, limit: &'static str }
     BridgeConnecting = Info "bridge_connecting" "bridge" {
         bridge: Text, server: Text, addr: Text, attempt: u32,
     }

@@ -12,6 +12,7 @@ use crate::broker::subs::{Added, Subscription};
 use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH};
 use crate::mqtt::props::Properties;
 use crate::mqtt::{Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version};
+use crate::note::{Note, text};
 use crate::queue::pool::Head;
 use crate::queue::{Push, Reserve};
 use crate::vocab::Instant;
@@ -104,7 +105,11 @@ impl Gateway {
                 self.sessions[session].dirty |= known.map(same) != Some(sub);
                 Ok(options.qos)
             }
-            Err(_) => Err(Reason::QUOTA_EXCEEDED),
+            Err(_) => {
+                let client = text(&self.sessions[session].client_id);
+                self.note(Note::LimitReached { client, limit: "limit.subscriptions" });
+                Err(Reason::QUOTA_EXCEEDED)
+            }
         }
     }
 

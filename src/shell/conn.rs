@@ -7,9 +7,13 @@
 use super::buffers::{Large, OWN_BYTES, Pair};
 use super::transport::Transport;
 use crate::vocab::{ConnId, Instant};
+use core::time::Duration;
 
 /// An MQTT fixed header with the longest length [MQTT 2.1.4].
 const FIXED_HEADER_BYTES_MAX: usize = 5;
+
+/// A client that takes not a single byte for so long, while bytes wait for it, does not read.
+const READS_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -39,6 +43,8 @@ pub(super) struct Conn {
     pub(super) state: State,
     /// Of the close or of a peer's end that waits to be told; NEVER when there is none.
     pub(super) deadline: Instant,
+    /// Until then the peer has to take some of what was written; NEVER when nothing waits for it.
+    pub(super) write_until: Instant,
     pub(super) pair: Pair,
     pub(super) loan: Option<Loan>,
     /// Bytes kept unread, at the start of the loan's buffer or of the own one.
@@ -88,6 +94,7 @@ impl Conn {
             bridge,
             state: State::Connecting,
             deadline: Instant::NEVER,
+            write_until: Instant::NEVER,
             pair,
             loan: None,
             rest: 0,
@@ -130,6 +137,14 @@ impl Conn {
     /// The peer is at its end, and what it said before cannot be read for now.
     pub(super) fn is_deaf(&self) -> bool {
         self.state == State::Open && !self.finished && (self.paused || self.waiting || self.full)
+    }
+
+    /// The socket takes no more bytes. A bridge judges its link by what the remote answers.
+    pub(super) fn blocked(&mut self, now: Instant) {
+        self.writable = false;
+        if !self.bridge {
+            self.write_until = self.write_until.min(now.plus(READS_WITHIN));
+        }
     }
 
     pub(super) fn out_bytes(&self) -> usize {

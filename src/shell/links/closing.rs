@@ -112,7 +112,6 @@ impl Links {
         reason: &'static str,
         core: &mut impl Core,
     ) {
-        self.set_deadline(slot, Instant::NEVER);
         let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) else {
             return;
         };
@@ -126,9 +125,10 @@ impl Links {
         core.handle(now, Event::Closed { conn: id, reason });
     }
 
-    /// Deadlines of closes, of ends nobody could read and of large buffers others wait for.
+    /// Deadlines of closes, of ends nobody could read, of peers that do not read and of large
+    /// buffers others wait for.
     pub(in crate::shell) fn expire(&mut self, now: Instant, core: &mut impl Core) {
-        if self.timed_count == 0 && !self.loans.is_awaited() {
+        if now < self.due && !self.loans.is_awaited() {
             return;
         }
         for at in 0..self.slots.len() {
@@ -137,6 +137,8 @@ impl Links {
             let Some(conn) = self.conn(slot) else { continue };
             if awaited && loan_until(conn) <= now {
                 self.close_now(now, slot, "slow_packet", core);
+            } else if conn.write_until <= now && !conn.writable {
+                self.close_now(now, slot, "slow_reader", core);
             } else if conn.deadline <= now {
                 match conn.state {
                     State::Flushing | State::Draining => {
@@ -146,21 +148,16 @@ impl Links {
                 }
             }
         }
+        let deadlines = self.slots.iter().flatten().map(|c| c.deadline.min(c.write_until));
+        self.due = deadlines.min().unwrap_or(Instant::NEVER);
     }
 
     pub(in crate::shell) fn poll_at(&self) -> Instant {
-        let mut at = Instant::NEVER;
-        let awaited = self.loans.is_awaited();
-        if self.timed_count == 0 && !awaited {
-            return at;
+        if !self.loans.is_awaited() {
+            return self.due;
         }
-        for conn in self.slots.iter().flatten() {
-            at = at.min(conn.deadline);
-            if awaited {
-                at = at.min(loan_until(conn));
-            }
-        }
-        at
+        let loans = self.slots.iter().flatten().map(loan_until);
+        loans.fold(self.due, Instant::min)
     }
 }
 

@@ -62,8 +62,8 @@ pub(super) struct Links {
     scratch: Box<[u8]>,
     /// Token of slot 0.
     token: usize,
-    /// Connections with a deadline.
-    timed_count: usize,
+    /// No deadline of a connection is earlier.
+    due: Instant,
 }
 
 impl Links {
@@ -79,11 +79,11 @@ impl Links {
             loans,
             scratch: vec![0; scratch_bytes].into_boxed_slice(),
             token,
-            timed_count: 0,
+            due: Instant::NEVER,
         }
     }
 
-    fn conn(&mut self, slot: u16) -> Option<&mut Conn> {
+    pub(super) fn conn(&mut self, slot: u16) -> Option<&mut Conn> {
         self.slots.get_mut(usize::from(slot))?.as_mut()
     }
 
@@ -185,10 +185,8 @@ impl Links {
 
     fn set_deadline(&mut self, slot: u16, deadline: Instant) {
         let Some(conn) = self.conn(slot) else { return };
-        let before = conn.deadline != Instant::NEVER;
         conn.deadline = deadline;
-        let after = deadline != Instant::NEVER;
-        self.timed_count = self.timed_count + usize::from(after) - usize::from(before);
+        self.due = self.due.min(deadline);
     }
 
     /// The core may have bytes for this connection.

@@ -20,7 +20,11 @@ impl Links {
                 continue;
             }
             match write(conn, now, core) {
-                Ok(()) => self.finish_flush(now, slot, core),
+                Ok(()) => {
+                    let until = conn.write_until;
+                    self.due = self.due.min(until);
+                    self.finish_flush(now, slot, core);
+                }
                 Err(error) => self.write_failed(now, slot, socket::reason(&error), core),
             }
             self.line_up(slot);
@@ -40,15 +44,16 @@ fn write(conn: &mut Conn, now: Instant, core: &mut impl Core) -> io::Result<()> 
             Ok(count) => {
                 conn.out_start += count;
                 budget = budget.saturating_sub(count);
+                conn.write_until = Instant::NEVER;
                 if conn.out_bytes() > 0 {
                     // A short write has filled the socket: room is a new event.
-                    conn.writable = false;
+                    conn.blocked(now);
                     return Ok(());
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                conn.writable = false;
+                conn.blocked(now);
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -105,3 +105,31 @@ fn a_large_buffer_that_stands_still_is_taken_back_for_who_waits() {
     assert_eq!(event_loop.core.seen, [Seen::Closed(lazy_id, "slow_packet")]);
     join_all(&mut event_loop, vec![waiting]);
 }
+
+#[test]
+fn a_client_that_takes_nothing_of_what_waits_for_it_is_closed() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (mut lazy, lazy_id) = client(&mut event_loop, addr);
+    // More than the system keeps for a socket.
+    let words = vec![42; 32 * 1024 * 1024];
+    event_loop.core.send(lazy_id, &words);
+    turn_until(&mut event_loop, |event_loop| event_loop.links.poll_at() != Instant::NEVER);
+    // Whatever it takes gives it all the time again.
+    let first = event_loop.links.poll_at();
+    let reader = std::thread::spawn(move || {
+        lazy.read_exact(&mut vec![0; 8 * 1024 * 1024]).unwrap();
+        lazy
+    });
+    turn_until(&mut event_loop, |_| reader.is_finished());
+    let _lazy = reader.join().unwrap();
+    turn_until(&mut event_loop, |event_loop| {
+        let links = &mut event_loop.links;
+        links.conn(lazy_id.slot).is_some_and(|conn| !conn.writable && conn.write_until > first)
+    });
+    event_loop.links.expire(first, &mut event_loop.core);
+    assert_eq!(event_loop.core.closed(), 0);
+    let later = event_loop.links.poll_at();
+    assert!(later > event_loop.clock.now().plus(Duration::from_secs(20)));
+    event_loop.links.expire(later, &mut event_loop.core);
+    assert_eq!(event_loop.core.seen, [Seen::Closed(lazy_id, "slow_reader")]);
+}
