@@ -22,8 +22,8 @@ impl Gateway {
         connect: &Connect<'_>,
     ) -> Result<Step, Fatal> {
         self.conn_mut(slot).version = connect.version;
-        if let Err(reason) = self.check_connect(connect) {
-            return Err(self.refuse(slot, connect, reason));
+        if let Err(fatal) = self.check_connect(connect) {
+            return Err(self.refuse(slot, connect, fatal));
         }
         match self.let_in(now, slot, connect) {
             Ok(true) => {}
@@ -40,11 +40,12 @@ impl Gateway {
         } else {
             connect.client_id
         };
-        let counted = self.clients < self.config.limit.clients;
-        let per_listener = self.listener_full(slot);
         let taken_over = self.sessions.find(client_id).and_then(|s| self.sessions[s].conn);
-        if (!counted && taken_over.is_none()) || per_listener {
-            return Err(self.refuse(slot, connect, Reason::QUOTA_EXCEEDED));
+        if self.clients >= self.config.limit.clients && taken_over.is_none() {
+            return Err(self.refuse(slot, connect, quota("limit_clients")));
+        }
+        if self.listener_full(slot, taken_over) {
+            return Err(self.refuse(slot, connect, quota("listener_max_clients")));
         }
         if let Some(old) = taken_over {
             if self.conn(old).version == Version::V5 {
@@ -61,7 +62,7 @@ impl Gateway {
             Some(session) => (session, true),
             None => match self.open_session(now, client_id) {
                 Some(session) => (session, false),
-                None => return Err(self.refuse(slot, connect, Reason::QUOTA_EXCEEDED)),
+                None => return Err(self.refuse(slot, connect, quota("limit_sessions"))),
             },
         };
         self.clients += 1;
@@ -72,7 +73,7 @@ impl Gateway {
         Ok(Step::Done)
     }
 
-    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), Reason> {
+    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), Fatal> {
         if connect.client_id.is_empty() {
             let allowed = match connect.version {
                 Version::V31 => false,
@@ -80,50 +81,47 @@ impl Gateway {
                 Version::V5 => true,
             };
             if !allowed {
-                return Err(Reason::CLIENT_ID_INVALID);
+                return Err(Reason::CLIENT_ID_INVALID.into());
             }
         }
         if connect.client_id.len() > self.config.limit.client_id_bytes {
-            return Err(Reason::CLIENT_ID_INVALID);
+            return Err(Reason::CLIENT_ID_INVALID.into());
         }
         if connect.properties.authentication_method().is_some() {
-            return Err(Reason::BAD_AUTH_METHOD);
+            return Err(Reason::BAD_AUTH_METHOD.into());
         }
         if let Some(will) = &connect.will {
             let bytes = will.topic.len() + will.payload.len();
             if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
-                return Err(Reason::TOPIC_NAME_INVALID);
+                return Err(Reason::TOPIC_NAME_INVALID.into());
             }
             if self.sessions.will_bytes() + bytes > self.config.limit.will_bytes {
-                return Err(Reason::QUOTA_EXCEEDED);
+                return Err(quota("limit_will_bytes"));
             }
         }
         if self.stop.is_some() {
-            return Err(Reason::SERVER_UNAVAILABLE);
+            return Err(Reason::SERVER_UNAVAILABLE.into());
         }
         Ok(())
     }
 
-    fn listener_full(&self, slot: u16) -> bool {
+    /// Has the listener all the clients it may have, whose place is taken over aside?
+    fn listener_full(&self, slot: u16, taken_over: Option<u16>) -> bool {
         let listener = self.conn(slot).listener;
         let Some(config) = self.config.listeners.get(usize::from(listener)) else { return false };
         let Some(max) = config.max_clients else { return false };
-        let mine = self.conns[..usize::from(self.client_slots)]
-            .iter()
+        let mine = (0..self.client_slots)
+            .filter(|at| Some(*at) != taken_over)
+            .map(|at| self.conn(at))
             .filter(|conn| conn.counted && conn.listener == listener)
             .count();
         mine >= usize::from(max)
     }
 
     /// Tells the client why not, in its own version.
-    fn refuse(&mut self, slot: u16, connect: &Connect<'_>, reason: Reason) -> Fatal {
-        self.owe_refusal(slot, connect.version, reason);
-        self.conn_mut(slot).closed_reason = reason.word();
-        let word = match reason {
-            Reason::QUOTA_EXCEEDED => "limit_clients",
-            other => other.word(),
-        };
-        Fatal { reason, word }
+    fn refuse(&mut self, slot: u16, connect: &Connect<'_>, fatal: Fatal) -> Fatal {
+        self.owe_refusal(slot, connect.version, fatal.reason);
+        fatal
     }
 
     fn owe_refusal(&mut self, slot: u16, version: Version, reason: Reason) {
@@ -450,11 +448,11 @@ impl Gateway {
             let at = match conn.role {
                 Role::Greeting => conn.opened_at.plus(CONNECT_WITHIN),
                 Role::Client { .. } if !conn.keepalive.is_zero() && !held => {
-                    conn.received_at.plus(conn.keepalive)
+                    conn.alive_at.plus(conn.keepalive)
                 }
                 Role::Client { .. } if !conn.keepalive.is_zero() => {
                     let keepalive = conn.keepalive;
-                    self.conn_mut(slot).received_at = now;
+                    self.conn_mut(slot).alive_at = now;
                     now.plus(keepalive)
                 }
                 Role::Client { .. } | Role::Link { .. } | Role::Free | Role::Closing => {
@@ -521,6 +519,11 @@ impl Gateway {
         self.actions.push_back(super::Action::Exit { lost });
         self.stop = Some(super::Stop { exited: true, ..stop });
     }
+}
+
+/// Refused because this limit leaves no room.
+fn quota(word: &'static str) -> Fatal {
+    Fatal { reason: Reason::QUOTA_EXCEEDED, word }
 }
 
 pub(super) fn seconds(count: u32) -> Duration {

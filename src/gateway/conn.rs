@@ -138,6 +138,10 @@ pub struct Conn {
     pub version: Version,
     pub opened_at: Instant,
     pub received_at: Instant,
+    /// When it last sent a whole packet, or a good part of one: single bytes keep nobody alive.
+    pub alive_at: Instant,
+    /// Bytes of an unfinished packet it has sent.
+    pub begun_bytes: usize,
     pub sent_at: Instant,
     /// Zero = none. For clients one and a half times what was agreed.
     pub keepalive: Duration,
@@ -175,7 +179,6 @@ pub struct Conn {
     pub pace_at: Instant,
     /// A local connection counts against `limit.clients`.
     pub counted: bool,
-    pub closed_reason: &'static str,
 }
 
 impl Conn {
@@ -190,6 +193,8 @@ impl Conn {
             version: Version::V311,
             opened_at: Instant::ZERO,
             received_at: Instant::ZERO,
+            alive_at: Instant::ZERO,
+            begun_bytes: 0,
             sent_at: Instant::ZERO,
             keepalive: Duration::ZERO,
             control: Vec::with_capacity(control_bytes),
@@ -213,7 +218,6 @@ impl Conn {
             wants_problems: true,
             pace_at: Instant::NEVER,
             counted: false,
-            closed_reason: "",
         }
     }
 
@@ -230,6 +234,8 @@ impl Conn {
         self.version = Version::V311;
         self.opened_at = now;
         self.received_at = now;
+        self.alive_at = now;
+        self.begun_bytes = 0;
         self.sent_at = now;
         self.keepalive = Duration::ZERO;
         self.forget_control();
@@ -246,7 +252,6 @@ impl Conn {
         self.wants_problems = true;
         self.pace_at = Instant::NEVER;
         self.counted = false;
-        self.closed_reason = "";
     }
 
     pub fn forget_debts(&mut self) {

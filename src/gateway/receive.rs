@@ -18,6 +18,10 @@ use crate::vocab::{ConnId, Instant};
 const SUBSCRIBE: u8 = 8;
 const UNSUBSCRIBE: u8 = 10;
 
+/// So much of a packet at once is as good as a whole one for the keepalive: a large packet may take
+/// its time over a thin line.
+const PROGRESS_BYTES: usize = 256;
+
 /// What became of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -66,9 +70,12 @@ impl Gateway {
             self.parked -= 1;
         }
         let parked = parked.min(buffer.len());
-        if buffer.len() > parked {
-            self.conn_mut(slot).received_at = now;
+        let conn = self.conn_mut(slot);
+        let fresh = buffer.len().saturating_sub(parked + conn.begun_bytes);
+        if fresh > 0 {
+            conn.received_at = now;
         }
+        let begun = conn.begun_bytes;
         let bytes = self.swallow_rest(slot, buffer, parked);
         let buffer = &mut buffer[..bytes];
         let mut read = if retry { 0 } else { parked };
@@ -150,13 +157,17 @@ impl Gateway {
         if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
             return nothing;
         }
+        let rest = buffer.len() - read;
         let conn = self.conn_mut(slot);
+        conn.begun_bytes = rest;
+        if fresh >= PROGRESS_BYTES || fresh > 0 && rest < begun + fresh {
+            conn.alive_at = now;
+        }
         conn.parked = kept;
         conn.zero_parked = kept > 0 && zero_waits;
         if kept > 0 {
             self.parked += 1;
         }
-        let rest = buffer.len() - read;
         buffer.copy_within(read.., kept);
         self.collect();
         if kept > 0 && matches!(self.conn(slot).role, Role::Link { .. }) {

@@ -250,3 +250,25 @@ fn qos_2_is_stored_beyond_a_quota_only_as_far_as_it_was_taken() {
     let taken = world.gateway.receive(world.now, client, &mut buffer);
     assert_eq!(taken.kept, large.len(), "it waits for room");
 }
+
+#[test]
+fn single_bytes_of_a_packet_keep_no_client_alive_and_packets_do() {
+    for (packet, survives) in [(&[0xC0, 0][..], true), (&[0x32, 100], false)] {
+        let mut world = World::new();
+        let peer = "127.0.0.1:9".parse().unwrap();
+        let client = world.gateway.accept(world.now, 0, peer).unwrap();
+        let mut connect = CONNECT;
+        connect[11] = 4;
+        world.receive(client, &connect);
+        let mut kept = Vec::new();
+        for second in 0..12 {
+            kept.push(packet.get(kept.len()).copied().unwrap_or(0));
+            let taken = world.gateway.receive(world.now, client, &mut kept);
+            kept.truncate(taken.kept);
+            world.turn(client);
+            let there = world.gateway.clients == 1;
+            assert!(there || !survives && second >= 4, "gone after {second} s");
+        }
+        assert_eq!(world.gateway.clients == 1, survives);
+    }
+}
