@@ -49,7 +49,7 @@ impl Index {
     }
 
     /// The id inserted with `hash` for which `is_it`. Other hashes may be asked about, too.
-    pub fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mask = self.slots.len() - 1;
         let mark = Self::mark(hash);
         let mut at = self.home(mark);

@@ -9,14 +9,22 @@
 //!
 //! Promises: nothing is allocated after `new`; a match is always confirmed on the text, never on
 //! a hash alone; the order of matches depends on the operations only. Never checks that a filter
-//! is well-formed (the decoder did) and gives `$share/…` no meaning.
+//! is well-formed (the decoder did).
 //!
-//! Read MQTT 5 sections 4.7 and 3.8.3.1 first.
+//! A shared subscription (`$share/NAME/FILTER`) is a filter like another with a prefix: it is
+//! hashed and shaped by what stands behind the prefix, and its sessions are a [`Group`] of which
+//! one gets the message. Which one is the caller's choice.
+//!
+//! Read MQTT 5 sections 4.7, 4.8.2 and 3.8.3.1 first.
+
+mod groups;
 
 use super::index::Index;
 use super::shape::{Kind, Levels, Shape, fits};
 use crate::mqtt::{Qos, topic};
 use core::mem::size_of;
+
+pub use groups::{Group, PLAIN, Turn, way_of};
 
 /// What a session asked for with one filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +36,14 @@ pub struct Subscription {
     pub retain_handling: u8,
     /// MQTT 5 Subscription Identifier; 0 = none.
     pub id: u32,
+}
+
+/// What matches a topic.
+pub enum Match<'a> {
+    /// A session's own subscription.
+    Own(u16, &'a Subscription),
+    /// One of these sessions gets the message.
+    Group(Group<'a>),
 }
 
 /// What `subscribe` did.
@@ -65,6 +81,8 @@ pub struct Subs {
     /// First of the filters without a shape, chained by `Filter::next`.
     odd: u16,
     count: usize,
+    /// Distinct filters of shared subscriptions.
+    shared_count: usize,
     levels: Levels,
 }
 
@@ -74,6 +92,10 @@ struct Filter {
     hash: u64,
     shape: Shape,
     text_bytes: u16,
+    /// Bytes of `$share/NAME/` before the filter that topics are compared with; 0 = not shared.
+    share_bytes: u16,
+    /// Whose turn it is in a group; `NONE` = the first link's.
+    turn: u16,
     /// First link of the sessions that have it; never `NONE` while the filter is in use.
     links: u16,
     /// The next free filter, or the next one without a shape.
@@ -99,7 +121,15 @@ impl Subs {
     pub fn new(limit_subscriptions: u16, topic_bytes: usize, sessions: u16) -> Self {
         let limit = limit_subscriptions.min(NONE - 1);
         let count = usize::from(limit);
-        let filter = Filter { hash: 0, shape: Shape::NIL, text_bytes: 0, links: NONE, next: NONE };
+        let filter = Filter {
+            hash: 0,
+            shape: Shape::NIL,
+            text_bytes: 0,
+            share_bytes: 0,
+            turn: NONE,
+            links: NONE,
+            next: NONE,
+        };
         let sub = Subscription {
             qos: Qos::AtMostOnce,
             no_local: false,
@@ -131,6 +161,7 @@ impl Subs {
             shape_count: 0,
             odd: NONE,
             count: 0,
+            shared_count: 0,
             levels: Levels::new(),
         }
     }
@@ -166,7 +197,7 @@ impl Subs {
         filter: &str,
         sub: Subscription,
     ) -> Result<Added, Full> {
-        let hash = self.levels.hash_filter(filter.as_bytes());
+        let hash = self.hash_of(filter);
         let known = self.find(hash, filter);
         if let Some(link) = known.and_then(|id| self.link_of(id, session)) {
             self.links[usize::from(link)].sub = sub;
@@ -184,7 +215,7 @@ impl Subs {
 
     /// `false` when the session had no such subscription.
     pub fn unsubscribe(&mut self, session: u16, filter: &str) -> bool {
-        let hash = self.levels.hash_filter(filter.as_bytes());
+        let hash = self.hash_of(filter);
         let link = self.find(hash, filter).and_then(|id| self.link_of(id, session));
         if let Some(link) = link {
             self.remove_link(link);
@@ -200,8 +231,8 @@ impl Subs {
     }
 
     /// Calls `each` once for every subscription that matches `topic`: a session with overlapping
-    /// filters is named once a filter.
-    pub fn matches(&mut self, topic: &str, each: &mut impl FnMut(u16, &Subscription)) {
+    /// filters is named once a filter, and a shared one once for all of its group.
+    pub fn matches(&mut self, topic: &str, each: &mut impl FnMut(Match<'_>)) {
         if self.count == 0 {
             return;
         }
@@ -212,15 +243,19 @@ impl Subs {
                 continue;
             }
             let Some(hash) = self.levels.hash_as(shape) else { continue };
-            let Some(id) = self.find_by(hash, |id| self.is_match(id, hash, shape, topic)) else {
-                continue;
-            };
-            self.each_link(id, each);
+            // Only with groups can there be more than one filter.
+            let _ = self.find_by(hash, |id| {
+                let found = self.is_match(id, hash, shape, topic);
+                if found {
+                    self.visit(id, each);
+                }
+                found && self.shared_count == 0
+            });
         }
         let mut id = self.odd;
         while id != NONE {
-            if topic::matches(self.text(id), topic) {
-                self.each_link(id, each);
+            if topic::matches(self.inner(id), topic) {
+                self.visit(id, each);
             }
             id = self.filters[usize::from(id)].next;
         }
@@ -243,16 +278,24 @@ impl Subs {
 
     /// The options of the session's subscription to exactly this filter.
     pub fn find_in(&mut self, session: u16, filter: &str) -> Option<Subscription> {
-        let hash = self.levels.hash_filter(filter.as_bytes());
+        let hash = self.hash_of(filter);
         let link = self.find(hash, filter).and_then(|id| self.link_of(id, session))?;
         Some(self.links[usize::from(link)].sub)
     }
 
-    fn each_link(&self, id: u16, each: &mut impl FnMut(u16, &Subscription)) {
+    /// A shared filter is hashed without its prefix, so that topics find it.
+    fn hash_of(&mut self, filter: &str) -> u64 {
+        self.levels.hash_filter(&filter.as_bytes()[usize::from(groups::share_bytes(filter))..])
+    }
+
+    fn visit(&self, id: u16, each: &mut impl FnMut(Match<'_>)) {
+        if self.filters[usize::from(id)].share_bytes > 0 {
+            return each(Match::Group(self.group(id)));
+        }
         let mut at = self.filters[usize::from(id)].links;
         while at != NONE {
             let link = &self.links[usize::from(at)];
-            each(link.session, &link.sub);
+            each(Match::Own(link.session, &link.sub));
             at = link.filter_next;
         }
     }
@@ -267,6 +310,15 @@ impl Subs {
         core::str::from_utf8(self.text_raw(id)).unwrap_or("")
     }
 
+    /// The text that topics are compared with.
+    fn inner(&self, id: u16) -> &str {
+        self.text(id).get(usize::from(self.filters[usize::from(id)].share_bytes)..).unwrap_or("")
+    }
+
+    fn inner_raw(&self, id: u16) -> &[u8] {
+        &self.text_raw(id)[usize::from(self.filters[usize::from(id)].share_bytes)..]
+    }
+
     /// The shape is compared too: a filter of another shape with the same hash is met again under
     /// its own and must not be reported twice.
     fn is_match(&self, id: u16, hash: u64, shape: &Shape, topic: &str) -> bool {
@@ -275,9 +327,9 @@ impl Subs {
             return false;
         }
         if shape.plus == 0 && shape.kind == Kind::Closed {
-            return self.text_raw(id) == topic.as_bytes();
+            return self.inner_raw(id) == topic.as_bytes();
         }
-        fits(self.text_raw(id), topic.bytes())
+        fits(self.inner_raw(id), topic.bytes())
     }
 
     fn find(&self, hash: u64, filter: &str) -> Option<u16> {
@@ -286,8 +338,8 @@ impl Subs {
         })
     }
 
-    fn find_by(&self, hash: u64, is_it: impl Fn(u16) -> bool) -> Option<u16> {
-        let id = self.index.find(hash, |id| u16::try_from(id).is_ok_and(&is_it))?;
+    fn find_by(&self, hash: u64, mut is_it: impl FnMut(u16) -> bool) -> Option<u16> {
+        let id = self.index.find(hash, |id| u16::try_from(id).is_ok_and(&mut is_it))?;
         u16::try_from(id).ok()
     }
 
@@ -311,11 +363,15 @@ impl Subs {
         };
         let start = usize::from(id) * self.topic_bytes;
         self.texts[start..start + text.len()].copy_from_slice(text.as_bytes());
-        let shape = Shape::of(text.as_bytes());
+        let share_bytes = groups::share_bytes(text);
+        self.shared_count += usize::from(share_bytes > 0);
+        let shape = Shape::of(&text.as_bytes()[usize::from(share_bytes)..]);
         // `text` is no longer than a row, and a row no longer than `u16::MAX`.
         let text_bytes = u16::try_from(text.len()).unwrap_or(u16::MAX);
         let next = if shape.kind == Kind::Odd { self.odd } else { NONE };
-        self.filters[usize::from(id)] = Filter { hash, shape, text_bytes, links: NONE, next };
+        let (turn, links) = (NONE, NONE);
+        self.filters[usize::from(id)] =
+            Filter { hash, shape, text_bytes, share_bytes, turn, links, next };
         match shape.kind {
             Kind::Odd => self.odd = id,
             Kind::Closed | Kind::Multi => self.add_shape(&shape),
@@ -325,7 +381,8 @@ impl Subs {
     }
 
     fn remove_filter(&mut self, id: u16) {
-        let Filter { hash, shape, next, .. } = self.filters[usize::from(id)];
+        let Filter { hash, shape, next, share_bytes, .. } = self.filters[usize::from(id)];
+        self.shared_count -= usize::from(share_bytes > 0);
         self.index.remove(hash, u32::from(id));
         match shape.kind {
             Kind::Odd if self.odd == id => self.odd = next,
@@ -397,6 +454,10 @@ impl Subs {
 
     fn remove_link(&mut self, at: u16) {
         let link = self.links[usize::from(at)];
+        let filter = &mut self.filters[usize::from(link.filter)];
+        if filter.turn == at {
+            filter.turn = link.filter_next;
+        }
         match link.filter_prev {
             NONE => self.filters[usize::from(link.filter)].links = link.filter_next,
             prev => self.links[usize::from(prev)].filter_next = link.filter_next,

@@ -8,7 +8,8 @@
 use super::Gateway;
 use super::ingest::{Message, Source};
 use super::plan::{Loss, Target};
-use crate::broker::subs::Subscription;
+use super::share::Members;
+use crate::broker::subs::{Match, PLAIN, Subscription};
 use crate::config::{Overflow, RetainRule};
 use crate::limits::SWEEP_INTERVAL;
 use crate::mqtt::Qos;
@@ -29,23 +30,29 @@ impl Gateway {
             Source::Link { .. } | Source::Own => None,
         };
         let first = u16::try_from(self.links.len()).unwrap_or(0);
-        let plan = &mut self.plan;
-        self.subs.matches(message.topic, &mut |session, sub: &Subscription| {
-            if sub.no_local && own == Some(session) {
-                return;
-            }
-            plan.add(Target {
-                dest: DestId(first + session),
-                qos: message.qos.min(sub.qos),
-                // A live message's RETAIN is passed on only when asked for [MQTT-3.3.1-12].
-                retain: message.retain && sub.retain_as_published,
-                stream: 0,
-                rule: 0,
-                conflate: false,
-                hold: true,
-            });
-        });
         let body = message.topic.len() + message.properties.len() + message.payload.len();
+        let target = |session, sub: &Subscription, way| Target {
+            dest: DestId(first + session),
+            qos: message.qos.min(sub.qos),
+            // A live message's RETAIN is passed on only when asked for [MQTT-3.3.1-12].
+            retain: message.retain && sub.retain_as_published,
+            stream: 0,
+            rule: way,
+            conflate: false,
+            hold: true,
+        };
+        let Self { plan, subs, queue, sessions, .. } = self;
+        let members = Members { queue, sessions, first };
+        subs.matches(message.topic, &mut |found| match found {
+            Match::Own(session, sub) if sub.no_local && own == Some(session) => {}
+            Match::Own(session, sub) => plan.add(target(session, sub, PLAIN)),
+            Match::Group(group) => {
+                if let Some(choice) = members.choose(&group, message.qos, body, None) {
+                    let target = target(choice.session, &choice.sub, group.way());
+                    plan.add_shared(choice.turn, target);
+                }
+            }
+        });
         let mut at = 0;
         while at < self.plan.targets.len() {
             let Target { dest, qos, .. } = self.plan.targets[at];

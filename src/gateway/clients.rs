@@ -293,7 +293,6 @@ impl Gateway {
         add(Property::ReceiveMaximum(self.config.limit.inflight));
         let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
         add(Property::MaximumPacketSize(packet_bytes));
-        add(Property::SharedAvailable(false));
         if keepalive != seconds(u32::from(connect.keepalive)) {
             add(Property::ServerKeepalive(u16::try_from(keepalive.as_secs()).unwrap_or(u16::MAX)));
         }
@@ -420,6 +419,7 @@ impl Gateway {
     pub(super) fn end_session(&mut self, now: Instant, session: u16) {
         self.publish_will(now, session);
         let dest = self.session_dest(session);
+        self.hand_over(session);
         self.subs.remove_session(session);
         self.queue.close(dest, now);
         if self.sessions[session].stored {

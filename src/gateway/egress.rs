@@ -462,11 +462,10 @@ impl Gateway {
             }
             if has_ids {
                 let session = dest.0 - u16::try_from(links.len()).unwrap_or(0);
-                for (filter, sub) in subs.of_session(session) {
+                for id in subs.ids(session, sending.rule, local) {
                     // What does not fit is left out: at 5 bytes each that is past fifty.
-                    if sub.id != 0 && own.len() <= 250 && crate::mqtt::topic::matches(filter, local)
-                    {
-                        let id = Property::SubscriptionIdentifier(Variable(sub.id));
+                    if own.len() <= 250 {
+                        let id = Property::SubscriptionIdentifier(Variable(id));
                         id.encode(&mut own).ok()?;
                     }
                 }

@@ -216,6 +216,9 @@ impl Gateway {
     ) -> Outcome {
         self.lose_oldest();
         self.lose_newest();
+        for turn in &self.plan.turns {
+            self.subs.chosen(*turn);
+        }
         if message.retain {
             self.retain(now, message);
         }

@@ -24,6 +24,7 @@ mod plan;
 mod receive;
 mod replies;
 mod service;
+mod share;
 pub mod stats;
 mod subscribe;
 #[cfg(test)]
@@ -160,7 +161,7 @@ impl Gateway {
             notes: VecDeque::with_capacity(NOTES_MAX),
             notes_lost: 0,
             rng,
-            plan: plan::Plan::new(destinations),
+            plan: plan::Plan::new(destinations, usize::from(limit.subscriptions)),
             scratch: vec![0; limit.packet_bytes.max(4096)].into_boxed_slice(),
             topic: vec![0; 2 * TOPIC_BYTES].into_boxed_slice(),
             now,
@@ -204,6 +205,7 @@ impl Gateway {
                 .sum::<usize>();
         let sessions = Sessions::planned_bytes(limit.sessions, limit.client_id_bytes)
             + Subs::bytes_planned(limit.subscriptions, limit.topic_bytes, limit.sessions)
+            + plan::Plan::planned_bytes(setup.boxes.len(), usize::from(limit.subscriptions))
             + limit.will_bytes;
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
         let scratch = limit.packet_bytes.max(4096) + 2 * TOPIC_BYTES;

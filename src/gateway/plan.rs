@@ -1,6 +1,7 @@
 //! Where one message goes: collected before anything changes, so that a refused publish leaves no
 //! trace.
 
+use crate::broker::subs::Turn;
 use crate::mqtt::Qos;
 use crate::queue::DropReason;
 use crate::queue::outbox::DestId;
@@ -31,6 +32,8 @@ pub enum Loss {
 pub struct Plan {
     pub targets: Vec<Target>,
     pub losses: Vec<(DestId, Loss)>,
+    /// Members of groups that were chosen.
+    pub turns: Vec<Turn>,
     /// A QoS 0 burst: everything is to be tried again in the next turn.
     pub wait: bool,
     /// By destination: the target it has in this epoch.
@@ -39,20 +42,30 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(destinations: usize) -> Self {
+    /// Room for so many destinations and as many groups as there may be subscriptions.
+    pub fn new(destinations: usize, groups: usize) -> Self {
         Self {
-            targets: Vec::with_capacity(destinations),
-            losses: Vec::with_capacity(destinations),
+            targets: Vec::with_capacity(destinations + groups),
+            losses: Vec::with_capacity(destinations + groups),
+            turns: Vec::with_capacity(groups),
             wait: false,
             seen: vec![(0, 0); destinations].into_boxed_slice(),
             epoch: 0,
         }
     }
 
+    /// What `new` allocates.
+    pub fn planned_bytes(destinations: usize, groups: usize) -> usize {
+        (destinations + groups) * (size_of::<Target>() + size_of::<(DestId, Loss)>())
+            + destinations * size_of::<(u32, u16)>()
+            + groups * size_of::<Turn>()
+    }
+
     /// Begins the next message.
     pub fn begin(&mut self) {
         self.targets.clear();
         self.losses.clear();
+        self.turns.clear();
         self.wait = false;
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
@@ -61,9 +74,15 @@ impl Plan {
         }
     }
 
-    /// Notes what a destination loses; at most one thing each.
+    /// Notes what a destination loses; at most one thing a target.
     pub fn lose(&mut self, dest: DestId, loss: Loss) {
         self.losses.push((dest, loss));
+    }
+
+    /// Adds a member of a group: it gets a message of its own by this way (4.8.2).
+    pub fn add_shared(&mut self, turn: Turn, target: Target) {
+        self.turns.push(turn);
+        self.targets.push(target);
     }
 
     /// Adds a target; a destination that is there already gets the higher QoS [MQTT-3.3.5-1].
@@ -87,7 +106,7 @@ mod tests {
 
     #[test]
     fn overlapping_subscriptions_give_one_target_at_the_highest_qos() {
-        let mut plan = Plan::new(3);
+        let mut plan = Plan::new(3, 0);
         let target = |dest, qos| Target {
             dest: DestId(dest),
             qos,

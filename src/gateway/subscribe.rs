@@ -11,7 +11,9 @@ use crate::broker::retained::Retained;
 use crate::broker::subs::{Added, Subscription};
 use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH};
 use crate::mqtt::props::Properties;
-use crate::mqtt::{Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version};
+use crate::mqtt::{
+    Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version, topic,
+};
 use crate::note::{Note, text};
 use crate::queue::pool::Head;
 use crate::queue::{Push, Reserve};
@@ -77,8 +79,10 @@ impl Gateway {
         options: SubscribeOptions,
         id: u32,
     ) -> Result<Qos, Reason> {
-        if filter.starts_with("$share/") {
-            return Err(Reason::SHARED_NOT_SUPPORTED);
+        // The decoder has refused it in MQTT 5 [MQTT-4.8.2-1] [MQTT-4.8.2-2].
+        let shared = topic::is_shared(filter);
+        if shared && topic::split_shared(filter).is_none() {
+            return Err(Reason::FILTER_INVALID);
         }
         if filter.len() > self.config.limit.topic_bytes {
             return Err(Reason::FILTER_INVALID);
@@ -88,6 +92,8 @@ impl Gateway {
         }
         let known = self.subs.find_in(session, filter);
         let handling = match options.retain_handling {
+            // A group is sent no retained messages (4.8.2).
+            _ if shared => SKIP,
             1 if known.is_some() => SKIP,
             1 => 0,
             other => other,

@@ -4,7 +4,7 @@
 use super::entry::{Chain, Place, State};
 use super::outbox::DestId;
 use super::pool::{NONE, widen};
-use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
+use super::record::{HEAD_BYTES, LogHead, SESSION_RULE, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
 use super::{DropReason, Queue};
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
@@ -317,6 +317,9 @@ impl Queue {
 
     pub(super) fn rule_hash(&self, dest: DestId, rule: u8) -> u32 {
         let outbox = self.outbox(dest);
+        if outbox.params.session {
+            return outbox.short_number() & !SESSION_RULE | u32::from(rule);
+        }
         let named = outbox.params.rules.get(usize::from(rule)).copied();
         named.unwrap_or(outbox.short_number())
     }

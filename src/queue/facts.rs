@@ -1,6 +1,6 @@
 //! Small questions and orders of the gateway to the queue.
 
-use super::entry::State;
+use super::entry::{Chain, State};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId};
 use super::recv::Stage;
@@ -306,6 +306,47 @@ impl Queue {
         };
         self.push(aside, record, push);
         self.settle(dest, index);
+        true
+    }
+
+    /// What a session may leave to another, oldest first: what waits, and what is in flight but for
+    /// QoS 2 that was sent.
+    pub fn transferable(&self, dest: DestId) -> Vec<u32> {
+        let outbox = self.outbox(dest);
+        let mut found = Vec::new();
+        let waiting = outbox.streams.iter().map(|stream| stream.list);
+        for list in core::iter::once(outbox.flight).chain(waiting) {
+            let mut at = list.head;
+            while at != NONE {
+                let entry = &self.entries[at];
+                let sent =
+                    entry.state == State::Publish && (entry.flags.dup || !entry.flags.unsent);
+                if entry.qos != Qos::ExactlyOnce || !sent {
+                    found.push(at);
+                }
+                at = self.entries.next(Chain::Line, at);
+            }
+        }
+        let mut at = outbox.custody.head;
+        while at != NONE {
+            let entry = &self.entries[at];
+            if entry.state == State::Waiting && !entry.flags.listed {
+                found.push(at);
+            }
+            at = self.entries.next(Chain::Custody, at);
+        }
+        found
+    }
+
+    /// Gives a message with its bytes in RAM to another destination, which has room for it.
+    /// `false`: it stays.
+    pub fn move_entry(&mut self, from: DestId, index: u32, to: DestId, push: Push) -> bool {
+        let Some(record) = self.entries[index].record.filter(|_| self.entries.free_count() > 0)
+        else {
+            return false;
+        };
+        self.push(to, record, push);
+        self.settle(from, index);
         true
     }
 

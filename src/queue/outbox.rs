@@ -5,6 +5,7 @@ use super::entry::{List, Place};
 use super::log::{NewSlot, SlotChain};
 use super::peer::{Parked, PeerId};
 use super::pool::NONE;
+use super::record::SESSION_RULE;
 use super::trim::RuleCount;
 use crate::note::Text;
 use crate::vocab::{Instant, Overflow};
@@ -320,6 +321,12 @@ impl Outbox {
     pub fn short_number(&self) -> u32 {
         let [a, b, c, d, ..] = self.number.to_le_bytes();
         u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// Is it meant by what its record without a rule carries?
+    pub fn is_named(&self, rule: u32) -> bool {
+        let mask = if self.params.session { !SESSION_RULE } else { u32::MAX };
+        self.short_number() & mask == rule & mask
     }
 
     /// A slot of its own that begins with this sequence number.

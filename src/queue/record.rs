@@ -30,7 +30,8 @@ pub struct LogHead {
     /// As this destination shall get it.
     pub qos: Qos,
     pub retain: bool,
-    /// Hash of bridge and rule, or of a session: tells whose it is when nothing else does.
+    /// Hash of bridge and rule, or of a session but for [`SESSION_RULE`]: tells whose it is when
+    /// nothing else does.
     pub rule: u32,
     /// It is of a session: no bridge gets it, even when its session is gone.
     pub session: bool,
@@ -43,7 +44,16 @@ pub struct LogHead {
     pub expiry_s: Option<u32>,
 }
 
+/// Bits of a session's `rule` that are the entry's: by which way the message came.
+pub const SESSION_RULE: u32 = 0xFF;
+
 impl LogHead {
+    /// The entry's rule, of a session's message.
+    pub fn session_rule(&self) -> u8 {
+        let [low, ..] = self.rule.to_le_bytes();
+        low
+    }
+
     pub fn body_bytes(&self) -> usize {
         let payload = usize::try_from(self.payload_bytes).unwrap_or(usize::MAX);
         // A damaged head may say anything.

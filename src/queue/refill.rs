@@ -402,7 +402,7 @@ impl Queue {
         classify: &mut impl Classify,
     ) -> Option<(u8, u8)> {
         if self.outbox(dest).params.session {
-            return Some((0, 0));
+            return Some((0, head.session_rule()));
         }
         let start = at + HEAD_BYTES;
         let topic = self.slot_buffer.get(start..start + usize::from(head.topic_bytes))?;

@@ -426,8 +426,7 @@ impl Queue {
             let named = |outbox: &super::Outbox| {
                 outbox.used
                     && outbox.params.persistent
-                    && (outbox.params.rules.contains(&head.rule)
-                        || outbox.short_number() == head.rule)
+                    && (outbox.params.rules.contains(&head.rule) || outbox.is_named(head.rule))
             };
             let mut dests = (0u16..).zip(self.boxes.iter());
             let by_name = dests.find(|(_, outbox)| named(outbox)).map(|(at, _)| DestId(at));

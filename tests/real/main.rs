@@ -37,6 +37,7 @@ mod retained;
 mod rules;
 mod sessions;
 mod sessions_survive;
+mod shared;
 mod slow_disk;
 mod status;
 mod steps;

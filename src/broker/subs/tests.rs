@@ -15,7 +15,10 @@ fn sub(id: u32) -> Subscription {
 
 fn matching(subs: &mut Subs, topic: &str) -> Vec<(u16, u32)> {
     let mut found = Vec::new();
-    subs.matches(topic, &mut |session, sub| found.push((session, sub.id)));
+    subs.matches(topic, &mut |found_here| match found_here {
+        Match::Own(session, sub) => found.push((session, sub.id)),
+        Match::Group(_) => unreachable!("nothing is shared here"),
+    });
     found.sort_unstable();
     found
 }
