@@ -72,6 +72,10 @@ pub const CONTROL_BYTES: usize = 1024;
 /// Filters one SUBSCRIBE or UNSUBSCRIBE may carry; more and the connection is closed with 0x97.
 pub const FILTERS_PER_PACKET_MAX: usize = 768;
 
+/// Topic aliases of one connection, each way. A client that uses a higher one is closed with 0x94;
+/// we use no more ourselves.
+pub const TOPIC_ALIASES: u16 = 8;
+
 /// Connections beyond `limit.clients` that are held only to be told why they are refused.
 pub const REFUSAL_CONNECTIONS: u16 = 8;
 

@@ -6,7 +6,7 @@ use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::{Gateway, State};
 use crate::broker::session::Will;
-use crate::limits::CONNECT_WITHIN;
+use crate::limits::{CONNECT_WITHIN, TOPIC_ALIASES};
 use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
 use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version, topic};
 use crate::note::{Note, text};
@@ -220,6 +220,7 @@ impl Gateway {
         conn.packet_bytes_max =
             peer_limit.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         conn.wants_problems = connect.properties.request_problem_information() != Some(false);
+        conn.aliases_max = connect.properties.topic_alias_maximum().unwrap_or(0);
         let addr = conn.peer;
         if keepalive > Duration::ZERO {
             let at = now.plus(keepalive * 3 / 2);
@@ -293,6 +294,7 @@ impl Gateway {
         add(Property::ReceiveMaximum(self.config.limit.inflight));
         let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
         add(Property::MaximumPacketSize(packet_bytes));
+        add(Property::TopicAliasMaximum(TOPIC_ALIASES));
         if keepalive != seconds(u32::from(connect.keepalive)) {
             add(Property::ServerKeepalive(u16::try_from(keepalive.as_secs()).unwrap_or(u16::MAX)));
         }

@@ -1,6 +1,7 @@
 //! One connection as the core sees it: who it is, what it is owed, what is half written. No
 //! socket, no buffer of packets: owed acknowledgements are a few bytes each and bounded.
 
+use super::alias::Alias;
 use crate::limits::CONTROL_BYTES;
 use crate::mqtt::{PacketId, Reason, Version};
 use crate::queue::outbox::DestId;
@@ -106,6 +107,7 @@ pub struct Sending {
     pub qos: crate::mqtt::Qos,
     pub retain: bool,
     pub rule: u8,
+    pub alias: Alias,
     /// Message expiry interval as the first bytes said it.
     pub expiry_s: Option<u32>,
     /// Bytes written so far.
@@ -161,6 +163,8 @@ pub struct Conn {
     pub window_learned: usize,
     /// One of them is of QoS 0: those behind it wait too, for the order.
     pub zero_parked: bool,
+    /// One of them has a topic alias: what is behind it waits too.
+    pub alias_parked: bool,
     /// The parked bytes should be tried again.
     pub retry: bool,
     /// Bytes to come of a packet that is acknowledged already and passed over.
@@ -173,6 +177,8 @@ pub struct Conn {
     pub zero_turn: bool,
     /// Largest packet the peer takes.
     pub packet_bytes_max: usize,
+    /// Topic aliases the peer takes.
+    pub aliases_max: u16,
     /// Send PUBLISH properties such as reason strings (MQTT 5 Request Problem Information).
     pub wants_problems: bool,
     /// When a paced stream may send again.
@@ -207,6 +213,7 @@ impl Conn {
             awaits_commit: false,
             parked: 0,
             zero_parked: false,
+            alias_parked: false,
             window_learned: 0,
             retry: false,
             swallow_left: 0,
@@ -215,6 +222,7 @@ impl Conn {
             sending: None,
             zero_turn: false,
             packet_bytes_max: usize::MAX,
+            aliases_max: 0,
             wants_problems: true,
             pace_at: Instant::NEVER,
             counted: false,
@@ -242,6 +250,7 @@ impl Conn {
         self.forget_debts();
         self.parked = 0;
         self.zero_parked = false;
+        self.alias_parked = false;
         self.window_learned = 0;
         self.retry = false;
         self.swallow_left = 0;
@@ -249,6 +258,7 @@ impl Conn {
         self.stalled = false;
         self.zero_turn = false;
         self.packet_bytes_max = usize::MAX;
+        self.aliases_max = 0;
         self.wants_problems = true;
         self.pace_at = Instant::NEVER;
         self.counted = false;

@@ -3,6 +3,7 @@
 //! data but for the packet that is half written.
 
 use super::Gateway;
+use super::alias::Alias;
 use super::conn::{Debts, Role, Sending};
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::codec::{PublishHead, encode, encode_publish_head};
@@ -25,6 +26,17 @@ enum Wrote {
     Begun,
     /// It was not to be sent (expired, too large); the next may be.
     Skipped,
+}
+
+/// What the head of a PUBLISH is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// Its size, and how it shall say its topic.
+    Choose,
+    /// Its size.
+    Count,
+    /// The wire.
+    Write,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,7 +274,7 @@ impl Gateway {
             qos = qos.min(remote.qos_max);
             retain &= remote.retain_available;
         }
-        let sending = Sending {
+        let mut sending = Sending {
             entry: next.entry,
             record: next.record,
             packet_id: next.packet_id,
@@ -270,10 +282,11 @@ impl Gateway {
             qos,
             retain,
             rule: next.rule,
+            alias: Alias::None,
             expiry_s,
             done: 0,
         };
-        let Some(total) = self.packet_bytes(slot, dest, link, &sending) else {
+        let Some(total) = self.packet_bytes(slot, dest, link, &mut sending) else {
             self.queue.drop_entry(dest, next.entry, DropReason::NoRule);
             return Wrote::Skipped;
         };
@@ -287,7 +300,6 @@ impl Gateway {
         if qos < next.qos {
             self.queue.lower_qos(dest, next.entry, qos);
         }
-        let mut sending = sending;
         if qos != Qos::AtMostOnce && next.packet_id.is_none() {
             let Some(id) = self.queue.take(dest, next.entry) else { return Wrote::NoRoom };
             sending.packet_id = Some(id);
@@ -374,13 +386,13 @@ impl Gateway {
         usize::from(head.topic_bytes) + usize::from(head.props_bytes)
     }
 
-    /// Bytes of the whole packet; `None` when its topic cannot be mapped.
+    /// Bytes of the whole packet, and how it says its topic; `None` when that cannot be mapped.
     fn packet_bytes(
         &mut self,
         slot: u16,
         dest: DestId,
         link: Option<BridgeId>,
-        sending: &Sending,
+        sending: &mut Sending,
     ) -> Option<usize> {
         let head = *self.queue.pool.head(sending.record);
         let payload = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
@@ -388,7 +400,14 @@ impl Gateway {
         let mut probe = *sending;
         // The identifier is as long as any other.
         probe.packet_id = probe.packet_id.or(PacketId::new(1));
-        let bytes = self.try_head(slot, dest, link, &probe, &mut scratch);
+        let mut bytes = self.try_head(slot, dest, link, &mut probe, Pass::Choose, &mut scratch);
+        let too_large = |head: usize| head + payload > self.conn(slot).packet_bytes_max;
+        if probe.alias != Alias::None && bytes.is_some_and(too_large) {
+            // Nothing is too large for its alias.
+            probe.alias = Alias::None;
+            bytes = self.try_head(slot, dest, link, &mut probe, Pass::Count, &mut scratch);
+        }
+        sending.alias = probe.alias;
         self.scratch = scratch;
         bytes.map(|head| head + payload)
     }
@@ -402,7 +421,7 @@ impl Gateway {
         out: &mut [u8],
     ) -> usize {
         // `packet_bytes` has tried it.
-        self.try_head(slot, dest, link, sending, out).unwrap_or(0)
+        self.try_head(slot, dest, link, &mut sending.clone(), Pass::Write, out).unwrap_or(0)
     }
 
     /// Everything before the payload, as this peer shall see it.
@@ -411,12 +430,14 @@ impl Gateway {
         slot: u16,
         dest: DestId,
         link: Option<BridgeId>,
-        sending: &Sending,
+        sending: &mut Sending,
+        pass: Pass,
         out: &mut [u8],
     ) -> Option<usize> {
         let version = self.conn(slot).version;
         let has_ids = link.is_none() && version == Version::V5 && self.has_ids(dest);
-        let Self { queue, topic: topics, links, subs, .. } = self;
+        let aliases_max = self.conn(slot).aliases_max;
+        let Self { queue, topic: topics, links, subs, told, .. } = self;
         let head = *queue.pool.head(sending.record);
         let (local, mapped) = topics.split_at_mut(super::TOPIC_BYTES);
         let topic_bytes = usize::from(head.topic_bytes);
@@ -455,10 +476,20 @@ impl Gateway {
             }
             None => local,
         };
+        match (pass, sending.alias) {
+            (Pass::Choose, _) => sending.alias = told.choose(slot, topic, aliases_max),
+            // The peer knows it by then.
+            (Pass::Write, Alias::New(alias)) => told.set(slot, alias, topic),
+            (Pass::Write | Pass::Count, _) => {}
+        }
+        let topic = if matches!(sending.alias, Alias::Known(_)) { "" } else { topic };
         let mut own = Writer::new(&mut props);
         if version == Version::V5 {
             if let Some(seconds) = sending.expiry_s {
                 Property::MessageExpiry(seconds).encode(&mut own).ok()?;
+            }
+            if let Alias::New(alias) | Alias::Known(alias) = sending.alias {
+                Property::TopicAlias(alias).encode(&mut own).ok()?;
             }
             if has_ids {
                 let session = dest.0 - u16::try_from(links.len()).unwrap_or(0);

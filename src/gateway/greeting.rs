@@ -208,6 +208,7 @@ impl Gateway {
         self.link_mut(bridge).remote = remote;
         let conn = self.conn_mut(slot);
         conn.packet_bytes_max = remote.packet_bytes_max;
+        conn.aliases_max = props.topic_alias_maximum().unwrap_or(0);
         conn.keepalive = keepalive;
     }
 

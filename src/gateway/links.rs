@@ -176,7 +176,9 @@ impl Gateway {
         let slot = (first..first + 2).find(|slot| self.conn(*slot).role == Role::Free)?;
         let conn = self.conn_mut(slot);
         conn.open(Role::Link { bridge }, addr, now);
-        Some(conn.id(slot))
+        let id = conn.id(slot);
+        self.told.clear(slot);
+        Some(id)
     }
 
     pub(super) fn link_connected(&mut self, now: Instant, id: ConnId) {

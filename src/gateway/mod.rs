@@ -8,6 +8,7 @@
 //! settled the message. That is an invariant of `egress`, not a calling convention.
 
 mod admit;
+mod alias;
 mod clients;
 mod conn;
 mod egress;
@@ -93,6 +94,10 @@ pub struct Gateway {
     plan: plan::Plan,
     scratch: Box<[u8]>,
     topic: Box<[u8]>,
+    /// Topic aliases of clients.
+    heard: alias::Aliases,
+    /// Ours, towards clients and remotes.
+    told: alias::Aliases,
     now: Instant,
     started: Instant,
     due: Instant,
@@ -152,6 +157,8 @@ impl Gateway {
             access: Access::new(config.auth.clone()),
             logins: Logins::new(),
             links: Vec::with_capacity(config.bridges.len()),
+            heard: alias::Aliases::new(usize::from(client_slots), limit.topic_bytes),
+            told: alias::Aliases::new(conns.len(), limit.topic_bytes),
             ready: Marks::new(conns.len()),
             resume: Marks::new(conns.len()),
             conns: conns.into_boxed_slice(),
@@ -207,6 +214,8 @@ impl Gateway {
             + Subs::bytes_planned(limit.subscriptions, limit.topic_bytes, limit.sessions)
             + plan::Plan::planned_bytes(setup.boxes.len(), usize::from(limit.subscriptions))
             + limit.will_bytes;
+        let tables = 2 * clients + 2 * config.bridges.len();
+        let aliases = alias::Aliases::planned_bytes(tables, limit.topic_bytes);
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
         let scratch = limit.packet_bytes.max(4096) + 2 * TOPIC_BYTES;
         let parts = [
@@ -214,6 +223,7 @@ impl Gateway {
             ("queues", entries),
             ("store directory", log),
             ("connections", connections),
+            ("topic aliases", aliases),
             ("sessions and subscriptions", sessions),
             ("retained", retained),
             ("scratch", scratch),
@@ -248,6 +258,8 @@ impl Gateway {
         conn.open(Role::Greeting, peer, now);
         conn.listener = listener;
         let id = conn.id(slot);
+        self.heard.clear(slot);
+        self.told.clear(slot);
         self.due_by(now.plus(crate::limits::CONNECT_WITHIN));
         Some(id)
     }

@@ -28,6 +28,8 @@ pub(super) enum Step {
     Done,
     /// A PUBLISH that waits for room.
     Park,
+    /// The same, and every PUBLISH behind it waits too.
+    ParkAll,
     /// It and everything behind it waits until replies have left.
     Stall,
 }
@@ -85,6 +87,7 @@ impl Gateway {
         let mut publishes_wait = kept > 0;
         let mut subscribes_wait = kept > 0 && self.conn(slot).subscribing.is_some();
         let mut zero_waits = publishes_wait && self.conn(slot).zero_parked;
+        let mut all_wait = publishes_wait && self.conn(slot).alias_parked;
         loop {
             if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
                 return nothing;
@@ -126,12 +129,13 @@ impl Gateway {
                 read += total;
                 continue;
             }
-            let step =
-                self.packet(now, slot, &buffer[read..read + total], publishes_wait, zero_waits);
+            let bytes = &buffer[read..read + total];
+            let step = self.packet(now, slot, bytes, publishes_wait, zero_waits || all_wait);
             match step {
                 Ok(Step::Done) => {}
-                Ok(Step::Park) => {
+                Ok(step @ (Step::Park | Step::ParkAll)) => {
                     publishes_wait = true;
+                    all_wait |= step == Step::ParkAll;
                     zero_waits |= self.plan.wait || buffer[read] & 0x06 == 0;
                     buffer.copy_within(read..read + total, kept);
                     kept += total;
@@ -165,6 +169,7 @@ impl Gateway {
         }
         conn.parked = kept;
         conn.zero_parked = kept > 0 && zero_waits;
+        conn.alias_parked = kept > 0 && all_wait;
         if kept > 0 {
             self.parked += 1;
         }
@@ -220,9 +225,14 @@ impl Gateway {
                 let source = Source::Client { slot, session };
                 self.client_speaks(slot, session);
                 match packet {
-                    Packet::Publish(publish) => {
-                        self.publish(now, slot, source, &publish, publishes_wait, zero_waits)
-                    }
+                    Packet::Publish(publish) => self.publish_aliased(
+                        now,
+                        slot,
+                        source,
+                        &publish,
+                        publishes_wait,
+                        zero_waits,
+                    ),
                     Packet::Subscribe(subscribe) => self.subscribe(now, slot, session, &subscribe),
                     Packet::Unsubscribe(unsubscribe) => {
                         self.unsubscribe(slot, session, &unsubscribe)
@@ -247,9 +257,8 @@ impl Gateway {
                 let source = Source::Link { slot, bridge };
                 match packet {
                     Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
-                    Packet::Publish(publish) if self.link_is_up(bridge, slot) => {
-                        self.publish(now, slot, source, &publish, publishes_wait, zero_waits)
-                    }
+                    Packet::Publish(publish) if self.link_is_up(bridge, slot) => self
+                        .publish_aliased(now, slot, source, &publish, publishes_wait, zero_waits),
                     Packet::Suback(suback) => {
                         self.link_suback(now, bridge, &suback);
                         Ok(Step::Done)
@@ -277,7 +286,7 @@ impl Gateway {
         }
     }
 
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         now: Instant,
         slot: u16,
@@ -286,10 +295,6 @@ impl Gateway {
         publishes_wait: bool,
         zero_waits: bool,
     ) -> Result<Step, Fatal> {
-        if publish.properties.topic_alias().is_some() || publish.topic.is_empty() {
-            // We announce no Topic Alias Maximum [MQTT-3.3.2-9].
-            return Err(Reason::TOPIC_ALIAS_INVALID.into());
-        }
         if matches!(source, Source::Client { .. }) && publish.properties.subscription_id().is_some()
         {
             return Err(Reason::PROTOCOL_ERROR.into()); // [MQTT-3.3.4-6]

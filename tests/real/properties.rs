@@ -6,7 +6,7 @@ use crate::common::mosquitto::{Mosquitto, MosquittoSub, mosquitto_pub};
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::wire::{
     CONTENT_TYPE, CORRELATION_DATA, Connect, MESSAGE_EXPIRY, Message, PAYLOAD_FORMAT, Property,
-    RESPONSE_TOPIC, TOPIC_ALIAS, TOPIC_ALIAS_MAXIMUM, find, four_bytes, prefixed, user_property,
+    RESPONSE_TOPIC, find, four_bytes, prefixed, user_property,
 };
 use std::thread;
 use std::time::Duration;
@@ -140,31 +140,6 @@ fn the_time_a_message_waited_is_taken_off_its_expiry() {
         assert_eq!(find(&messages[1].properties, MESSAGE_EXPIRY), None, "{place}");
     }
     assert_eq!(gateway.wait_with("drop", &[("reason", "expired")]).number("count"), 1);
-}
-
-#[test]
-fn a_topic_alias_stands_for_its_topic() {
-    let gateway = Gateway::start("");
-    let mut client = Connect::v5("client").open(gateway.port);
-    let offered = find(&client.connack.properties, TOPIC_ALIAS_MAXIMUM);
-    let Some([high, low]) = offered else {
-        // None offered: then none may be used, and the first one is refused.
-        let alias = Message::new("long/topic", "x").property((TOPIC_ALIAS, vec![0, 1]));
-        client.publish_without_waiting(&alias);
-        let said = format!("{:?}", client.wait_closed());
-        assert!(said.contains(&format!("Disconnect {{ code: {} }}", 0x94)), "{said}");
-        return;
-    };
-    assert!(*high > 0 || *low > 0);
-    client.subscribe(&[("long/topic", 1)]);
-    let alias = (TOPIC_ALIAS, vec![0, 1]);
-    client.publish(&Message::new("long/topic", "first").qos(1).property(alias.clone()));
-    client.publish(&Message::new("", "second").qos(1).property(alias));
-    for text in ["first", "second"] {
-        let message = client.next();
-        assert_eq!((message.topic.as_str(), message.text()), ("long/topic", text.to_owned()));
-        assert_eq!(message.properties, []);
-    }
 }
 
 #[test]
