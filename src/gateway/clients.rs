@@ -69,6 +69,7 @@ impl Gateway {
         let conn = self.conn_mut(slot);
         conn.counted = true;
         conn.role = Role::Client { session };
+        self.counters.clients_max = self.counters.clients_max.max(self.clients);
         self.begin_session(now, slot, session, connect, client_id, present)?;
         Ok(Step::Done)
     }
@@ -229,6 +230,7 @@ impl Gateway {
         let dest = self.session_dest(session);
         self.queue.set_persistent(dest, expiry > Duration::ZERO);
         self.queue.connected(dest, present, window, now);
+        self.session_hears_sys(now, session);
         let mut buffer = [0; 256];
         let properties = if is_v5 {
             self.connack_properties(connect, client_id, expiry, keepalive, &mut buffer)
@@ -483,6 +485,7 @@ impl Gateway {
                 self.publish_will(now, session);
             }
             if self.sessions[session].used && self.sessions[session].expires_at <= now {
+                self.counters.sessions_expired += 1;
                 self.end_session(now, session);
             }
         }

@@ -115,10 +115,12 @@ pub struct Sending {
 }
 
 /// Where a SUBSCRIBE whose retained messages are being delivered stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     pub filter: usize,
     pub cursor: usize,
+    /// The same among the gateway's own figures.
+    pub sys: usize,
 }
 
 /// Replies that promise what is not in the store yet.

@@ -4,7 +4,7 @@
 
 use super::Gateway;
 use super::alias::Alias;
-use super::conn::{Debts, Role, Sending};
+use super::conn::{Conn, Debts, Role, Sending};
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::codec::{PublishHead, encode, encode_publish_head};
 use crate::mqtt::props::{Properties, Property, Variable};
@@ -89,6 +89,7 @@ impl Gateway {
     }
 
     fn sent_something(&mut self, slot: u16, bytes: usize, now: Instant) {
+        self.counters.out_bytes += u64::try_from(bytes).unwrap_or(0);
         let conn = self.conn_mut(slot);
         if bytes > 0 {
             conn.sent_at = now;
@@ -105,10 +106,13 @@ impl Gateway {
         let Self { conns, queue, .. } = self;
         let conn = &mut conns[usize::from(slot)];
         let version = conn.version;
+        let owed = |conn: &Conn| conn.pubacks.len() + conn.pubrecs.len() + conn.pubcomps.len();
+        let before = owed(conn);
         let mut at = 0;
         at += pay(&mut conn.pubacks, Kind::Puback, version, queue, commits, &mut out[at..]);
         at += pay(&mut conn.pubrecs, Kind::Pubrec, version, queue, commits, &mut out[at..]);
         at += pay(&mut conn.pubcomps, Kind::Pubcomp, version, queue, commits, &mut out[at..]);
+        self.counters.out_packets += u64::try_from(before - owed(conn)).unwrap_or(0);
         at
     }
 
@@ -124,6 +128,7 @@ impl Gateway {
             };
             // Four bytes fit: that was asked above.
             at += encode(version, &Packet::Pubrel(ack), &mut out[at..]).unwrap_or(0);
+            self.counters.out_packets += 1;
         }
         at
     }
@@ -316,6 +321,9 @@ impl Gateway {
             self.counters.fwd_sent += 1;
         }
         self.counters.out_msgs += 1;
+        self.counters.out_packets += 1;
+        let payload = self.queue.pool.head(next.record).payload_bytes;
+        self.counters.out_payload += u64::from(payload);
         if total <= out.len() {
             let head = self.write_head(slot, dest, link, &sending, out);
             let body_at = self.payload_at(&sending);

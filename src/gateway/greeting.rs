@@ -160,6 +160,7 @@ impl Gateway {
         self.link_mut(bridge).first = false;
         self.send_subscribes(now, slot, bridge);
         self.announce(now, bridge, true);
+        self.bridge_hears_sys(now, bridge);
         let note = Note::BridgeUp {
             bridge: self.bridge_name(bridge),
             server: self.server_name(bridge),

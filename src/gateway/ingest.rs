@@ -223,6 +223,9 @@ impl Gateway {
             self.retain(now, message);
         }
         self.count_in(source);
+        if source != Source::Own {
+            self.counters.in_payload += u64::try_from(message.payload.len()).unwrap_or(0);
+        }
         if self.plan.targets.is_empty() {
             let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };
             return Outcome::Routed { reason, record: None };

@@ -28,6 +28,7 @@ mod service;
 mod share;
 pub mod stats;
 mod subscribe;
+mod sys;
 #[cfg(test)]
 mod tests;
 pub mod verbs;
@@ -62,6 +63,15 @@ struct Counters {
     recv_msgs: u64,
     fwd_sent: u64,
     fwd_acked: u64,
+    /// Whole packets, and the payloads of publishes among them.
+    in_packets: u64,
+    in_bytes: u64,
+    in_payload: u64,
+    out_packets: u64,
+    out_bytes: u64,
+    out_payload: u64,
+    clients_max: u16,
+    sessions_expired: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +112,7 @@ pub struct Gateway {
     started: Instant,
     due: Instant,
     counters: Counters,
+    sys: sys::Sys,
     stop: Option<Stop>,
     /// `queue` changes seen when parked publishes were last tried.
     parked_at: u64,
@@ -175,6 +186,7 @@ impl Gateway {
             started: now,
             due: now,
             counters: Counters::default(),
+            sys: sys::Sys::new(config.bridges.len()),
             stop: None,
             parked_at: 0,
             parked: 0,
@@ -217,7 +229,9 @@ impl Gateway {
         let tables = 2 * clients + 2 * config.bridges.len();
         let aliases = alias::Aliases::planned_bytes(tables, limit.topic_bytes);
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
-        let scratch = limit.packet_bytes.max(4096) + 2 * TOPIC_BYTES;
+        let scratch = limit.packet_bytes.max(4096)
+            + 2 * TOPIC_BYTES
+            + sys::Sys::planned_bytes(config.bridges.len());
         let parts = [
             ("ring", ring),
             ("queues", entries),
@@ -302,7 +316,7 @@ impl Gateway {
         let sessions = self.expire_sessions(now);
         self.due = clients.min(links).min(sessions).min(self.expire_pressure(now));
         self.retained.expire(now);
-        self.due = self.due.min(self.retained.expires_at());
+        self.due = self.due.min(self.retained.expires_at()).min(self.tell_sys(now));
         self.expire_stop(now);
         self.collect();
     }

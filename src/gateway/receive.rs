@@ -5,6 +5,7 @@ use super::Gateway;
 use super::conn::Role;
 use super::ingest::{Message, Source};
 use super::oversize::Swallowed;
+use super::sys::SYS;
 use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::limits::CLOSE_WITHIN;
@@ -132,7 +133,10 @@ impl Gateway {
             let bytes = &buffer[read..read + total];
             let step = self.packet(now, slot, bytes, publishes_wait, zero_waits || all_wait);
             match step {
-                Ok(Step::Done) => {}
+                Ok(Step::Done) => {
+                    self.counters.in_packets += 1;
+                    self.counters.in_bytes += u64::try_from(total).unwrap_or(0);
+                }
                 Ok(step @ (Step::Park | Step::ParkAll)) => {
                     publishes_wait = true;
                     all_wait |= step == Step::ParkAll;
@@ -319,9 +323,9 @@ impl Gateway {
         {
             return Ok(self.deny(slot, publish));
         }
-        if matches!(source, Source::Client { .. }) && publish.topic.starts_with("$SYS/") {
-            // Read-only: acknowledged and dropped, as other brokers do.
-            return Ok(self.swallow(slot, publish, "sys_topic"));
+        if matches!(source, Source::Client { .. }) && publish.topic.starts_with(SYS) {
+            // Read-only; before MQTT 5 there is no word for it.
+            return Ok(self.swallow_as(slot, publish, "sys_topic", Reason::NOT_AUTHORIZED));
         }
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut topics = core::mem::take(&mut self.topic);
@@ -377,6 +381,9 @@ impl Gateway {
                     return Ok(self.swallow(slot, publish, "topic_too_long") == Step::Done);
                 };
                 message.topic = topic;
+            }
+            if message.topic.starts_with(SYS) {
+                return Ok(self.swallow(slot, publish, "sys_topic") == Step::Done);
             }
         }
         self.publish_acknowledged(now, source, &message, publish.packet_id)

@@ -17,6 +17,7 @@ impl Gateway {
         let conn = self.conn_mut(slot);
         let version = conn.version;
         let fits = conn.control(|out| encode(version, packet, out).ok());
+        self.counters.out_packets += u64::from(fits);
         self.ready.set(slot);
         if fits { Step::Done } else { Step::Stall }
     }
@@ -37,6 +38,7 @@ impl Gateway {
         let conn = self.conn_mut(slot);
         let version = conn.version;
         let fits = conn.control_after(after, first, |out| encode(version, packet, out).ok());
+        self.counters.out_packets += u64::from(fits);
         self.ready.set(slot);
         if fits { Step::Done } else { Step::Stall }
     }

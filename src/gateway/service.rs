@@ -14,7 +14,7 @@ use crate::mqtt::{
 };
 use crate::note::{Note, text};
 use crate::queue::outbox::DestId;
-use crate::queue::pool::Head;
+use crate::queue::pool::{Head, RecordId};
 use crate::queue::{DropReason, Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
@@ -210,6 +210,7 @@ impl Gateway {
         let filters = crate::mqtt::Filters::from_list(&filters);
         let packet = Subscribe { packet_id, properties: Properties::EMPTY, filters };
         let fits = conn.control(|out| encode(version, &Packet::Subscribe(packet), out).ok());
+        self.counters.out_packets += u64::from(fits);
         self.ready.set(slot);
         fits
     }
@@ -270,6 +271,26 @@ impl Gateway {
         if !self.queue.fits(Reserve::Nothing, topic.len() + payload.len(), 1) {
             return;
         }
+        let Some(record) = self.own_record(now, topic, payload) else { return };
+        let push = Push {
+            qos: Qos::AtMostOnce,
+            retain: true,
+            stream: 1,
+            rule: NO_RULE,
+            hold: false,
+            conflate: None,
+        };
+        self.queue.push(Self::bridge_dest(bridge), record, push);
+        self.queue.pool.release(record);
+    }
+
+    /// A retained QoS 0 message of our own, in the pool; `fits` was asked for room.
+    pub(super) fn own_record(
+        &mut self,
+        now: Instant,
+        topic: &str,
+        payload: &[u8],
+    ) -> Option<RecordId> {
         let head = Head {
             topic_bytes: u16::try_from(topic.len()).unwrap_or(0),
             props_bytes: 0,
@@ -281,19 +302,10 @@ impl Gateway {
             expiry_s: None,
             source: u16::MAX,
         };
-        // `fits` said so.
-        let Ok(record) = self.queue.pool.insert(head) else { return };
+        // The caller has asked for room.
+        let record = self.queue.pool.insert(head).ok()?;
         self.queue.pool.write(record, 0, topic.as_bytes());
         self.queue.pool.write(record, topic.len(), payload);
-        let push = Push {
-            qos: Qos::AtMostOnce,
-            retain: true,
-            stream: 1,
-            rule: NO_RULE,
-            hold: false,
-            conflate: None,
-        };
-        self.queue.push(Self::bridge_dest(bridge), record, push);
-        self.queue.pool.release(record);
+        Some(record)
     }
 }

@@ -38,7 +38,10 @@ impl Gateway {
                 return Ok(Step::Stall);
             }
             self.add_subscriptions(slot, session, subscribe);
-            self.conn_mut(slot).subscribing = Some(Progress { filter: 0, cursor: 0 });
+            for (filter, _) in subscribe.filters.iter() {
+                self.hear_sys(now, filter);
+            }
+            self.conn_mut(slot).subscribing = Some(Progress::default());
         }
         let done = self.send_retained(now, slot, session, subscribe);
         if done {
@@ -139,11 +142,11 @@ impl Gateway {
         subscribe: &Subscribe<'_>,
     ) -> bool {
         let dest = self.session_dest(session);
-        let start = self.conn(slot).subscribing.unwrap_or(Progress { filter: 0, cursor: 0 });
+        let start = self.conn(slot).subscribing.unwrap_or_default();
         let mut progress = start;
         for (filter, _) in subscribe.filters.iter().skip(start.filter) {
             let Some(sub) = self.subs.find_in(session, filter) else {
-                progress = Progress { filter: progress.filter + 1, cursor: 0 };
+                progress = Progress { filter: progress.filter + 1, ..Progress::default() };
                 continue;
             };
             if sub.retain_handling != SKIP {
@@ -160,8 +163,18 @@ impl Gateway {
                     self.queue_retained(now, slot, dest, &message, &sub);
                     progress.cursor = next;
                 }
+                while let Some((next, figure)) = self.next_sys(now, filter, progress.sys) {
+                    let outbox = self.queue.outbox(dest);
+                    let waiting = outbox.zero.len + outbox.records;
+                    let later = waiting >= RETAINED_BATCH;
+                    if later || !self.queue_sys(now, slot, dest, &figure) && waiting > 0 {
+                        self.conn_mut(slot).subscribing = Some(progress);
+                        return false;
+                    }
+                    progress.sys = next;
+                }
             }
-            progress = Progress { filter: progress.filter + 1, cursor: 0 };
+            progress = Progress { filter: progress.filter + 1, ..Progress::default() };
         }
         self.ready.set(slot);
         true

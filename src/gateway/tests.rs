@@ -1,5 +1,7 @@
 //! The whole core over a disk in memory: what a client is told, and when.
 
+mod sys;
+
 use super::verbs::Event;
 use super::*;
 use crate::config;

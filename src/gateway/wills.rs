@@ -19,6 +19,10 @@ impl Gateway {
             self.count_denied();
             return;
         }
+        if will.topic.starts_with(super::sys::SYS) {
+            self.queue.counters.drops += 1;
+            return;
+        }
         let message = Message {
             topic: &will.topic,
             qos: will.qos,

@@ -17,6 +17,8 @@ use core::time::Duration;
 pub struct Totals {
     /// Committed and not settled.
     pub stored: u64,
+    /// Not settled, wherever they are.
+    pub pending: u64,
     pub inflight: u32,
 }
 
@@ -44,6 +46,7 @@ impl Queue {
         let mut totals = Totals::default();
         for outbox in self.boxes.iter().filter(|outbox| outbox.used) {
             totals.stored += outbox.stored;
+            totals.pending += outbox.pending;
             totals.inflight += u32::from(outbox.inflight);
         }
         totals

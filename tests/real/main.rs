@@ -42,6 +42,7 @@ mod shared;
 mod slow_disk;
 mod status;
 mod steps;
+mod sys;
 mod versions;
 mod wills;
 mod window;
