@@ -343,8 +343,8 @@ impl Gateway {
                 self.queue.set_persistent(dest, false);
             }
         }
-        let with_will = disconnect.reason == Reason::DISCONNECT_WITH_WILL;
-        if !with_will {
+        // With any other reason the client goes as if it were lost [MQTT-3.14.4-3].
+        if disconnect.reason == Reason::SUCCESS {
             self.sessions[session].will = None;
         }
         self.client_gone(now, slot, "disconnect", false);
