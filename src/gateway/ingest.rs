@@ -327,6 +327,10 @@ impl Gateway {
             now,
         );
         if set.is_err() {
+            // An older value would pass for the newest [MQTT-3.3.1-5].
+            if self.retained.clear(message.topic) {
+                self.retained_since = self.retained_since.or(Some(now));
+            }
             let destination = crate::note::text("retained");
             self.queue.counters.drops += 1;
             let reason = DropReason::QueueFull.word();
