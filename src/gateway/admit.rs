@@ -26,7 +26,7 @@ const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 impl Gateway {
     pub(super) fn plan_sessions(&mut self, source: Source, message: &Message<'_>) {
         let own = match source {
-            Source::Client { session, .. } => Some(session),
+            Source::Client { session, .. } | Source::Will { session } => Some(session),
             Source::Link { .. } | Source::Own => None,
         };
         let first = u16::try_from(self.links.len()).unwrap_or(0);

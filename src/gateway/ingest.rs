@@ -34,7 +34,11 @@ pub(super) enum Source {
         slot: u16,
         bridge: BridgeId,
     },
-    /// A will or the gateway's own word.
+    /// The will of a session.
+    Will {
+        session: u16,
+    },
+    /// The gateway's own word.
     Own,
 }
 
@@ -42,7 +46,7 @@ impl Source {
     fn slot(self) -> u16 {
         match self {
             Self::Client { slot, .. } | Self::Link { slot, .. } => slot,
-            Self::Own => u16::MAX,
+            Self::Will { .. } | Self::Own => u16::MAX,
         }
     }
 }
@@ -71,7 +75,7 @@ impl Gateway {
         let owner = match source {
             Source::Client { session, .. } => self.session_dest(session),
             Source::Link { bridge, .. } => Self::bridge_dest(bridge),
-            Source::Own => return Ok(true),
+            Source::Will { .. } | Source::Own => return Ok(true),
         };
         let exactly_once = message.qos == Qos::ExactlyOnce;
         if exactly_once && self.queue.recv.contains(owner.0, id.raw()) {
@@ -128,7 +132,7 @@ impl Gateway {
     fn inbound_limit(&self, source: Source) -> u16 {
         match source {
             Source::Link { .. } => super::inbound_window(&self.config),
-            Source::Client { .. } | Source::Own => self.config.limit.inflight,
+            Source::Client { .. } | Source::Will { .. } | Source::Own => self.config.limit.inflight,
         }
     }
 
@@ -178,7 +182,7 @@ impl Gateway {
         let reserve = match (message.qos, source) {
             (Qos::AtMostOnce, _) => Reserve::ForOthers,
             (_, Source::Client { .. }) => Reserve::ForRemotes,
-            (_, Source::Link { .. } | Source::Own) => Reserve::Nothing,
+            (_, Source::Link { .. } | Source::Will { .. } | Source::Own) => Reserve::Nothing,
         };
         if !self.queue.fits(reserve, body, self.plan.targets.len()) && !self.plan.targets.is_empty()
         {
@@ -292,7 +296,7 @@ impl Gateway {
         match source {
             Source::Client { .. } => self.counters.in_msgs += 1,
             Source::Link { .. } => self.counters.recv_msgs += 1,
-            Source::Own => {}
+            Source::Will { .. } | Source::Own => {}
         }
     }
 

@@ -309,7 +309,7 @@ impl Gateway {
         if publish.topic.len() > self.config.limit.topic_bytes {
             return match source {
                 Source::Client { .. } => Err(Reason::TOPIC_NAME_INVALID.into()),
-                Source::Link { .. } | Source::Own => {
+                Source::Link { .. } | Source::Will { .. } | Source::Own => {
                     Ok(self.swallow(slot, publish, "topic_too_long"))
                 }
             };

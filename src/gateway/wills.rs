@@ -31,7 +31,7 @@ impl Gateway {
             expiry_s: will.expiry_s,
             payload: &will.payload,
         };
-        let outcome = self.route(now, Source::Own, &message);
+        let outcome = self.route(now, Source::Will { session }, &message);
         let alive = self.sessions[session].used
             && (self.sessions[session].conn.is_some() || self.sessions[session].expires_at > now);
         if outcome == Outcome::Parked && alive {
