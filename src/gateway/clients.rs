@@ -6,7 +6,7 @@ use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::{Gateway, State};
 use crate::broker::session::Will;
-use crate::limits::{CONNECT_WITHIN, TOPIC_ALIASES};
+use crate::limits::{CLIENT_TAKES_LEAST, CONNECT_WITHIN, TOPIC_ALIASES};
 use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
 use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version, topic};
 use crate::note::{Note, text};
@@ -21,7 +21,11 @@ impl Gateway {
         slot: u16,
         connect: &Connect<'_>,
     ) -> Result<Step, Fatal> {
-        self.conn_mut(slot).version = connect.version;
+        let conn = self.conn_mut(slot);
+        conn.version = connect.version;
+        if let Some(bytes) = connect.properties.maximum_packet_size() {
+            conn.packet_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
         if let Err(fatal) = self.check_connect(connect) {
             return Err(self.refuse(slot, connect, fatal));
         }
@@ -90,6 +94,10 @@ impl Gateway {
         }
         if connect.properties.authentication_method().is_some() {
             return Err(Reason::BAD_AUTH_METHOD.into());
+        }
+        let takes = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
+        if takes < CLIENT_TAKES_LEAST {
+            return Err(Reason::IMPLEMENTATION_SPECIFIC.into());
         }
         if let Some(will) = &connect.will {
             let bytes = will.topic.len() + will.payload.len();
@@ -214,12 +222,9 @@ impl Gateway {
         entry.expires_at = Instant::NEVER;
         entry.will = will;
         entry.will_at = Instant::NEVER;
-        let peer_limit = connect.properties.maximum_packet_size();
         let window = connect.properties.receive_maximum().unwrap_or(u16::MAX);
         let conn = self.conn_mut(slot);
         conn.keepalive = keepalive * 3 / 2;
-        conn.packet_bytes_max =
-            peer_limit.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         conn.wants_problems = connect.properties.request_problem_information() != Some(false);
         conn.aliases_max = connect.properties.topic_alias_maximum().unwrap_or(0);
         let addr = conn.peer;

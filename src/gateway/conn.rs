@@ -292,7 +292,9 @@ impl Conn {
         }
         let start = self.control.len();
         self.control.resize(self.control_bytes, 0);
-        let taken = write(&mut self.control[start..]);
+        // What is too large for the peer counts as sent [MQTT-3.1.2-24] [MQTT-3.2.2-15].
+        let taken = write(&mut self.control[start..])
+            .map(|bytes| if bytes > self.packet_bytes_max { 0 } else { bytes });
         self.control.truncate(start + taken.unwrap_or(0));
         if let (Some(gate), Some(taken)) = (&mut self.gate, taken) {
             self.control[gate.at..].rotate_right(taken);
