@@ -112,7 +112,12 @@ impl Gateway {
             return Ok(Step::Done);
         }
         let keeps = !self.config.bridges[usize::from(bridge.0)].clean_start;
-        let server = self.link(bridge).dial.server();
+        let server = if candidate { 0 } else { self.link(bridge).dial.server() };
+        if connack.session_present && (!keeps || self.asks_clean(bridge, server)) {
+            // A session that we know nothing of [MQTT-3.2.2-4].
+            self.link_mut(bridge).heard |= !candidate;
+            return Err(Reason::PROTOCOL_ERROR.into());
+        }
         let old = self.conn(slot).version != Version::V5;
         if !candidate && keeps && old && self.asks_clean(bridge, server) {
             // Before MQTT 5 a clean session ends with its connection: this one has cleared what

@@ -225,11 +225,13 @@ impl Gateway {
             }
             State::Greeting { conn, .. } if conn == id => {
                 // Closed without a word to our CONNECT: it may not speak this version.
-                let silent = !self.link(bridge).heard && reason != "timed_out";
+                let heard = self.link(bridge).heard;
+                let silent = !heard && reason != "timed_out";
                 if silent && self.fall_back(now, bridge) {
                     self.link_mut(bridge).guessed = true;
                 }
-                self.attempt_failed(now, bridge, "closed_before_connack");
+                let reason = if heard { reason } else { "closed_before_connack" };
+                self.attempt_failed(now, bridge, reason);
             }
             State::Up { conn } if conn == id => self.up_lost(now, bridge, reason),
             State::Backoff { .. }

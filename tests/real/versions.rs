@@ -242,7 +242,7 @@ fn the_connect_says_what_the_configuration_says() {
 #[test]
 fn a_generated_client_id_is_kept_over_restarts_and_differs_between_routers() {
     let remote = Stub::start(|session, _| {
-        session.greet(true, 0, &[])?;
+        session.greet_with(0, &[], |connect| !connect.clean)?;
         session.serve()
     });
     let configuration = bridge("up", remote.port, &["forward.1.local_topic = #"]);
