@@ -266,6 +266,21 @@ impl Client {
         self.wire.read_to_the_end();
     }
 
+    /// Sends `bytes` and a PINGREQ behind them: the PINGRESP of a connection that goes on, or the
+    /// last packet before its end.
+    pub fn reaction(&mut self, bytes: &[u8]) -> Option<Packet> {
+        self.send(&[bytes, &wire::PINGREQ].concat());
+        let mut last = None;
+        while let Ok(packet) = self.wire.read(PATIENCE) {
+            let goes_on = matches!(packet, Packet::Pingresp);
+            last = Some(packet);
+            if goes_on {
+                break;
+            }
+        }
+        last
+    }
+
     /// What is said until the other side closes the connection.
     pub fn wait_closed(&mut self) -> Vec<Packet> {
         self.wire.read_to_the_end()
