@@ -2,7 +2,7 @@
 //! place that reads the environment and ends the process. Decides nothing about messages.
 
 use core::time::Duration;
-use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE};
+use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE, PasswdError};
 use spillway::config::{self, Ack, Config, Sync, Warning};
 use spillway::gateway::{Gateway, mark};
 use spillway::note::{Note, Value, text};
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         }
         Ok(Arguments::Help) => print(cli::HELP),
         Ok(Arguments::Version) => print(&format!("{}\n", cli::VERSION)),
+        Ok(Arguments::Passwd { file, user }) => passwd(&file, &user),
         Ok(Arguments::Check { config }) => match load(&config) {
             Ok((config, warnings)) => check(&config, &warnings),
             Err(status) => status,
@@ -52,6 +53,16 @@ fn print(text: &str) -> u8 {
         Ok(()) => 0,
         Err(_) => EXIT_FAILURE,
     }
+}
+
+fn passwd(file: &Path, user: &str) -> u8 {
+    let (what, status) = match cli::passwd(file, user) {
+        Ok(()) => return 0,
+        Err(PasswdError::Unusable(what)) => (what, EXIT_USAGE),
+        Err(PasswdError::Io(what)) => (what, EXIT_FAILURE),
+    };
+    eprintln!("spillway: {what}");
+    status
 }
 
 /// Reads the configuration; every error in it is printed.

@@ -3,8 +3,10 @@
 
 mod check;
 mod disk;
+mod passwd;
 
 pub use check::{Plan, check};
+pub use passwd::{Error as PasswdError, passwd};
 
 use std::ffi::OsString;
 use std::fmt;
@@ -26,17 +28,19 @@ Spillway, an MQTT gateway that loses no acknowledged QoS 1/2 message
   spillway -c FILE             run in the foreground, log to stderr
   spillway --check -c FILE     check the configuration and the store's place, print what is
                                durable, the memory and flash plan and how long an outage fits
+  spillway passwd FILE USER    add a user to auth.password_file or change a password, which comes
+                               from the terminal or is the first line of stdin
   spillway --version
   spillway --help
 
-Not in this build: spillway store, passwd, import, report
+Not in this build: spillway store, import, report
 
 Exit status: 0 done, 1 run-time failure, 2 usage or configuration.
 SIGTERM and SIGINT stop cleanly.
 ";
 
 /// Tools the documentation knows and this build has not.
-const ABSENT_TOOLS: &[&str] = &["store", "passwd", "import", "report"];
+const ABSENT_TOOLS: &[&str] = &["store", "import", "report"];
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +52,11 @@ pub enum Arguments {
     /// `--check -c FILE`
     Check {
         config: PathBuf,
+    },
+    /// `passwd FILE USER`
+    Passwd {
+        file: PathBuf,
+        user: String,
     },
     Version,
     Help,
@@ -71,6 +80,9 @@ impl Arguments {
         let words: Vec<OsString> = words.into_iter().collect();
         if let Some(tool) = words.first().filter(|word| ABSENT_TOOLS.iter().any(|t| *word == t)) {
             return Err(Usage(format!("{} is not in this build", tool.display())));
+        }
+        if words.first().is_some_and(|word| word == "passwd") {
+            return passwd_arguments(&words[1..]);
         }
         let mut arguments = pico_args::Arguments::from_vec(words);
         let config = arguments
@@ -108,6 +120,17 @@ impl Arguments {
     }
 }
 
+fn passwd_arguments(words: &[OsString]) -> Result<Arguments, Usage> {
+    let option = |word: &OsString| word.is_empty() || word.to_string_lossy().starts_with('-');
+    match words {
+        [file, user] if !option(file) => {
+            let user = user.to_str().ok_or_else(|| Usage("a user name is UTF-8".to_owned()))?;
+            Ok(Arguments::Passwd { file: file.into(), user: user.to_owned() })
+        }
+        _ => Err(Usage("passwd needs FILE and USER, and nothing else".to_owned())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +148,8 @@ mod tests {
         assert_eq!(parse(&["--check", "-c", "a.conf"]), check);
         assert_eq!(parse(&["-c", "a.conf", "--check"]), check);
         assert_eq!(parse(&["--version"]), Ok(Arguments::Version));
+        let passwd = Arguments::Passwd { file: "users".into(), user: "-a b".to_owned() };
+        assert_eq!(parse(&["passwd", "users", "-a b"]), Ok(passwd));
         assert_eq!(parse(&["--help", "-c", "a.conf"]), Ok(Arguments::Help));
     }
 
@@ -147,6 +172,9 @@ mod tests {
             (&["a.conf"], "unexpected argument a.conf; the configuration goes behind -c"),
             (&["-c", "a", "-c", "b"], "unexpected argument -c"),
             (&["-c", "a", "--chek"], "unexpected argument --chek"),
+            (&["passwd", "users"], "passwd needs FILE and USER"),
+            (&["passwd", "-D", "users"], "passwd needs FILE and USER"),
+            (&["passwd", "users", "a", "secret"], "passwd needs FILE and USER"),
             (&["--version", "-v"], "unexpected argument -v"),
             (&["-c", "a", "store"], "unexpected argument store"),
         ] {

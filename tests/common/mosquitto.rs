@@ -105,11 +105,23 @@ fn program(name: &str) -> String {
 
 /// Runs `mosquitto_pub` to its end.
 pub fn mosquitto_pub(port: u16, arguments: &[&str]) -> Output {
-    let mut command = Command::new("mosquitto_pub");
-    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
-    let output = command.output().expect("mosquitto_pub is installed");
+    let output = try_mosquitto_pub(port, arguments);
     assert!(output.status.success(), "mosquitto_pub {arguments:?}: {output:?}");
     output
+}
+
+/// Runs `mosquitto_pub` to its end, which need not be a good one.
+pub fn try_mosquitto_pub(port: u16, arguments: &[&str]) -> Output {
+    let mut command = Command::new("mosquitto_pub");
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
+    command.output().expect("mosquitto_pub is installed")
+}
+
+/// Runs `mosquitto_passwd` to its end.
+pub fn mosquitto_passwd(arguments: &[&str]) {
+    let output = Command::new("mosquitto_passwd").args(arguments).output();
+    let output = output.expect("mosquitto_passwd is installed");
+    assert!(output.status.success(), "mosquitto_passwd {arguments:?}: {output:?}");
 }
 
 /// A running `mosquitto_sub`.

@@ -159,6 +159,12 @@ impl Connect {
         Self::new(5, id)
     }
 
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        self.username = Some(name.to_owned());
+        self.password = Some(password.as_bytes().to_vec());
+        self
+    }
+
     /// A session that outlives its connection.
     pub fn persistent(mut self) -> Self {
         self.clean = false;

@@ -9,6 +9,7 @@
 mod common;
 
 mod absence;
+mod access;
 mod aliases;
 mod backlog;
 mod chain;

@@ -1,0 +1,281 @@
+//! `spillway passwd FILE USER`: adds a user or changes a password. Lines of other users stay as they
+//! are; the file is replaced as a whole, so that a reader sees the old one or the new one. The
+//! password comes from the terminal, without echo and twice, or is the first line of stdin.
+
+use crate::broker::secret;
+use crate::config::{check_name, name_in};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// What a new password is hashed with. mosquitto_passwd takes 101; this is still a few
+/// milliseconds for a router, and ten times the work for whoever has stolen the file.
+const ITERATIONS: u32 = 1000;
+
+/// As mosquitto_passwd's.
+const SALT_BYTES: usize = 12;
+
+/// The longest password that fits into a CONNECT.
+const PASSWORD_BYTES_MAX: usize = 65_535;
+
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Why nothing was changed.
+#[derive(Debug)]
+pub enum Error {
+    /// The user name or the password cannot be.
+    Unusable(String),
+    Io(String),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+/// Asks for the password and writes the file.
+pub fn passwd(file: &Path, user: &str) -> Result<(), Error> {
+    check_name(user).map_err(|what| Error::Unusable(what.to_owned()))?;
+    let file = whole(file)?;
+    let before = content(&file)?;
+    let stdin = io::stdin();
+    let password = if stdin.is_terminal() {
+        let first = hidden("Password: ", &stdin)?;
+        if first != hidden("Again: ", &stdin)? {
+            return Err(Error::Unusable("the two passwords differ".to_owned()));
+        }
+        first
+    } else {
+        first_line(&mut stdin.lock())?
+    };
+    if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+        let what = format!("a password has 1 to {PASSWORD_BYTES_MAX} bytes");
+        return Err(Error::Unusable(what));
+    }
+    let mut salt = [0; SALT_BYTES];
+    File::open("/dev/urandom")?.read_exact(&mut salt)?;
+    let line = secret::user(user, &password, &salt, ITERATIONS).line();
+    replace(&file, &with(&before, user, &line))
+}
+
+/// Where the file really is: a link stays one.
+fn whole(file: &Path) -> Result<PathBuf, Error> {
+    match fs::canonicalize(file) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(file.to_owned()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A file that is not there is an empty one.
+fn content(file: &Path) -> Result<String, Error> {
+    let mut text = String::new();
+    let read = match File::open(file) {
+        Ok(file) => file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    };
+    let count = read.map_err(|error| Error::Io(format!("{}: {error}", file.display())))?;
+    if u64::try_from(count).is_ok_and(|count| count > FILE_BYTES_MAX) {
+        return Err(Error::Io(format!("{} is no list of users", file.display())));
+    }
+    Ok(text)
+}
+
+/// The text with the line of this user in its old place, or at the end.
+fn with(before: &str, user: &str, line: &str) -> String {
+    let mut after = String::with_capacity(before.len() + line.len() + 2);
+    let mut written = false;
+    for old in before.lines() {
+        let is_user = name_in(old) == Some(user);
+        // A second line of the same user would be an error.
+        if !(is_user && written) {
+            after += if is_user { line } else { old };
+            after.push('\n');
+        }
+        written |= is_user;
+    }
+    if !written {
+        after += line;
+        after.push('\n');
+    }
+    after
+}
+
+/// The new file is on the disk before it has the name of the old one.
+fn replace(file: &Path, text: &str) -> Result<(), Error> {
+    let said = |error: io::Error| Error::Io(format!("{}: {error}", file.display()));
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new-{}", std::process::id()));
+    let new = file.with_file_name(name);
+    let write = || {
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        fs::rename(&new, file)
+    };
+    if let Err(error) = write() {
+        // What is left of it is of no use; the error is the other one.
+        let _ = fs::remove_file(&new);
+        return Err(said(error));
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(said)?;
+    folder.sync_all().map_err(said)
+}
+
+/// Without its end.
+fn first_line(input: &mut impl BufRead) -> Result<Vec<u8>, Error> {
+    let mut line = Vec::new();
+    let most = u64::try_from(PASSWORD_BYTES_MAX).unwrap_or(u64::MAX) + 3;
+    input.take(most).read_until(b'\n', &mut line)?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    }
+    Ok(line)
+}
+
+/// A terminal that gives every key at once and shows none, until it is dropped.
+struct Silent<'t, T: AsFd> {
+    terminal: &'t T,
+    before: libc::termios,
+}
+
+impl<'t, T: AsFd> Silent<'t, T> {
+    fn new(terminal: &'t T) -> io::Result<Self> {
+        let fd = terminal.as_fd().as_raw_fd();
+        // SAFETY: a termios is plain numbers; zeroes are one.
+        let mut before: libc::termios = unsafe { core::mem::zeroed() };
+        // SAFETY: the descriptor is open for as long as `terminal` is borrowed.
+        if unsafe { libc::tcgetattr(fd, &raw mut before) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut silent = before;
+        // Without ISIG an interrupt comes as a key: the terminal is never left silent.
+        silent.c_lflag &= !(libc::ECHO | libc::ICANON | libc::ISIG);
+        silent.c_cc[libc::VMIN] = 1;
+        silent.c_cc[libc::VTIME] = 0;
+        // SAFETY: as above.
+        if unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const silent) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { terminal, before })
+    }
+}
+
+impl<T: AsFd> Drop for Silent<'_, T> {
+    fn drop(&mut self) {
+        let fd = self.terminal.as_fd().as_raw_fd();
+        // SAFETY: the descriptor is open for as long as `terminal` is borrowed.
+        unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const self.before) };
+    }
+}
+
+const INTERRUPT: u8 = 3;
+const END: u8 = 4;
+const ERASE: [u8; 2] = [8, 127];
+
+/// A line of the terminal that is not shown.
+fn hidden(prompt: &str, terminal: &impl AsFd) -> Result<Vec<u8>, Error> {
+    let silent = Silent::new(terminal)?;
+    let mut screen = io::stderr();
+    screen.write_all(prompt.as_bytes())?;
+    let mut keys = File::from(silent.terminal.as_fd().try_clone_to_owned()?);
+    let mut line: Vec<u8> = Vec::new();
+    let mut key = [0];
+    while keys.read(&mut key)? > 0 && line.len() <= PASSWORD_BYTES_MAX {
+        match key[0] {
+            b'\n' | b'\r' | END => break,
+            INTERRUPT => {
+                screen.write_all(b"\n")?;
+                return Err(Error::Unusable("nothing was changed".to_owned()));
+            }
+            key if ERASE.contains(&key) => {
+                // All bytes of one character.
+                while line.pop().is_some_and(|byte| byte & 0xC0 == 0x80) {}
+            }
+            key => line.push(key),
+        }
+    }
+    screen.write_all(b"\n")?;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{FromRawFd, OwnedFd};
+
+    #[test]
+    fn other_lines_stay_as_they_are_and_in_their_place() {
+        let before = "# mine\na:1\n\nbob:old\nbobby:2\nbob:older";
+        assert_eq!(with(before, "bob", "bob:new"), "# mine\na:1\n\nbob:new\nbobby:2\n");
+        assert_eq!(with("a:1", "bob", "bob:new"), "a:1\nbob:new\n");
+        assert_eq!(with("", "bob", "bob:new"), "bob:new\n");
+        assert_eq!(with("#bob:1\n", "bob", "bob:new"), "#bob:1\nbob:new\n");
+    }
+
+    #[test]
+    fn a_line_ends_where_it_ends() {
+        for (text, wanted) in [
+            ("a b\nc\n", "a b"),
+            ("a\r\n", "a"),
+            ("a", "a"),
+            ("", ""),
+            ("\n", ""),
+            (" a \n", " a "),
+        ] {
+            assert_eq!(first_line(&mut text.as_bytes()).unwrap(), wanted.as_bytes(), "{text:?}");
+        }
+    }
+
+    /// Both ends of a terminal.
+    fn terminal() -> (File, OwnedFd) {
+        let (mut keyboard, mut terminal) = (0, 0);
+        let null = core::ptr::null_mut();
+        // SAFETY: two places for two descriptors; nothing else is asked for.
+        let opened = unsafe {
+            libc::openpty(&raw mut keyboard, &raw mut terminal, null, null.cast(), null.cast())
+        };
+        assert_eq!(opened, 0);
+        // SAFETY: both were opened for us a moment ago.
+        unsafe { (File::from_raw_fd(keyboard), OwnedFd::from_raw_fd(terminal)) }
+    }
+
+    #[test]
+    fn what_is_typed_is_not_shown_and_can_be_mended() {
+        let (mut keyboard, terminal) = terminal();
+        // The second line comes while nothing is read: it must wait for its turn.
+        let silent = Silent::new(&terminal).unwrap();
+        keyboard.write_all("paé\x7fs\x08\x7fss\rtwo\n".as_bytes()).unwrap();
+        drop(silent);
+        let before = Silent::new(&terminal).unwrap().before;
+        assert_eq!(hidden("", &terminal).unwrap(), b"pss");
+        assert_eq!(hidden("", &terminal).unwrap(), b"two");
+        let after = Silent::new(&terminal).unwrap().before;
+        assert_eq!(before.c_lflag, after.c_lflag);
+        assert_ne!(after.c_lflag & libc::ECHO, 0, "it shows again what is typed");
+        // Something to read, lest there be nothing.
+        File::from(terminal).write_all(b"|").unwrap();
+        let mut shown = [0; 16];
+        let count = keyboard.read(&mut shown).unwrap();
+        assert_eq!(&shown[..count], b"|");
+    }
+
+    #[test]
+    fn an_interrupt_changes_nothing_and_leaves_the_terminal_as_it_was() {
+        let (mut keyboard, terminal) = terminal();
+        let silent = Silent::new(&terminal).unwrap();
+        keyboard.write_all(b"abc\x03").unwrap();
+        let flags = silent.before.c_lflag;
+        assert!(matches!(hidden("", &terminal), Err(Error::Unusable(_))));
+        drop(silent);
+        assert_eq!(Silent::new(&terminal).unwrap().before.c_lflag, flags);
+    }
+}
