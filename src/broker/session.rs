@@ -2,6 +2,7 @@
 //! are in `subs`, their messages in the queue. Read MQTT 5 sections 3.1.2.4, 3.1.2.11.2 and 4.1
 //! first.
 
+use super::access::Who;
 use crate::limits::USER_BYTES_MAX;
 use crate::mqtt::{Qos, Version};
 use crate::vocab::Instant;
@@ -52,6 +53,13 @@ pub struct Session {
     /// What its client may know of exchanges under way is not here: it is told of a new session
     /// until it has heard.
     pub in_doubt: bool,
+}
+
+impl Session {
+    /// Whom the access rules are asked about.
+    pub fn who(&self) -> Who<'_> {
+        Who { user: self.user.as_deref(), client_id: &self.client_id }
+    }
 }
 
 /// No room for one more session.

@@ -1,6 +1,6 @@
-//! `spillway passwd FILE USER`: adds a user or changes a password. Lines of other users stay as they
-//! are; the file is replaced as a whole, so that a reader sees the old one or the new one. The
-//! password comes from the terminal, without echo and twice, or is the first line of stdin.
+//! `spillway passwd FILE USER`: adds a user or changes a password. Lines of other users stay as
+//! they are; the file is replaced as a whole, so that a reader sees the old one or the new one.
+//! The password comes from the terminal, without echo and twice, or is the first line of stdin.
 
 use crate::broker::secret;
 use crate::config::{check_name, name_in};

@@ -41,13 +41,14 @@ impl Gateway {
             conflate: false,
             hold: true,
         };
-        let Self { plan, subs, queue, sessions, .. } = self;
-        let members = Members { queue, sessions, first };
+        let Self { plan, subs, queue, sessions, access, .. } = self;
+        let members = Members { queue, sessions, access, first };
         subs.matches(message.topic, &mut |found| match found {
             Match::Own(session, sub) if sub.no_local && own == Some(session) => {}
             Match::Own(session, sub) => plan.add(target(session, sub, PLAIN)),
             Match::Group(group) => {
-                if let Some(choice) = members.choose(&group, message.qos, body, None) {
+                if let Some(choice) = members.choose(&group, message.topic, message.qos, body, None)
+                {
                     let target = target(choice.session, &choice.sub, group.way());
                     plan.add_shared(choice.turn, target);
                 }

@@ -6,7 +6,7 @@
 
 use super::Gateway;
 use super::receive::{Fatal, Step};
-use crate::broker::access::{Right, Who};
+use crate::broker::access::Right;
 use crate::broker::logins::Verdict;
 use crate::broker::retained::Retained;
 use crate::config::Auth;
@@ -70,12 +70,7 @@ impl Gateway {
     }
 
     pub(super) fn may(&self, session: u16, right: Right, topic: &str) -> bool {
-        self.access.may(self.who(session), right, topic)
-    }
-
-    fn who(&self, session: u16) -> Who<'_> {
-        let entry = &self.sessions[session];
-        Who { user: entry.user.as_deref(), client_id: &entry.client_id }
+        self.access.may(self.sessions[session].who(), right, topic)
     }
 
     /// One that was taken already is only acknowledged again, whatever the rules say now.
@@ -100,7 +95,7 @@ impl Gateway {
 
     pub(super) fn may_subscribe(&self, session: u16, filter: &str) -> bool {
         let inner = topic::split_shared(filter).map_or(filter, |(_, inner)| inner);
-        self.access.may_subscribe(self.who(session), inner)
+        self.access.may_subscribe(self.sessions[session].who(), inner)
     }
 
     /// May a message on this topic go to a destination? Bridges have their rules instead.

@@ -2,6 +2,7 @@
 //! one's session ends first. Read MQTT 5 section 4.8.2 first.
 
 use super::Gateway;
+use crate::broker::access::{Access, Right};
 use crate::broker::session::Sessions;
 use crate::broker::subs::{Group, PLAIN, Subscription, Turn};
 use crate::mqtt::Qos;
@@ -34,22 +35,26 @@ pub(super) struct Choice {
 pub(super) struct Members<'a> {
     pub queue: &'a Queue,
     pub sessions: &'a Sessions,
+    pub access: &'a Access,
     /// Destination of the first session.
     pub first: u16,
 }
 
 impl Members<'_> {
-    /// The next member in turn that can take the message at once, else the one that can best.
+    /// The next member in turn that can take the message at once, else the one that can best. Those
+    /// that may not read it are none.
     pub fn choose(
         &self,
         group: &Group<'_>,
+        topic: &str,
         qos: Qos,
         body_bytes: usize,
         except: Option<u16>,
     ) -> Option<Choice> {
         let mut best: Option<Choice> = None;
         for (turn, session, sub) in group.members() {
-            if Some(session) == except {
+            let may_read = || self.access.may(self.sessions[session].who(), Right::Read, topic);
+            if Some(session) == except || !may_read() {
                 continue;
             }
             let Some(fit) = self.fit(session, qos.min(sub.qos), body_bytes) else { continue };
@@ -97,16 +102,16 @@ impl Gateway {
             if way == PLAIN {
                 continue;
             }
-            let Self { queue, subs, sessions, .. } = self;
+            let Self { queue, subs, sessions, access, .. } = self;
             let choice = record.and_then(|record| {
                 let head = queue.pool.head(record);
                 let topic = &mut topics[..usize::from(head.topic_bytes)];
                 queue.pool.read(record, 0, topic);
                 let topic = core::str::from_utf8(topic).unwrap_or("");
                 let group = subs.group_of(session, way, topic)?;
-                let members = Members { queue, sessions, first };
+                let members = Members { queue, sessions, access, first };
                 members
-                    .choose(&group, head.qos, head.body_bytes(), Some(session))
+                    .choose(&group, topic, head.qos, head.body_bytes(), Some(session))
                     .filter(|choice| choice.fit < Fit::Full)
             });
             let Some(choice) = choice else {

@@ -271,6 +271,9 @@ impl Gateway {
     /// Puts a figure into a session's queue as the retained message that it stands for. `false`:
     /// there is no room now.
     pub(super) fn queue_sys(&mut self, now: Instant, slot: u16, dest: DestId, of: &Figure) -> bool {
+        if !self.may_be_sent(dest, &of.topic) {
+            return true;
+        }
         let bytes = of.topic.len() + of.value.len();
         if !self.queue.fits(Reserve::ForOthers, bytes, 1) {
             return false;

@@ -250,15 +250,15 @@ const TOPICS: [&str; 22] = [
 const CLIENTS: [(&str, &str); 5] =
     [("", "one"), ("alice", "one"), ("bob", "one"), ("bob", "+"), ("b+b", "one")];
 
-/// Topics of what has come until the peer has answered twice: the first answer may overtake.
+/// What has come until the peer has answered twice: the first answer may overtake.
+fn messages(client: &mut Client) -> Vec<Message> {
+    client.ping();
+    client.ping();
+    std::iter::from_fn(|| client.next_within(std::time::Duration::ZERO)).collect()
+}
+
 fn heard(client: &mut Client) -> BTreeSet<String> {
-    client.ping();
-    client.ping();
-    let mut topics = BTreeSet::new();
-    while let Some(message) = client.next_within(std::time::Duration::ZERO) {
-        topics.insert(message.topic);
-    }
-    topics
+    messages(client).into_iter().map(|message| message.topic).collect()
 }
 
 /// What a client may do, as it turns out: topics delivered, delivered from what is retained, passed
@@ -402,6 +402,30 @@ fn a_subscription_that_can_bring_nothing_is_refused() {
     }
     let sub = ["-u", "alice", "-P", "ecila", "-i", "one", "-t", "a/b", "-m", "x"];
     mosquitto_pub(gateway.port, &sub);
+}
+
+#[test]
+fn a_member_of_a_group_gets_only_what_it_may_read() {
+    let directory = Directory::new();
+    let users = users(&directory, &["alice", "bob", "admin"]);
+    let rules = "user admin\ntopic #\nuser alice\ntopic read #\nuser bob\ntopic read b\n";
+    let rules = directory.write("rules", rules).display().to_string();
+    let gateway =
+        Gateway::start(&format!("auth.password_file = {users}\nauth.acl_file = {rules}\n"));
+    let mut alice = connect(5, "a", "alice").open(gateway.port);
+    let mut bob = connect(5, "b", "bob").open(gateway.port);
+    for member in [&mut alice, &mut bob] {
+        assert_eq!(member.subscribe(&[("$share/g/+", 1)]), [1]);
+    }
+    let mut admin = connect(5, "admin", "admin").open(gateway.port);
+    for n in 0..20 {
+        let topic = if n % 2 == 0 { "a" } else { "b" };
+        admin.publish(&Message::new(topic, format!("{n}")).qos(1));
+    }
+    let (for_alice, for_bob) = (messages(&mut alice), messages(&mut bob));
+    assert_eq!(for_alice.len() + for_bob.len(), 20, "none is lost");
+    assert_eq!(for_alice.iter().filter(|message| message.topic == "a").count(), 10);
+    assert!(!for_bob.is_empty(), "both take their turns");
 }
 
 #[test]
