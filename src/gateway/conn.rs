@@ -41,7 +41,8 @@ pub struct Debt {
     pub owner: Option<DestId>,
 }
 
-/// Debts of one kind, in the order of their PUBLISHes [MQTT-4.6.0].
+/// Debts of one kind, in the order of their PUBLISHes [MQTT-4.6.0]. Memory comes with the first and
+/// stays until the connection ends: who never publishes costs nothing.
 pub struct Debts {
     ring: VecDeque<Debt>,
     count_max: usize,
@@ -50,7 +51,7 @@ pub struct Debts {
 impl Debts {
     pub fn new(count: u16) -> Self {
         let count_max = usize::from(count.max(1));
-        Self { ring: VecDeque::with_capacity(count_max), count_max }
+        Self { ring: VecDeque::new(), count_max }
     }
 
     pub fn planned_bytes(count: u16) -> usize {
@@ -68,6 +69,11 @@ impl Debts {
     /// Room was asked for by `is_full`.
     pub fn push(&mut self, debt: Debt) {
         assert!(!self.is_full(), "the window of a publisher bounds its debts");
+        let count = self.ring.len();
+        if count == self.ring.capacity() {
+            // Never more than was planned.
+            self.ring.reserve_exact(count.max(4).min(self.count_max - count));
+        }
         self.ring.push_back(debt);
     }
 
@@ -92,7 +98,7 @@ impl Debts {
     }
 
     pub fn clear(&mut self) {
-        self.ring.clear();
+        self.ring = VecDeque::new();
     }
 }
 
@@ -149,7 +155,7 @@ pub struct Conn {
     pub sent_at: Instant,
     /// Zero = none. For clients one and a half times what was agreed.
     pub keepalive: Duration,
-    /// One-off replies, encoded.
+    /// One-off replies, encoded. Without memory while there are none.
     pub control: Vec<u8>,
     pub control_sent: usize,
     gate: Option<Gate>,
@@ -205,7 +211,7 @@ impl Conn {
             begun_bytes: 0,
             sent_at: Instant::ZERO,
             keepalive: Duration::ZERO,
-            control: Vec::with_capacity(control_bytes),
+            control: Vec::new(),
             control_sent: 0,
             gate: None,
             control_bytes,
@@ -286,11 +292,8 @@ impl Conn {
     /// Appends an encoded packet; `write` gets the room there is and says how much it took. It goes
     /// before those that wait for a commit. `false`: it did not fit.
     pub fn control(&mut self, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
-        if self.control_sent == self.control.len() {
-            self.control.clear();
-            self.control_sent = 0;
-        }
         let start = self.control.len();
+        self.control.reserve_exact(self.control_bytes - start);
         self.control.resize(self.control_bytes, 0);
         // What is too large for the peer counts as sent [MQTT-3.1.2-24] [MQTT-3.2.2-15].
         let taken = write(&mut self.control[start..])
@@ -325,7 +328,7 @@ impl Conn {
 
     /// Nothing more is to be said.
     pub fn forget_control(&mut self) {
-        self.control.clear();
+        self.control = Vec::new();
         self.control_sent = 0;
         self.gate = None;
     }
@@ -364,6 +367,9 @@ impl Conn {
         let take = left.len().min(out.len());
         out[..take].copy_from_slice(&left[..take]);
         self.control_sent += take;
+        if self.control_left() == 0 {
+            self.forget_control();
+        }
         take
     }
 

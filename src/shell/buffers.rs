@@ -1,5 +1,5 @@
-//! Memory of the connections: small buffers everyone has, large ones that are lent. All of it is
-//! allocated at start.
+//! Memory of the connections: small buffers for whoever has bytes in them, large ones that are
+//! lent. The large ones are allocated at start, the small ones at most as many as the plan says.
 //!
 //! Large buffers are lent in the order of asking. One more than configured is kept for bridges
 //! alone: blocked clients may hold all others, and only what a bridge reads unblocks them.
@@ -53,42 +53,58 @@ pub fn memory_bytes(config: &Config) -> usize {
         + SCRATCH_BYTES
 }
 
-/// What every connection owns.
+/// The small buffers. A connection has one only while there are bytes in it, so that a thousand
+/// idle clients cost none: they are made when so many are needed at once for the first time, used
+/// again the last returned first, and never given up.
 #[derive(Debug)]
-pub(super) struct Pair {
-    pub(super) rest: Box<[u8]>,
-    pub(super) out: Box<[u8]>,
+pub(super) struct Smalls {
+    rests: Vec<Box<[u8]>>,
+    outs: Vec<Box<[u8]>>,
+    bridge_outs: Vec<Box<[u8]>>,
+    /// Of the large ones for bridges, how many may still be made.
+    bridge_outs_left: usize,
 }
 
-#[derive(Debug)]
-pub(super) struct Pairs {
-    clients: Vec<Pair>,
-    bridges: Vec<Pair>,
-}
-
-impl Pairs {
+impl Smalls {
     pub(super) fn new(config: &Config) -> Self {
-        let pairs = |count: usize, out: usize| {
-            (0..count).map(|_| Pair { rest: zeroed(OWN_BYTES), out: zeroed(out) }).collect()
-        };
-        let bridges = bridge_count(config);
+        let count = connection_count(config);
         Self {
-            clients: pairs(connection_count(config) - bridges, CLIENT_OUT_BYTES),
-            bridges: pairs(bridges, BRIDGE_OUT_BYTES),
+            rests: Vec::with_capacity(count),
+            outs: Vec::with_capacity(count),
+            bridge_outs: Vec::with_capacity(bridge_count(config)),
+            bridge_outs_left: bridge_count(config),
         }
     }
 
-    /// A bridge makes do with a client's buffers when all of its kind are closing still.
-    pub(super) fn take(&mut self, bridge: bool) -> Option<Pair> {
-        let own = if bridge { self.bridges.pop() } else { None };
-        own.or_else(|| self.clients.pop())
+    /// For what was read and not taken.
+    pub(super) fn rest(&mut self) -> Box<[u8]> {
+        self.rests.pop().unwrap_or_else(|| zeroed(OWN_BYTES))
     }
 
-    pub(super) fn give(&mut self, pair: Pair) {
-        if pair.out.len() == BRIDGE_OUT_BYTES {
-            self.bridges.push(pair);
+    pub(super) fn give_rest(&mut self, rest: Box<[u8]>) {
+        self.rests.push(rest);
+    }
+
+    /// For what is to be written. A bridge makes do with a client's buffer when all of its kind are
+    /// closing still.
+    pub(super) fn out(&mut self, bridge: bool) -> Box<[u8]> {
+        if bridge {
+            if let Some(out) = self.bridge_outs.pop() {
+                return out;
+            }
+            if self.bridge_outs_left > 0 {
+                self.bridge_outs_left -= 1;
+                return zeroed(BRIDGE_OUT_BYTES);
+            }
+        }
+        self.outs.pop().unwrap_or_else(|| zeroed(CLIENT_OUT_BYTES))
+    }
+
+    pub(super) fn give_out(&mut self, out: Box<[u8]>) {
+        if out.len() == BRIDGE_OUT_BYTES {
+            self.bridge_outs.push(out);
         } else {
-            self.clients.push(pair);
+            self.outs.push(out);
         }
     }
 }

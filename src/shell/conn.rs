@@ -4,7 +4,7 @@
 //! Decides what may be done now; doing it is the table's business (`links`). Never talks to the
 //! core.
 
-use super::buffers::{Large, OWN_BYTES, Pair};
+use super::buffers::{Large, OWN_BYTES, Smalls};
 use super::transport::Transport;
 use crate::vocab::{ConnId, Instant};
 use core::time::Duration;
@@ -45,14 +45,17 @@ pub(super) struct Conn {
     pub(super) deadline: Instant,
     /// Until then the peer has to take some of what was written; NEVER when nothing waits for it.
     pub(super) write_until: Instant,
-    pub(super) pair: Pair,
+    /// The own buffer for what is kept unread; there when something is kept and no loan is.
+    pub(super) own: Option<Box<[u8]>>,
+    /// There while there are bytes to be written.
+    pub(super) out: Option<Box<[u8]>>,
     pub(super) loan: Option<Loan>,
     /// Bytes kept unread, at the start of the loan's buffer or of the own one.
     /// Invariant: without a loan `rest <= OWN_BYTES`.
     pub(super) rest: usize,
     /// The unfinished packet at the end of the rest, as far as its size is known.
     pub(super) packet_bytes: Option<usize>,
-    /// Bytes to be written: `pair.out[out_start..out_end]`.
+    /// Bytes to be written: `out[out_start..out_end]`.
     pub(super) out_start: usize,
     pub(super) out_end: usize,
     pub(super) readable: bool,
@@ -87,7 +90,7 @@ pub(super) enum Room {
 }
 
 impl Conn {
-    pub(super) fn new(id: ConnId, transport: Transport, bridge: bool, pair: Pair) -> Self {
+    pub(super) fn new(id: ConnId, transport: Transport, bridge: bool) -> Self {
         Self {
             id,
             transport,
@@ -95,7 +98,8 @@ impl Conn {
             state: State::Connecting,
             deadline: Instant::NEVER,
             write_until: Instant::NEVER,
-            pair,
+            own: None,
+            out: None,
             loan: None,
             rest: 0,
             packet_bytes: None,
@@ -183,17 +187,37 @@ impl Conn {
         self.packet_bytes.is_some_and(|bytes| bytes > OWN_BYTES)
     }
 
-    /// Everything that is kept, and the room behind it.
+    /// Everything that is kept, and the room behind it. Nothing before `own_up`.
     pub(super) fn input(&mut self) -> &mut [u8] {
-        match &mut self.loan {
-            Some(loan) => &mut loan.large.bytes,
-            None => &mut self.pair.rest,
+        match (&mut self.loan, &mut self.own) {
+            (Some(loan), _) => &mut loan.large.bytes,
+            (None, Some(own)) => own,
+            (None, None) => &mut [],
+        }
+    }
+
+    /// What is kept goes into a buffer of its own from here on.
+    pub(super) fn own_up(&mut self, smalls: &mut Smalls) -> &mut [u8] {
+        self.own.get_or_insert_with(|| smalls.rest())
+    }
+
+    /// Gives the small buffers back that hold nothing.
+    pub(super) fn tidy_up(&mut self, smalls: &mut Smalls) {
+        if self.rest == 0 || self.loan.is_some() {
+            self.own.take().into_iter().for_each(|own| smalls.give_rest(own));
+        }
+        if self.out_bytes() == 0 {
+            self.out_start = 0;
+            self.out_end = 0;
+            self.out.take().into_iter().for_each(|out| smalls.give_out(out));
         }
     }
 
     /// Moves what is kept into a large buffer.
     pub(super) fn lend(&mut self, mut large: Large, now: Instant) {
-        large.bytes[..self.rest].copy_from_slice(&self.pair.rest[..self.rest]);
+        let kept = &self.input()[..];
+        let bytes = kept.len().min(large.bytes.len());
+        large.bytes[..bytes].copy_from_slice(&kept[..bytes]);
         self.lend_filled(large, now);
     }
 
@@ -204,12 +228,13 @@ impl Conn {
     }
 
     /// Moves what is kept back, when it fits.
-    pub(super) fn unlend(&mut self) -> Option<Large> {
+    pub(super) fn unlend(&mut self, smalls: &mut Smalls) -> Option<Large> {
         if self.rest > OWN_BYTES {
             return None;
         }
         let loan = self.loan.take()?;
-        self.pair.rest[..self.rest].copy_from_slice(&loan.large.bytes[..self.rest]);
+        let rest = self.rest;
+        self.own_up(smalls)[..rest].copy_from_slice(&loan.large.bytes[..rest]);
         Some(loan.large)
     }
 }

@@ -112,11 +112,13 @@ impl Links {
         reason: &'static str,
         core: &mut impl Core,
     ) {
-        let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) else {
+        let Some(mut conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) else {
             return;
         };
         let id = conn.id;
-        self.pairs.give(conn.pair);
+        conn.rest = 0;
+        conn.out_end = conn.out_start;
+        conn.tidy_up(&mut self.smalls);
         self.loans.forget(slot);
         if let Some(loan) = conn.loan {
             self.loans.give_back(loan.large);

@@ -9,7 +9,7 @@ mod closing;
 mod receiving;
 mod sending;
 
-use super::buffers::{Loans, Pairs, SCRATCH_BYTES, connection_count};
+use super::buffers::{Loans, SCRATCH_BYTES, Smalls, connection_count};
 use super::conn::{Conn, State};
 use super::core::Core;
 use super::socket;
@@ -57,7 +57,7 @@ pub(super) struct Links {
     slots: Box<[Option<Conn>]>,
     readers: Line,
     writers: Line,
-    pairs: Pairs,
+    smalls: Smalls,
     loans: Loans,
     scratch: Box<[u8]>,
     /// Token of slot 0.
@@ -75,7 +75,7 @@ impl Links {
             slots: (0..count).map(|_| None).collect(),
             readers: Line::new(count),
             writers: Line::new(count),
-            pairs: Pairs::new(config),
+            smalls: Smalls::new(config),
             loans,
             scratch: vec![0; scratch_bytes].into_boxed_slice(),
             token,
@@ -123,8 +123,7 @@ impl Links {
         transport
             .register(registry, Token(self.token + at))
             .map_err(|error| socket::reason(&error))?;
-        let pair = self.pairs.take(bridge).ok_or("no_buffers")?;
-        self.slots[at] = Some(Conn::new(id, transport, bridge, pair));
+        self.slots[at] = Some(Conn::new(id, transport, bridge));
         Ok(())
     }
 

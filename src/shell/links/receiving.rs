@@ -57,6 +57,9 @@ impl Links {
                 }
             }
         }
+        if let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) {
+            conn.tidy_up(&mut self.smalls);
+        }
         if let Some(Conn { broken: Some(reason), readable: false, .. }) = self.conn(slot) {
             let reason = *reason;
             self.close_now(now, slot, reason, core);
@@ -98,6 +101,9 @@ impl Links {
                 (read_into(conn, None, room)?, room, false)
             }
             Room::Own(room) => {
+                if conn.loan.is_none() {
+                    conn.own_up(&mut self.smalls);
+                }
                 let room = room.min(most);
                 (read_into(conn, None, room)?, room, false)
             }
@@ -151,18 +157,24 @@ impl Links {
                 large.bytes[..kept].copy_from_slice(&self.scratch[..kept]);
                 conn.lend_filled(large, now);
             } else {
-                conn.pair.rest[..kept].copy_from_slice(&self.scratch[..kept]);
+                if kept > 0 {
+                    let own = conn.own_up(&mut self.smalls);
+                    own[..kept].copy_from_slice(&self.scratch[..kept]);
+                }
             }
         } else if let Some(loan) = &mut conn.loan {
             if kept < bytes {
                 // A packet is through: the next one has its own time.
                 loan.since = now;
             }
-            if let Some(large) = conn.unlend() {
+            if let Some(large) = conn.unlend(&mut self.smalls) {
+                conn.tidy_up(&mut self.smalls);
                 self.loans.give_back(large);
                 self.serve_waiting(now);
+                return;
             }
         }
+        conn.tidy_up(&mut self.smalls);
     }
 
     /// Hands out what was given back.
@@ -210,9 +222,11 @@ impl Links {
 /// connection's own memory.
 fn read_into(conn: &mut Conn, scratch: Option<&mut [u8]>, room: usize) -> io::Result<usize> {
     let rest = conn.rest;
-    let (kept, transport) = match &mut conn.loan {
-        Some(loan) => (&mut loan.large.bytes, &mut conn.transport),
-        None => (&mut conn.pair.rest, &mut conn.transport),
+    let transport = &mut conn.transport;
+    let kept = match (&mut conn.loan, &mut conn.own) {
+        (Some(loan), _) => &mut loan.large.bytes[..],
+        (None, Some(own)) => &mut own[..],
+        (None, None) => &mut [],
     };
     let answer = match scratch {
         Some(scratch) => {

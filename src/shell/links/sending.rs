@@ -1,6 +1,7 @@
 //! Writing: from the core to the sockets.
 
 use super::Links;
+use crate::shell::buffers::Smalls;
 use crate::shell::conn::Conn;
 use crate::shell::core::Core;
 use crate::shell::socket;
@@ -15,11 +16,15 @@ impl Links {
     pub(in crate::shell) fn write_all(&mut self, now: Instant, core: &mut impl Core) {
         for _ in 0..self.writers.slots.len() {
             let Some(slot) = self.writers.next() else { return };
-            let Some(conn) = self.conn(slot) else { continue };
+            let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+                continue;
+            };
             if !conn.may_write() {
                 continue;
             }
-            match write(conn, now, core) {
+            let written = write(conn, now, &mut self.smalls, core);
+            conn.tidy_up(&mut self.smalls);
+            match written {
                 Ok(()) => {
                     let until = conn.write_until;
                     self.due = self.due.min(until);
@@ -33,14 +38,19 @@ impl Links {
 }
 
 /// Takes bytes from the core and writes them, until one of the two has enough.
-fn write(conn: &mut Conn, now: Instant, core: &mut impl Core) -> io::Result<()> {
+fn write(
+    conn: &mut Conn,
+    now: Instant,
+    smalls: &mut Smalls,
+    core: &mut impl Core,
+) -> io::Result<()> {
     let mut budget = WRITE_BYTES_A_TURN;
     while budget > 0 {
-        fill(conn, now, core);
-        if conn.out_bytes() == 0 {
+        fill(conn, now, smalls, core);
+        let Some(out) = conn.out.as_deref().filter(|_| conn.out_bytes() > 0) else {
             return Ok(());
-        }
-        match conn.transport.write(&conn.pair.out[conn.out_start..conn.out_end]) {
+        };
+        match conn.transport.write(&out[conn.out_start..conn.out_end]) {
             Ok(count) => {
                 conn.out_start += count;
                 budget = budget.saturating_sub(count);
@@ -63,14 +73,16 @@ fn write(conn: &mut Conn, now: Instant, core: &mut impl Core) -> io::Result<()> 
 }
 
 /// Asks the core for bytes as long as there is decent room for them.
-fn fill(conn: &mut Conn, now: Instant, core: &mut impl Core) {
+fn fill(conn: &mut Conn, now: Instant, smalls: &mut Smalls, core: &mut impl Core) {
+    let bridge = conn.bridge;
+    let out = conn.out.get_or_insert_with(|| smalls.out(bridge));
     if conn.out_start > 0 {
-        conn.pair.out.copy_within(conn.out_start..conn.out_end, 0);
+        out.copy_within(conn.out_start..conn.out_end, 0);
         conn.out_end -= conn.out_start;
         conn.out_start = 0;
     }
-    while conn.wants && conn.pair.out.len() - conn.out_end >= conn.pair.out.len() / 2 {
-        let room = &mut conn.pair.out[conn.out_end..];
+    while conn.wants && out.len() - conn.out_end >= out.len() / 2 {
+        let room = &mut out[conn.out_end..];
         let bytes = core.transmit(now, conn.id, room);
         assert!(bytes <= room.len(), "the core fills no more than it was given");
         conn.out_end += bytes;
