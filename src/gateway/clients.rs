@@ -289,6 +289,8 @@ impl Gateway {
         keepalive: Duration,
         buffer: &'a mut [u8; 256],
     ) -> Properties<'a> {
+        // No Response Information: nobody here knows by which topics a remote's answers come back,
+        // and it may be left out even when asked for (3.1.2.11.6).
         let mut list: heapless::Vec<Property<'_>, 8> = heapless::Vec::new();
         let mut add = |property| {
             // Eight places for at most seven.

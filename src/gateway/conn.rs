@@ -2,6 +2,7 @@
 //! socket, no buffer of packets: owed acknowledgements are a few bytes each and bounded.
 
 use super::alias::Alias;
+use super::reasons::Reader;
 use crate::limits::CONTROL_BYTES;
 use crate::mqtt::{PacketId, Reason, Version};
 use crate::queue::outbox::DestId;
@@ -187,7 +188,7 @@ pub struct Conn {
     pub packet_bytes_max: usize,
     /// Topic aliases the peer takes.
     pub aliases_max: u16,
-    /// Send PUBLISH properties such as reason strings (MQTT 5 Request Problem Information).
+    /// Reason Strings may be in every packet (MQTT 5 Request Problem Information).
     pub wants_problems: bool,
     /// When a paced stream may send again.
     pub pace_at: Instant,
@@ -277,6 +278,15 @@ impl Conn {
         self.pubrecs.clear();
         self.pubcomps.clear();
         self.awaits_commit = false;
+    }
+
+    /// The peer, as far as it matters for what it is told.
+    pub fn reader(&self) -> Reader {
+        Reader {
+            version: self.version,
+            problems: self.wants_problems,
+            packet_bytes_max: self.packet_bytes_max,
+        }
     }
 
     pub fn id(&self, slot: u16) -> ConnId {

@@ -5,8 +5,9 @@
 use super::Gateway;
 use super::alias::Alias;
 use super::conn::{Conn, Debts, Role, Sending};
+use super::reasons::{Reader, encode};
 use crate::limits::STREAMS_MAX;
-use crate::mqtt::codec::{PublishHead, encode, encode_publish_head};
+use crate::mqtt::codec::{PublishHead, encode_publish_head};
 use crate::mqtt::props::{Properties, Property, Variable};
 use crate::mqtt::{Ack, Packet, PacketId, Qos, Version, Writer};
 use crate::planted::{Bug, planted};
@@ -105,19 +106,19 @@ impl Gateway {
         let commits = self.queue.commits();
         let Self { conns, queue, .. } = self;
         let conn = &mut conns[usize::from(slot)];
-        let version = conn.version;
+        let reader = conn.reader();
         let owed = |conn: &Conn| conn.pubacks.len() + conn.pubrecs.len() + conn.pubcomps.len();
         let before = owed(conn);
         let mut at = 0;
-        at += pay(&mut conn.pubacks, Kind::Puback, version, queue, commits, &mut out[at..]);
-        at += pay(&mut conn.pubrecs, Kind::Pubrec, version, queue, commits, &mut out[at..]);
-        at += pay(&mut conn.pubcomps, Kind::Pubcomp, version, queue, commits, &mut out[at..]);
+        at += pay(&mut conn.pubacks, Kind::Puback, reader, queue, commits, &mut out[at..]);
+        at += pay(&mut conn.pubrecs, Kind::Pubrec, reader, queue, commits, &mut out[at..]);
+        at += pay(&mut conn.pubcomps, Kind::Pubcomp, reader, queue, commits, &mut out[at..]);
         self.counters.out_packets += u64::try_from(before - owed(conn)).unwrap_or(0);
         at
     }
 
     fn transmit_releases(&mut self, slot: u16, dest: DestId, out: &mut [u8]) -> usize {
-        let version = self.conn(slot).version;
+        let reader = self.conn(slot).reader();
         let mut at = 0;
         while out.len() - at >= 4 {
             let Some(packet_id) = self.queue.next_release(dest, self.now) else { break };
@@ -127,7 +128,7 @@ impl Gateway {
                 properties: Properties::EMPTY,
             };
             // Four bytes fit: that was asked above.
-            at += encode(version, &Packet::Pubrel(ack), &mut out[at..]).unwrap_or(0);
+            at += encode(reader, &Packet::Pubrel(ack), &mut out[at..]).unwrap_or(0);
             self.counters.out_packets += 1;
         }
         at
@@ -549,7 +550,7 @@ fn remaining(queue: &Queue, next: Next, now: Instant) -> Option<Option<u32>> {
 fn pay(
     debts: &mut Debts,
     kind: Kind,
-    version: Version,
+    reader: Reader,
     queue: &Queue,
     commits: u64,
     out: &mut [u8],
@@ -571,7 +572,7 @@ fn pay(
             Kind::Pubcomp => Packet::Pubcomp(ack),
         };
         // Eight bytes are room for an acknowledgement without properties.
-        at += encode(version, &packet, &mut out[at..]).unwrap_or(0);
+        at += encode(reader, &packet, &mut out[at..]).unwrap_or(0);
         debts.pop();
     }
     at

@@ -22,6 +22,7 @@ mod open;
 mod oversize;
 mod persist;
 mod plan;
+mod reasons;
 mod receive;
 mod replies;
 mod service;

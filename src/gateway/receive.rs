@@ -47,6 +47,13 @@ fn is_old_refusal(bytes: &[u8]) -> bool {
     matches!(bytes, [0x20, 2, _, 1..=5])
 }
 
+impl Fatal {
+    /// What the reason code does not say.
+    fn why(&self) -> Option<&'static str> {
+        (self.word != self.reason.word()).then_some(self.word)
+    }
+}
+
 impl From<Reason> for Fatal {
     fn from(reason: Reason) -> Self {
         Self { reason, word: reason.word() }
@@ -348,6 +355,8 @@ impl Gateway {
         scratch: &mut [u8],
         topics: &mut [u8],
     ) -> Result<bool, Reason> {
+        // A payload that is not the UTF-8 its Payload Format Indicator says is passed on: to look
+        // for that is allowed to a receiver (3.3.2.3.2), and costs a pass over every payload here.
         let hop =
             [PropertyId::MessageExpiry, PropertyId::TopicAlias, PropertyId::SubscriptionIdentifier];
         let properties = if publish.properties.is_empty() {
@@ -476,13 +485,13 @@ impl Gateway {
         match self.conn(slot).role {
             Role::Link { bridge } => {
                 if self.conn(slot).version == Version::V5 && self.link_is_up(bridge, slot) {
-                    self.say_goodbye(slot, fatal.reason);
+                    self.say_goodbye_because(slot, fatal.reason, fatal.why());
                 }
                 self.link_lost(now, slot, bridge, fatal.word);
             }
             Role::Client { .. } => {
                 if self.conn(slot).version == Version::V5 {
-                    self.say_goodbye(slot, fatal.reason);
+                    self.say_goodbye_because(slot, fatal.reason, fatal.why());
                 }
                 self.client_gone(now, slot, fatal.word, true);
             }

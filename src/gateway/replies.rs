@@ -1,9 +1,10 @@
 //! One-off replies: encoded at once into the connection's small control buffer.
 
 use super::Gateway;
+use super::reasons::{encode, encode_because};
 use super::receive::Step;
 use crate::mqtt::props::{Properties, Property};
-use crate::mqtt::{Ack, Disconnect, Packet, PacketId, Reason, encode};
+use crate::mqtt::{Ack, Disconnect, Packet, PacketId, Reason};
 
 /// Encodes properties into `buffer`.
 pub(super) fn properties<'a>(list: &[Property<'_>], buffer: &'a mut [u8]) -> Properties<'a> {
@@ -15,8 +16,8 @@ impl Gateway {
     /// Owes `packet`. [`Step::Stall`] when there is no room for it now.
     pub(super) fn reply(&mut self, slot: u16, packet: &Packet<'_>) -> Step {
         let conn = self.conn_mut(slot);
-        let version = conn.version;
-        let fits = conn.control(|out| encode(version, packet, out).ok());
+        let reader = conn.reader();
+        let fits = conn.control(|out| encode(reader, packet, out).ok());
         self.counters.out_packets += u64::from(fits);
         self.ready.set(slot);
         if fits { Step::Done } else { Step::Stall }
@@ -36,8 +37,8 @@ impl Gateway {
         }
         let after = self.rows_saved + 1;
         let conn = self.conn_mut(slot);
-        let version = conn.version;
-        let fits = conn.control_after(after, first, |out| encode(version, packet, out).ok());
+        let reader = conn.reader();
+        let fits = conn.control_after(after, first, |out| encode(reader, packet, out).ok());
         self.counters.out_packets += u64::from(fits);
         self.ready.set(slot);
         if fits { Step::Done } else { Step::Stall }
@@ -45,9 +46,18 @@ impl Gateway {
 
     /// DISCONNECT with a reason (MQTT 5); the caller closes.
     pub(super) fn say_goodbye(&mut self, slot: u16, reason: Reason) {
-        let disconnect = Disconnect { reason, properties: Properties::EMPTY };
+        self.say_goodbye_because(slot, reason, None);
+    }
+
+    /// The same with words for a reason that has none of its own.
+    pub(super) fn say_goodbye_because(&mut self, slot: u16, reason: Reason, why: Option<&str>) {
+        let packet = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
+        let conn = self.conn_mut(slot);
+        let reader = conn.reader();
         // Without room the peer learns it from the close alone.
-        let _ = self.reply(slot, &Packet::Disconnect(disconnect));
+        let fits = conn.control(|out| encode_because(reader, &packet, why, out).ok());
+        self.counters.out_packets += u64::from(fits);
+        self.ready.set(slot);
     }
 
     /// PUBREL for an exchange that is over here.

@@ -137,17 +137,18 @@ fn a_client_that_takes_none_is_told_every_topic() {
 #[test]
 fn nothing_is_too_large_for_its_alias() {
     let gateway = Gateway::start("");
-    // 2 bytes of header, 3 of topic, 1 of properties, 10 of payload.
+    // 2 bytes of header, 3 of topic, 1 of properties, the rest is payload.
     let connect = Connect::v5("client")
         .property((TOPIC_ALIAS_MAXIMUM, vec![0, 9]))
-        .property((MAXIMUM_PACKET_SIZE, vec![0, 0, 0, 16]));
+        .property((MAXIMUM_PACKET_SIZE, vec![0, 0, 0, 64]));
     let mut client = connect.open(gateway.port);
     client.subscribe(&[("t", 0)]);
     let mut publisher = Connect::v4("publisher").open(gateway.port);
-    publisher.publish(&Message::new("t", "0123456789"));
-    publisher.publish(&Message::new("t", "0123456"));
-    assert_eq!(said(&mut client), ("t".to_owned(), None, "0123456789".to_owned()));
-    assert_eq!(said(&mut client), full("t", 1, "0123456"));
+    let (largest, smaller) = ("x".repeat(58), "x".repeat(55));
+    publisher.publish(&Message::new("t", &largest));
+    publisher.publish(&Message::new("t", &smaller));
+    assert_eq!(said(&mut client), ("t".to_owned(), None, largest));
+    assert_eq!(said(&mut client), full("t", 1, &smaller));
 }
 
 #[test]

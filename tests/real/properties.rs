@@ -6,8 +6,10 @@ use crate::common::mosquitto::{Mosquitto, MosquittoSub, mosquitto_pub};
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::wire::{
     CONTENT_TYPE, CORRELATION_DATA, Connect, MESSAGE_EXPIRY, Message, PAYLOAD_FORMAT, Property,
-    RESPONSE_TOPIC, find, four_bytes, prefixed, user_property,
+    REQUEST_PROBLEM_INFORMATION, REQUEST_RESPONSE_INFORMATION, RESPONSE_INFORMATION,
+    RESPONSE_TOPIC, find, four_bytes, prefixed, subscribe, user_property,
 };
+use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
@@ -140,6 +142,43 @@ fn the_time_a_message_waited_is_taken_off_its_expiry() {
         assert_eq!(find(&messages[1].properties, MESSAGE_EXPIRY), None, "{place}");
     }
     assert_eq!(gateway.wait_with("drop", &[("reason", "expired")]).number("count"), 1);
+}
+
+/// What a client of MQTT 5 with these properties hears of a subscription too many, as text.
+fn refusal(gateway: &Gateway, properties: &[Property]) -> String {
+    let mut connect = Connect::v5("client");
+    connect.properties.extend_from_slice(properties);
+    let mut client = connect.open(gateway.port);
+    assert_eq!(client.subscribe(&[("one", 0)]), [0]);
+    client.send(&subscribe(5, 7, &[("two", 0)], &[]));
+    // One byte at a time, up to the code that ends it.
+    let mut said = Vec::new();
+    while said.last() != Some(&0x97) {
+        let mut byte = [0];
+        client.wire.stream.read_exact(&mut byte).expect("a SUBACK");
+        said.push(byte[0]);
+    }
+    client.disconnect();
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[test]
+fn a_refusal_says_why_to_whoever_wants_to_know() {
+    let gateway = Gateway::start("limit.subscriptions = 1");
+    let why = "as many subscriptions";
+    let no_problems = (REQUEST_PROBLEM_INFORMATION, vec![0]);
+    let problems = (REQUEST_PROBLEM_INFORMATION, vec![1]);
+    assert!(refusal(&gateway, &[]).contains(why));
+    assert!(refusal(&gateway, &[problems]).contains(why));
+    assert!(!refusal(&gateway, &[no_problems]).contains(why));
+}
+
+#[test]
+fn no_response_information_is_made_up() {
+    let gateway = Gateway::start("");
+    let asks = Connect::v5("client").property((REQUEST_RESPONSE_INFORMATION, vec![1]));
+    let properties = asks.open(gateway.port).connack.properties;
+    assert_eq!(find(&properties, RESPONSE_INFORMATION), None);
 }
 
 #[test]
