@@ -4,8 +4,8 @@
 use crate::common::gateway::{Gateway, bridge};
 use crate::common::stub::{Seen, Session, Stub};
 use crate::common::wire::{
-    self, Ack, CONTENT_TYPE, Connect, MAXIMUM_QOS, Message, PAYLOAD_FORMAT, PUBACK, PUBCOMP,
-    PUBREC, PUBREL, Packet, Property, RESPONSE_TOPIC, SERVER_KEEPALIVE, SESSION_EXPIRY,
+    self, Ack, CONTENT_TYPE, Connect, MAXIMUM_QOS, MESSAGE_EXPIRY, Message, PAYLOAD_FORMAT, PUBACK,
+    PUBCOMP, PUBREC, PUBREL, Packet, Property, RESPONSE_TOPIC, SERVER_KEEPALIVE, SESSION_EXPIRY,
     SUBSCRIPTION_ID, TOPIC_ALIAS, USER_PROPERTY, packet, prefixed, properties,
 };
 use std::io;
@@ -379,4 +379,63 @@ fn a_remote_without_qos_1_is_asked_for_it_and_sent_qos_0() {
     assert!(remote.wait_published(3).iter().all(|message| message.qos == 0 && message.id == 0));
     let asked = |seen: &Seen| matches!(seen, Seen::Subscribe(filters) if filters[0].1 & 3 == 2);
     assert!(remote.seen().iter().any(asked));
+}
+
+#[test]
+fn an_exchange_with_a_remote_is_not_ended_by_an_expiry() {
+    let remote = Stub::start(|session, number| {
+        session.greet_with(0, &[], |connect| !connect.clean)?;
+        let brief = (MESSAGE_EXPIRY, 1_u32.to_be_bytes().to_vec());
+        if number == 0 {
+            let message = Message { id: 9, ..Message::new("down/t", "brief").qos(2) };
+            session.send(&message.property(brief).bytes(5))?;
+        }
+        loop {
+            match session.read()? {
+                // The answer to its own message keeps the first connection waiting.
+                Packet::Publish(_) if number == 0 => {}
+                Packet::Ack(Ack { kind: PUBCOMP, id, code: 0 }) => session.note(PUBCOMP, id),
+                packet => session.answer(&packet)?,
+            }
+            if number == 1 {
+                session.send(&wire::ack(PUBREL, 9))?;
+            }
+        }
+    });
+    // Longer than the messages live.
+    let config = configured(remote.port, 5) + "bridge.up.ack_timeout = 2s\n";
+    let gateway = Gateway::start(&config);
+    gateway.wait("bridge_up");
+    let mut client = Connect::v5("client").open(gateway.port);
+    let brief = (MESSAGE_EXPIRY, 1_u32.to_be_bytes().to_vec());
+    client.publish(&Message::new("up/t", "brief").qos(2).property(brief));
+    let published = remote.wait_published(2);
+    assert_eq!((published[0].dup, published[1].dup), (false, true));
+    assert_eq!(published[0].id, published[1].id);
+    remote.wait("the end of both exchanges", |seen| {
+        let released = |seen: &Seen| matches!(seen, Seen::Release(id) if *id == published[0].id);
+        seen.iter().any(|seen| matches!(seen, Seen::Acked(PUBCOMP, 9))) && seen.iter().any(released)
+    });
+}
+
+#[test]
+fn a_subscription_identifier_of_one_remote_goes_no_further() {
+    let from = Stub::start(|session, _| {
+        welcome(session, &[])?;
+        let message = Message { id: 1, ..Message::new("down/t", "x").qos(1) };
+        let named = (SUBSCRIPTION_ID, vec![5]);
+        session.send(&message.property(named).property(wire::user_property("a", "1")).bytes(5))?;
+        session.serve()
+    });
+    let to = Stub::start(|session, _| {
+        session.greet(false, 0, &[])?;
+        session.serve()
+    });
+    let second = bridge("on", to.port, &["forward.1.local_topic = down/#"]);
+    let _gateway = Gateway::start(&(configured(from.port, 5) + &second));
+    let message = to.wait_published(1).remove(0);
+    assert_eq!(
+        (message.text(), message.properties),
+        ("x".to_owned(), vec![wire::user_property("a", "1")])
+    );
 }
