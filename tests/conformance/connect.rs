@@ -3,9 +3,9 @@
 use crate::common::client::{Wire, dial};
 use crate::common::gateway::Gateway;
 use crate::common::wire::{
-    self, Connect, MAXIMUM_PACKET_SIZE, Message, PAYLOAD_FORMAT, Packet, Property, RECEIVE_MAXIMUM,
-    RESPONSE_TOPIC, SERVER_KEEPALIVE, SESSION_EXPIRY, WILL_DELAY, find, packet, prefixed,
-    properties, subscribe,
+    self, ASSIGNED_CLIENT_ID, Connect, MAXIMUM_PACKET_SIZE, Message, PAYLOAD_FORMAT, Packet,
+    Property, RECEIVE_MAXIMUM, RESPONSE_TOPIC, SERVER_KEEPALIVE, SESSION_EXPIRY, WILL_DELAY, find,
+    packet, prefixed, properties, subscribe,
 };
 use std::io::{Read, Write};
 
@@ -246,7 +246,7 @@ fn a_server_without_a_word_about_keepalive_takes_the_clients() {
 
 #[test]
 fn a_client_that_takes_less_than_the_connack_is_refused_within_its_size() {
-    let gateway = Gateway::start("");
+    let gateway = Gateway::start("session.expiry = 1h\nlimit.keepalive_max = 30s");
     for bytes in [5_u8, 12] {
         let connect = Connect::v5("").property((MAXIMUM_PACKET_SIZE, vec![0, 0, 0, bytes]));
         match &hears(&gateway, 5, &connect.bytes())[..] {
@@ -259,4 +259,14 @@ fn a_client_that_takes_less_than_the_connack_is_refused_within_its_size() {
     // Not even a CONNACK that refuses.
     let connect = Connect::v5("").property((MAXIMUM_PACKET_SIZE, vec![0, 0, 0, 4]));
     assert!(hears(&gateway, 5, &connect.bytes()).is_empty());
+    // One that takes just enough is told everything.
+    let all = Connect::v5("")
+        .keepalive(600)
+        .property((MAXIMUM_PACKET_SIZE, vec![0, 0, 0, 64]))
+        .property((SESSION_EXPIRY, vec![0xFF; 4]))
+        .property((REQUEST_RESPONSE, vec![1]));
+    let client = all.open(gateway.port);
+    for id in [SERVER_KEEPALIVE, SESSION_EXPIRY, ASSIGNED_CLIENT_ID, RECEIVE_MAXIMUM] {
+        assert!(find(&client.connack.properties, id).is_some(), "{id:x}");
+    }
 }

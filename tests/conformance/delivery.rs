@@ -265,3 +265,32 @@ fn nothing_is_sent_twice_on_one_connection() {
     assert_eq!(client.next().text(), "last");
     client.send(&wire::ack(PUBACK, first[0].id));
 }
+
+#[test]
+fn what_a_member_of_a_group_refuses_goes_to_nobody_else() {
+    let gateway = Gateway::start("");
+    let mut publisher = Connect::v5("publisher").open(gateway.port);
+    let mut members = ["one", "two"].map(|id| Connect::v5(id).open(gateway.port));
+    for client in &mut members {
+        client.subscribe(&[("$share/g/t", 2), ("last", 1)]);
+        client.acknowledges = false;
+    }
+    for qos in [1, 2] {
+        let kind = if qos == 1 { PUBACK } else { PUBREC };
+        for n in 0..2 {
+            publisher.publish(&Message::new("t", n.to_string()).qos(qos));
+        }
+        // Each has one of the two, and refuses it.
+        for client in &mut members {
+            let id = client.next().id;
+            client.send(&wire::ack_with(kind, id, Some(0x83)));
+            client.ping();
+        }
+        publisher.publish(&Message::new("last", "last").qos(1));
+        for client in &mut members {
+            let message = client.next();
+            assert_eq!(message.text(), "last", "QoS {qos}");
+            client.send(&wire::ack(PUBACK, message.id));
+        }
+    }
+}

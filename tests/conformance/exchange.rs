@@ -126,3 +126,24 @@ fn an_identifier_whose_message_was_refused_is_free() {
     client.send(&wire::ack(PUBREL, 77));
     assert_eq!(client.wait_ack(PUBCOMP, 77).code, 0);
 }
+
+#[test]
+fn a_message_that_is_not_allowed_is_acknowledged_and_goes_nowhere() {
+    let mut gateway = Gateway::prepare("");
+    let rules = gateway.directory.write("acl", "topic read #\ntopic write may/#\n");
+    gateway.configure(&format!("auth.acl_file = {}", rules.display()));
+    gateway.run();
+    let mut watcher = Connect::v5("watcher").open(gateway.port);
+    watcher.subscribe(&[("#", 2)]);
+    for level in [3, 4, 5] {
+        let mut client = Connect::new(level, "client").open(gateway.port);
+        for qos in [0, 1, 2] {
+            let code = client.publish(&Message::new("no", "unwanted").qos(qos).retained());
+            // Only MQTT 5 has a word for it.
+            let expected = if level == 5 && qos > 0 { 0x87 } else { 0 };
+            assert_eq!(code, expected, "version {level} QoS {qos}");
+            client.publish(&Message::new("may/x", "last").qos(qos));
+            assert_eq!(watcher.until("last"), []);
+        }
+    }
+}
