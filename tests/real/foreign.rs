@@ -1,6 +1,6 @@
-//! Clients of other people, each in both versions: Eclipse Paho in Python, MQTT.js in Node, Debian's
-//! mosquitto_pub and mosquitto_sub. What they do and expect is in `tests/foreign`; `scripts/foreign`
-//! installs the libraries.
+//! Clients of other people, each in both versions: Eclipse Paho in Python, MQTT.js in Node,
+//! Debian's mosquitto_pub and mosquitto_sub. What they do and expect is in `tests/foreign`;
+//! `scripts/foreign` installs the libraries.
 
 use crate::common::PATIENCE;
 use crate::common::gateway::Gateway;
