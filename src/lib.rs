@@ -24,7 +24,7 @@
 //! | 1 | [`mqtt`] | frames, packets, properties, topics and their mapping, 3.1 to 5 | state |
 //! | 2 | [`config`] | the table of keys; text → `Raw` → [`config::Config`] | reading files |
 //! | 2 | [`queue`] | records in RAM, a queue a destination, the log on disk behind them | SQL |
-//! | 3 | [`broker`] | sessions, subscriptions, retained messages | bridges |
+//! | 3 | [`broker`] | sessions, subscriptions, retained messages, who may do what | bridges |
 //! | 3 | [`bridge`] | which server is next, the state of a link, rules, paces | sessions |
 //! | 4 | [`gateway`] | all of that behind a few verbs: the core | input and output |
 //! | 5 | [`shell`] | sockets, names, signals, SQLite, the clock, the log | MQTT, policy |

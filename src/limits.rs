@@ -110,8 +110,9 @@ pub const USERS_MAX: usize = 10_000;
 /// Lines of the file of access rules that are no comments.
 pub const RULES_OF_ACCESS_MAX: usize = 10_000;
 
-/// Iterations a line of the password file may ask for; more is an error at start.
-pub const HASH_ITERATIONS_MAX: u32 = 100_000;
+/// Iterations a line of the password file may ask for; more is an error at start. One login a
+/// second is then possible.
+pub const HASH_ITERATIONS_MAX: u32 = HASH_ITERATIONS_A_SECOND;
 
 /// Iterations of password hashing in one turn of the loop: the longest that others wait for it.
 pub const HASH_ITERATIONS_A_TURN: u32 = 500;

@@ -97,6 +97,14 @@ bridge.up.forward.a.local_topic = t/#
 bridge.up.forward.a.remote_topic = site/#
 ";
 
+/// The publisher may publish. A subscriber may not be sent that, which takes all rules to find out.
+const RULES: &str = "\
+topic deny t/b
+topic write t/+
+pattern deny t/%c/a
+pattern read t/%c/#
+";
+
 struct World {
     gateway: Gateway,
     store: Counter,
@@ -107,8 +115,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let (config, _) =
-            config::load("test", CONFIG, &mut |_| Err(String::new()), "node").unwrap();
+        Self::with("")
+    }
+
+    fn with(more: &str) -> Self {
+        let text = format!("{CONFIG}{more}");
+        let mut rules = |_: &str| Ok(RULES.into());
+        let (config, _) = config::load("test", &text, &mut rules, "node").unwrap();
         let mut now = Instant::START;
         let mut store = Counter::default();
         let mut gateway = Gateway::new(config, 7, store.slot_count_max(), now);
@@ -203,6 +216,26 @@ fn a_steady_flow_allocates_nothing_and_writes_nothing() {
     }
     assert_eq!(ALLOCATIONS.get() - allocations, 0, "allocations");
     assert_eq!(world.store.writes - writes, 0, "store writes");
+}
+
+#[test]
+fn asking_the_access_rules_allocates_nothing() {
+    let mut world = World::with("auth.acl_file = /rules\n");
+    let subscriber = world.gateway.accept(world.now, 0, "127.0.0.1:9".parse().unwrap()).unwrap();
+    let greeting = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'd'];
+    world.receive(subscriber, &greeting);
+    world.receive(subscriber, &[0x82, 8, 0, 1, 0, 3, b't', b'/', b'#', 1]);
+    assert_eq!(world.sent(subscriber), [0x20, 2, 0, 0, 0x90, 3, 0, 1, 1]);
+    for qos in [0, 1, 0, 1] {
+        world.message(qos);
+    }
+    let allocations = ALLOCATIONS.get();
+    for _ in 0..1000 {
+        world.message(0);
+        world.message(1);
+    }
+    assert_eq!(ALLOCATIONS.get() - allocations, 0, "allocations");
+    assert_eq!(world.sent(subscriber), []);
 }
 
 #[test]

@@ -206,7 +206,7 @@ RWhymFRxVoOg==
             (":$7$101$mcE5JJ8SIOm2lzIk$x", "empty"),
             (&alice.replace("$101$", "$0$"), "iterations"),
             (&alice.replace("$101$", "$+1$"), "iterations"),
-            (&alice.replace("$101$", "$100001$"), "iterations"),
+            (&alice.replace("$101$", "$20001$"), "iterations"),
             (&alice.replace("$101$", "$99999999999$"), "iterations"),
             (&alice.replace("mcE5", "mc-5"), "salt"),
             (&alice.replace("mcE5JJ8SIOm2lzIk", ""), "salt"),

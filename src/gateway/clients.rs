@@ -473,7 +473,9 @@ impl Gateway {
             if at > now {
                 next = next.min(at);
             } else if matches!(self.conn(slot).role, Role::Greeting) {
-                self.fail(now, slot, Fatal { reason: Reason::UNSPECIFIED, word: "no_connect" });
+                // Only a CONNECT whose password was not looked at in time stalls here.
+                let word = if self.conn(slot).stalled { "login_busy" } else { "no_connect" };
+                self.fail(now, slot, Fatal { reason: Reason::UNSPECIFIED, word });
             } else {
                 let late = Fatal { reason: Reason::KEEPALIVE_TIMEOUT, word: "keepalive_timeout" };
                 self.fail(now, slot, late);

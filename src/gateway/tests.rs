@@ -4,7 +4,9 @@ mod sys;
 
 use super::verbs::Event;
 use super::*;
+use crate::broker::secret::user;
 use crate::config;
+use crate::limits::HASH_ITERATIONS_A_TURN;
 use crate::queue::recv::Stage;
 use crate::queue::store::{SpillStore, Table};
 use crate::queue::tests::Disk;
@@ -14,6 +16,9 @@ store.path = /nowhere/spill.db
 bridge.up.server = mqtt://127.0.0.1:1
 bridge.up.forward.a.local_topic = t/#
 ";
+
+/// Of the only user: more than one turn does.
+const ITERATIONS: u32 = 10 * HASH_ITERATIONS_A_TURN;
 
 /// 3.1.1, keeps its session, client id `c` or `d`.
 const CONNECT: [u8; 15] = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 0, 0, 0, 0, 1, b'c'];
@@ -31,7 +36,8 @@ impl World {
 
     fn with(more: &str, slots: u32) -> Self {
         let text = format!("{CONFIG}{more}");
-        let (config, _) = config::load("test", &text, &mut |_| Err(String::new()), "node").unwrap();
+        let mut users = |_: &str| Ok(user("u", b"p", b"salt", ITERATIONS).line().into_bytes());
+        let (config, _) = config::load("test", &text, &mut users, "node").unwrap();
         let now = Instant::START;
         let mut disk = Disk::default();
         let mut gateway = Gateway::new(config, 7, slots, now);
@@ -273,4 +279,39 @@ fn single_bytes_of_a_packet_keep_no_client_alive_and_packets_do() {
         }
         assert_eq!(world.gateway.clients == 1, survives);
     }
+}
+
+#[test]
+fn a_connect_waits_in_its_buffer_until_its_password_was_looked_at() {
+    let mut world = World::with("auth.password_file = /users\n", 64);
+    let client = world.gateway.accept(world.now, 0, "127.0.0.1:9".parse().unwrap()).unwrap();
+    // With a clean session and a PINGREQ right behind it.
+    let mut bytes = b"\x10\x13\0\x04MQTT\x04\xC2\0\0\0\x01c\0\x01u\0\x01p\xC0\0".to_vec();
+    let taken = world.gateway.receive(world.now, client, &mut bytes);
+    assert_eq!((taken.kept, taken.open), (bytes.len(), false));
+    let mut turns = 0;
+    while world.gateway.poll_resume().is_none() {
+        assert_eq!(world.sent(client), []);
+        assert!(world.gateway.poll_at() <= world.now, "the hash goes on at once");
+        world.gateway.expire(world.now);
+        turns += 1;
+    }
+    assert_eq!(turns, 9);
+    let taken = world.gateway.receive(world.now, client, &mut bytes);
+    assert_eq!((taken.kept, taken.open), (0, true));
+    assert_eq!(world.sent(client), [0x20, 2, 0, 0, 0xD0, 0]);
+    assert!(world.gateway.poll_at() > world.now, "nothing is left to do");
+}
+
+#[test]
+fn whoever_waits_too_long_for_its_password_is_told_to_the_log_as_that() {
+    let mut world = World::with("auth.password_file = /users\n", 64);
+    let client = world.gateway.accept(world.now, 0, "127.0.0.1:9".parse().unwrap()).unwrap();
+    let mut bytes = b"\x10\x13\0\x04MQTT\x04\xC2\0\0\0\x01c\0\x01u\0\x01p".to_vec();
+    world.gateway.receive(world.now, client, &mut bytes);
+    world.now = world.now.plus(crate::limits::CONNECT_WITHIN);
+    world.gateway.expire(world.now);
+    let notes = core::iter::from_fn(|| world.gateway.poll_note());
+    let lines: Vec<String> = notes.map(|note| note.to_string()).collect();
+    assert!(lines.iter().any(|line| line.ends_with("reason=login_busy")), "{lines:?}");
 }
