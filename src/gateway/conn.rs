@@ -309,7 +309,10 @@ impl Conn {
         let taken = write(&mut self.control[start..])
             .map(|bytes| if bytes > self.packet_bytes_max { 0 } else { bytes });
         self.control.truncate(start + taken.unwrap_or(0));
-        if let (Some(gate), Some(taken)) = (&mut self.gate, taken) {
+        // It passes what waits for a commit, unless that is to be heard first.
+        if let (Some(gate), Some(taken)) = (&mut self.gate, taken)
+            && !gate.all
+        {
             self.control[gate.at..].rotate_right(taken);
             gate.at += taken;
         }
@@ -425,6 +428,23 @@ mod tests {
         assert_eq!(conn.control_left(), 0);
         say(&mut conn, b"f", None);
         assert_eq!(take(&mut conn, 2, &mut out), "f");
+    }
+
+    #[test]
+    fn nothing_passes_the_reply_that_is_to_be_heard_first() {
+        let mut conn = Conn::new(1, 0);
+        let mut out = [0; 8];
+        let first = |out: &mut [u8]| {
+            out[..2].copy_from_slice(b"AA");
+            Some(2)
+        };
+        assert!(conn.control_after(1, true, first));
+        say(&mut conn, b"b", None);
+        say(&mut conn, b"CC", Some(2));
+        assert!(conn.is_mute(1) && !conn.has_control(1));
+        assert_eq!(conn.take_control(1, &mut out), 0);
+        assert_eq!(conn.take_control(2, &mut out), 5);
+        assert_eq!(&out[..5], b"AAbCC");
     }
 
     #[test]

@@ -161,19 +161,31 @@ fn a_connack_comes_first_and_once_whatever_waits_and_whatever_is_said_at_once() 
         client.disconnect();
         let mut publisher = Connect::v4("publisher").open(gateway.port);
         publisher.publish(&Message::new("t", "waits").qos(1));
-        let mut wire = Wire::new(dial(gateway.port).expect("a connection"), level);
-        let more = subscribe(level, 1, &[("u", 0)], &[]);
-        let message = Message::new("u", "at once").bytes(level);
-        let all = [kept.bytes(), more, message, wire::PINGREQ.to_vec()].concat();
-        wire.send(&all).expect("sent");
-        let mut said = Vec::new();
-        // Everything it has to say: four answers and two messages, of which one is at QoS 1.
-        while said.len() < 5 {
-            said.push(wire.read(crate::common::PATIENCE).expect("an answer"));
+        let clean = Connect::new(level, "clean");
+        // What is said of a session that is new has to be stored first.
+        let fresh = Connect::new(level, &format!("fresh-{level}")).persistent();
+        for (connect, messages) in [(kept, 2), (fresh.clone(), 1), (clean, 1)] {
+            let mut wire = Wire::new(dial(gateway.port).expect("a connection"), level);
+            let more = subscribe(level, 1, &[("u", 0)], &[]);
+            let message = Message::new("u", "at once").bytes(level);
+            let all = [&connect.bytes()[..], &wire::PINGREQ, &more, &message, &wire::PINGREQ];
+            wire.send(&all.concat()).expect("sent");
+            let mut said = Vec::new();
+            while said.len() < 4 + messages {
+                said.push(wire.read(crate::common::PATIENCE).expect("an answer"));
+            }
+            assert!(matches!(said[0], Packet::Connack(_)), "{}: {said:?}", connect.id);
+            let count = said.iter().filter(|packet| matches!(packet, Packet::Connack(_))).count();
+            assert_eq!(count, 1, "{}: {said:?}", connect.id);
         }
-        assert!(matches!(said[0], Packet::Connack(_)), "{said:?}");
-        let connacks = said.iter().filter(|packet| matches!(packet, Packet::Connack(_))).count();
-        assert_eq!(connacks, 1, "{said:?}");
+        // So it is when an error ends it at once.
+        Connect::new(level, &fresh.id).open(gateway.port).disconnect();
+        let said = hears(&gateway, level, &[fresh.bytes(), packet(0xC1, b"")].concat());
+        match &said[..] {
+            [Packet::Connack(_)] if level == 4 => {}
+            [Packet::Connack(_), Packet::Disconnect { code: MALFORMED }] => {}
+            said => panic!("version {level}: {said:?}"),
+        }
     }
 }
 
