@@ -5,7 +5,7 @@ mod sys;
 use super::verbs::Event;
 use super::*;
 use crate::broker::secret::user;
-use crate::config;
+use crate::config::{self, Acl, Auth};
 use crate::limits::HASH_ITERATIONS_A_TURN;
 use crate::queue::recv::Stage;
 use crate::queue::store::{SpillStore, Table};
@@ -314,4 +314,27 @@ fn whoever_waits_too_long_for_its_password_is_told_to_the_log_as_that() {
     let notes = core::iter::from_fn(|| world.gateway.poll_note());
     let lines: Vec<String> = notes.map(|note| note.to_string()).collect();
     assert!(lines.iter().any(|line| line.ends_with("reason=login_busy")), "{lines:?}");
+}
+
+#[test]
+fn new_rules_judge_what_waits_and_what_comes() {
+    let mut world = World::new();
+    let subscriber = world.client(b'c');
+    world.receive(subscriber, &[0x82, 6, 0, 1, 0, 1, b'z', 1]);
+    assert_eq!(world.turn(subscriber), [0x90, 3, 0, 1, 1]);
+    let publisher = world.client(b'd');
+    world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 5, b'x']);
+    let rules = |text| Auth { users: None, acl: Some(Acl::parse(text).unwrap().into()) };
+    world.gateway.set_auth(rules("topic write z"));
+    assert_eq!(world.sent(subscriber), []);
+    assert_eq!(world.gateway.queue.counters.drops, 1);
+    world.turn(publisher);
+    world.gateway.set_auth(rules("topic read z"));
+    world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 6, b'x']);
+    assert_eq!(world.sent(publisher), [0x40, 2, 0, 6], "3.1.1 has no word for it");
+    assert_eq!(world.turn(subscriber), []);
+    assert_eq!(world.gateway.queue.counters.drops, 2);
+    world.gateway.set_auth(Auth::default());
+    world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 7, b'x']);
+    assert_eq!(world.sent(subscriber)[..5], [0x32, 6, 0, 1, b'z']);
 }

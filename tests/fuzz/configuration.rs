@@ -9,11 +9,14 @@ use spillway::vocab::Instant;
 const PLAN_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 pub fn check_configuration(text: &str) {
-    // A file the configuration names holds the first line of the configuration.
-    let inside = text.lines().next().unwrap_or_default().as_bytes().to_vec();
+    // A file the configuration names holds the first line of the configuration, or what the
+    // comments in it hold: users or rules.
+    let first = text.lines().next().unwrap_or_default().as_bytes().to_vec();
+    let comments: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix('#')).collect();
     let mut read_file = |path: &str| match path.len() % 3 {
         0 => Err("not there".to_owned()),
-        _ => Ok(inside.clone()),
+        1 => Ok(first.clone()),
+        _ => Ok(comments.join("\n").into_bytes()),
     };
     let line_count = u32::try_from(text.lines().count() + 1).expect("short texts");
     match load("fuzz.conf", text, &mut read_file, "node") {
