@@ -74,6 +74,8 @@ fn every_corner(port: u16, level: u8) {
     }
     client.publish(&Message::new("t/retained", "on").qos(1).retained());
     client.next();
+    client.publish(&Message::new("t/retained", "").qos(1).retained());
+    client.next();
     client.publish(&Message::new("nobody/listens", "").qos(1));
     client.unsubscribe("t/#");
     client.unsubscribe("never/was");
@@ -97,11 +99,16 @@ fn wireshark_finds_every_packet_of_ours_well_formed() {
     let remote = Mosquitto::start();
     let rules = |version: u8| {
         let version = format!("proto_ver = {version}");
-        ["forward.1.local_topic = t/#", "subscribe.1.remote_topic = down/#", "keepalive = 2s"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain([version])
-            .collect::<Vec<_>>()
+        [
+            "forward.1.local_topic = t/#",
+            "subscribe.1.remote_topic = down/#",
+            "subscribe.1.qos = 2",
+            "keepalive = 2s",
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([version])
+        .collect::<Vec<_>>()
     };
     let bridges: String = [4, 5]
         .map(|version| {
@@ -119,9 +126,14 @@ fn wireshark_finds_every_packet_of_ours_well_formed() {
     for (level, version) in [(4, "mqttv311"), (5, "mqttv5")] {
         every_corner(port, level);
         let sub = MosquittoSub::start(port, "%p", &["-V", version, "-t", "down/#", "-q", "2"]);
-        mosquitto_pub(remote.port, &["-V", version, "-t", "down/a", "-q", "2", "-m", "x"]);
-        sub.take(1);
+        for qos in ["1", "2"] {
+            let to = ["-V", version, "-t", "down/a", "-q", qos, "-m", "x"];
+            mosquitto_pub(remote.port, &to);
+        }
+        sub.take(2);
     }
+    let ping = format!("mqtt.msgtype == 12 && tcp.dstport == {}", remote.port);
+    wait_until("a link is probed", || !capture.read(&ping, &["frame.number"]).is_empty());
     // Something is malformed: the decoder would say so of ours too.
     let mut wire = Wire::new(dial(port).expect("a connection"), 4);
     wire.send(b"\x10\x06\0\x40MQTT").expect("sent");
