@@ -105,10 +105,13 @@ fn check(config: &Config, warnings: &[Warning]) -> u8 {
         None => 0,
     };
     let parts = memory_parts(config, slots);
+    if let Some(shortage) = shell::claim_descriptors(config) {
+        println!("warning: {shortage}");
+    }
     cli::check(config, warnings, &cli::Plan { parts: &parts }, &mut io::stdout())
 }
 
-/// Everything that is allocated at start, by part, in bytes.
+/// Everything that may be in RAM, by part, in bytes.
 fn memory_parts(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
     let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let mut parts = Gateway::plan(config, slot_count);
@@ -117,6 +120,7 @@ fn memory_parts(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
     if config.store.path.is_some() {
         parts.push(("sqlite", HEAP_BYTES));
     }
+    parts.push(("program and libraries", shell::program_bytes()));
     parts
 }
 

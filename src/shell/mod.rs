@@ -22,6 +22,7 @@ mod resolver;
 mod signals;
 mod socket;
 pub mod sqlite;
+mod system;
 mod throttle;
 mod transport;
 
@@ -32,6 +33,7 @@ pub use self::buffers::memory_bytes;
 pub use self::core::Core;
 pub use self::listeners::BindError;
 pub use self::resolver::Paths;
+pub use self::system::{claim_descriptors, program_bytes};
 
 use crate::config::{Config, Server};
 use crate::gateway::verbs::{Action, Event};
@@ -42,7 +44,6 @@ use crate::vocab::{BridgeId, ConnId, Instant};
 use ::core::fmt;
 use ::core::time::Duration;
 use away::Away;
-use buffers::connection_count;
 use clock::{Clock, WallWatch};
 use figures::Figures;
 use links::Links;
@@ -64,9 +65,6 @@ const ACTIONS_A_ROUND: usize = 64;
 
 /// Notes written a turn; the core keeps fewer.
 const NOTES_A_TURN: usize = 1024;
-
-/// Descriptors for everything that is no connection: listeners, the store, name look-ups, probes.
-const DESCRIPTORS_BESIDE: usize = 128;
 
 /// Quiet that makes the store's house-keeping worth its time.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
@@ -166,7 +164,10 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             .and_then(|signals| signals.register(registry, Token(SIGNALS)).map(|()| signals))
             .map_err(|error| StartError::Io("signals", error))?;
         let bridges = config.bridges.len();
-        socket::raise_descriptor_limit(connection_count(config) + DESCRIPTORS_BESIDE);
+        if let Some(shortage) = system::claim_descriptors(config) {
+            log::warn!(target: "spillway::main", "event=config_warning text={}",
+                crate::note::Value(&shortage.to_string()));
+        }
         let listeners = SIGNALS + 1;
         let resolver = listeners + config.listeners.len() * ADDRS_A_LISTENER;
         let probes = resolver + Resolver::tokens(2 * bridges);

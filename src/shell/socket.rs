@@ -118,22 +118,6 @@ pub(super) fn interface_index(name: &str) -> Option<u32> {
     (index != 0).then_some(index)
 }
 
-/// Raises the number of descriptors this process may have, as far as the system lets it, so that
-/// `count` fit. What is missing then shows up as refused clients.
-pub(super) fn raise_descriptor_limit(count: usize) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a live, writable rlimit for the length of the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return;
-    }
-    let Ok(wanted) = libc::rlim_t::try_from(count) else { return };
-    if limit.rlim_cur < wanted {
-        limit.rlim_cur = wanted.min(limit.rlim_max);
-        // SAFETY: the call reads the live rlimit.
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    }
-}
-
 /// The word for an error in events and log lines.
 pub(super) fn reason(error: &io::Error) -> &'static str {
     let Some(code) = error.raw_os_error() else {

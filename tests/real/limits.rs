@@ -1,7 +1,8 @@
 //! What is too much is refused by name; what fits goes on.
 
 use crate::common::client::{Wire, dial};
-use crate::common::gateway::Gateway;
+use crate::common::gateway::{Gateway, binary};
+use crate::common::process::Process;
 use crate::common::wire::{
     self, Connect, MAXIMUM_PACKET_SIZE, Message, Packet, RECEIVE_MAXIMUM, find, four_bytes,
 };
@@ -278,4 +279,24 @@ fn a_thousand_connections_at_once_are_all_answered_and_a_client_does_not_notice(
     assert_eq!(let_in, 599);
     quiet.ping();
     assert!(gateway.is_running());
+}
+
+#[test]
+fn too_few_file_descriptors_are_said_before_a_client_is_refused() {
+    let gateway = Gateway::prepare("limit.clients = 400");
+    let limited = |options: &str| {
+        let mut command = std::process::Command::new("sh");
+        let script = format!("ulimit -n 200; exec \"$0\" {options} -c \"$1\"");
+        command.arg("-c").arg(script).arg(binary()).arg(gateway.configuration_file());
+        command
+    };
+    let told = "file descriptors are needed and 200 allowed";
+    let checked = limited("--check").output().expect("sh runs it");
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success() && text.contains(told), "{text}");
+    let running = Process::start(limited(""));
+    let said = running.log.wait(0, crate::common::PATIENCE, |line| {
+        (line.contains("config_warning") && line.contains(told)).then_some(())
+    });
+    assert!(said.is_some(), "{:?}", running.log.lines());
 }
