@@ -67,6 +67,8 @@ pub struct Log {
     pub first_at: BTreeMap<String, u64>,
     /// Longest stall by the part that was away, milliseconds.
     pub stalls: BTreeMap<String, u64>,
+    /// What the gateway says it will take.
+    pub planned_kib: Option<u64>,
     pub tail: VecDeque<String>,
 }
 
@@ -93,6 +95,9 @@ impl Log {
                 }
 
                 return;
+            }
+            "memory_plan" => {
+                self.planned_kib = values.get("total_kib").and_then(|kib| kib.parse().ok());
             }
             "bridge_up" => self.link = "up".into(),
             "bridge_connecting" => self.link = "connecting".into(),
@@ -155,6 +160,9 @@ pub fn key_values(line: &str) -> BTreeMap<String, String> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     pub rss_peak_kib: u64,
+    pub rss_kib: u64,
+    /// How often it went to sleep of its own accord, and so was woken.
+    pub switches: u64,
     /// Bytes it caused to be written to disks.
     pub write_bytes: u64,
     /// On a processor, user and system, of all its threads.
@@ -174,6 +182,8 @@ impl Figures {
         };
         Figures {
             rss_peak_kib: field(read("status").unwrap_or_default(), "VmHWM:"),
+            rss_kib: field(read("status").unwrap_or_default(), "VmRSS:"),
+            switches: field(read("status").unwrap_or_default(), "voluntary_ctxt_switches:"),
             write_bytes: field(read("io").unwrap_or_default(), "write_bytes:"),
             cpu_ns: tasks.filter_map(|task| spent(task.path())).sum(),
         }

@@ -46,8 +46,10 @@ fn spillway(setup: &Setup<'_>) -> Vec<String> {
         format!("listener.local.url = mqtt://127.0.0.1:{}", setup.port),
         format!("store.path = {store}"),
         format!("limit.inflight = {}", setup.limit_inflight),
-        "log.stats_interval = 1s".into(),
     ];
+    if !setup.extra.iter().any(|line| line.starts_with("log.stats_interval ")) {
+        lines.push("log.stats_interval = 1s".into());
+    }
     if let Some(bridge) = setup.bridge {
         lines.extend([
             format!("bridge.remote.server = mqtt://{}", bridge.remote),

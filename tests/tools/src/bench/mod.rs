@@ -2,25 +2,32 @@
 //! sink received, what the load was promised. Nothing here asserts; the figures are for people.
 
 mod accept;
+mod attack;
 mod compare;
 mod drain;
 mod flash;
+mod idle;
 mod kills;
 mod latency;
 mod memory;
+mod pinger;
 mod rig;
 mod slowdisk;
 mod start;
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 
 use crate::args::Args;
 use crate::process::Kind;
 use crate::setup::RunDir;
 use crate::signals;
+use crate::wire;
 
 pub const USAGE: &str = "\
-bench [compare|accept|drain|flash|kills|rss|latency|slowdisk|start]   needs the release binary
+bench [compare|accept|attack|drain|flash|idle|kills|rss|latency|slowdisk|start]   needs the
+    release binary
     compare  CPU, rate, loss, order and memory of spillway and mosquitto as bridging gateways,
              interleaved: --repeats 3  --scale 1.0 (times the counts)  --qos 0,1,2  --size 64,1024
              --only spillway|mosquitto  --mosquitto-inflight 128
@@ -37,6 +44,10 @@ bench [compare|accept|drain|flash|kills|rss|latency|slowdisk|start]   needs the 
     latency  acknowledgement against round trip at half load: --seconds 10  --delay 20  --qos 1
     slowdisk PINGRESP while a backlog drains and publishers publish on a disk whose syncs are slow:
              --count 100000  --seconds 15  --syncs 0,50,200,2000 (ms)
+    idle     wake-ups a second, memory of an idle client, time until all are connected:
+             --seconds 120  --clients 5000
+    attack   connections, mutated packets, a flood into a dead link, and how long a quiet client
+             waits for its PINGRESP meanwhile: --connections 1000  --packets 1000000  --seconds 20
     all:     --binary PATH (of spillway)  --dir DIR  --keep";
 
 /// What all benchmarks are told.
@@ -60,8 +71,32 @@ pub fn main(mut args: Args) -> Result<bool, String> {
         "kills" => kills::run(&options, args),
         "rss" => memory::run(&options, args),
         "latency" => latency::run(&options, args),
+        "idle" => idle::run(&options, args),
+        "attack" => attack::run(&options, args),
         "slowdisk" => slowdisk::run(&options, args),
         _ => Err(format!("unknown benchmark {which}")),
     }?;
     Ok(true)
+}
+
+/// A client of 3.1.1 with a clean session that has been let in.
+fn connect(address: SocketAddr, client_id: &str, keepalive_s: u16) -> Result<TcpStream, String> {
+    let mut out = Vec::new();
+    wire::put_connect(
+        &mut out,
+        &wire::Connect { version: 4, client_id, clean_start: true, keepalive_s },
+    );
+    let greet = || -> std::io::Result<(TcpStream, [u8; 4])> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&out)?;
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack)?;
+        Ok((stream, connack))
+    };
+    match greet() {
+        Ok((stream, [.., 0])) => Ok(stream),
+        Ok((_, [.., code])) => Err(format!("{client_id} is refused with {code}")),
+        Err(error) => Err(format!("{client_id}: {error}")),
+    }
 }

@@ -3,24 +3,16 @@
 //!
 //! The delay is put in front of every fsync and fdatasync of the store by a preloaded library.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use super::Options;
+use super::pinger::Pinger;
 use super::rig::{Rig, Wish, Work};
 use crate::args::Args;
-use crate::clock;
 use crate::faults::{Calls, Faults};
-use crate::histogram::Histogram;
 use crate::load::{self, Progress};
-use crate::wire;
-
-const KEEPALIVE_S: u16 = 10;
-const PING_EVERY: Duration = Duration::from_millis(10);
 
 pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     let count: u64 = args.value("count", 100_000)?;
@@ -93,50 +85,5 @@ struct Figures {
 impl Figures {
     fn of(rig: &Rig, faults: &Faults) -> Figures {
         Figures { arrived: rig.tally().totals(None).unique, syncs: faults.calls(Calls::Sync) }
-    }
-}
-
-/// A client that pings, waits for the answer and pings again.
-struct Pinger {
-    ended: Arc<AtomicBool>,
-    thread: Option<JoinHandle<std::io::Result<Histogram>>>,
-}
-
-impl Pinger {
-    fn start(address: SocketAddr) -> Result<Pinger, String> {
-        let mut stream = TcpStream::connect(address).map_err(|e| e.to_string())?;
-        stream.set_nodelay(true).map_err(|e| e.to_string())?;
-        let mut out = Vec::new();
-        let connect = wire::Connect {
-            version: 4,
-            client_id: "pinger",
-            clean_start: true,
-            keepalive_s: KEEPALIVE_S,
-        };
-        wire::put_connect(&mut out, &connect);
-        stream.write_all(&out).map_err(|e| e.to_string())?;
-        let mut connack = [0; 4];
-        stream.read_exact(&mut connack).map_err(|e| e.to_string())?;
-        let ended = Arc::<AtomicBool>::default();
-        let flag = ended.clone();
-        let thread = Some(thread::spawn(move || {
-            let mut waits = Histogram::default();
-            while !flag.load(Ordering::Relaxed) {
-                let asked = clock::now();
-                stream.write_all(&[wire::PINGREQ << 4, 0])?;
-                stream.read_exact(&mut [0; 2])?;
-                waits.record(clock::now() - asked);
-                thread::sleep(PING_EVERY);
-            }
-            Ok(waits)
-        }));
-        Ok(Pinger { ended, thread })
-    }
-
-    fn stop(&mut self) -> Result<Histogram, String> {
-        self.ended.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().ok_or("stopped twice")?;
-        let waits = thread.join().map_err(|_| "the pinger panicked")?;
-        waits.map_err(|error| format!("the pinger lost its connection: {error}"))
     }
 }
