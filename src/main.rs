@@ -67,17 +67,41 @@ fn passwd(file: &Path, user: &str) -> u8 {
 
 /// Reads the configuration; every error in it is printed.
 fn load(path: &Path) -> Result<(Config, Vec<Warning>), u8> {
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        eprintln!("spillway: cannot read {name}: {error}");
-        EXIT_USAGE
-    })?;
-    config::load(&name, &text, &mut read_file, &host_name()).map_err(|errors| {
+    read_config(path).map_err(|errors| {
         for error in errors {
             eprintln!("{error}");
         }
         EXIT_USAGE
     })
+}
+
+/// The configuration and what is doubtful in it, or all errors that are in it.
+fn read_config(path: &Path) -> Result<(Config, Vec<Warning>), Vec<String>> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![format!("spillway: cannot read {name}: {error}")])?;
+    config::load(&name, &text, &mut read_file, &host_name())
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+/// The same while the gateway runs, where the log gets the errors.
+fn read_again(path: &Path) -> Result<Config, String> {
+    let (config, warnings) = read_config(path).map_err(|errors| {
+        for error in &errors {
+            log::error!(target: "spillway::config", "event=config_error text={}", Value(error));
+        }
+        let first = errors.first().map_or("", String::as_str);
+        format!("{} errors, first {first}", errors.len())
+    })?;
+    warn(&warnings);
+    Ok(config)
+}
+
+fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        let warning = warning.to_string();
+        log::warn!(target: "spillway::config", "event=config_warning text={}", Value(&warning));
+    }
 }
 
 fn read_file(path: &str) -> Result<Vec<u8>, String> {
@@ -141,12 +165,9 @@ fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
         config: text(&file.display().to_string()),
     };
     logging.note(clock.now(), &note);
-    for warning in warnings {
-        let warning = warning.to_string();
-        log::warn!(target: "spillway::config", "event=config_warning text={}", Value(&warning));
-    }
+    warn(warnings);
     let tail = logging.tail();
-    let status = turn_for_good(&config, clock, logging).unwrap_or_else(|reason| {
+    let status = turn_for_good(file, config, clock, logging).unwrap_or_else(|reason| {
         log::error!(target: "spillway::main", "event=start_failed reason={}", Value(&reason));
         EXIT_FAILURE
     });
@@ -159,14 +180,22 @@ type Loop = EventLoop<Gateway, SqliteStore>;
 
 /// Runs until the end. When the store turns out to be damaged everything begins anew as after a
 /// crash, with the store put aside and salvaged: a router never stays down for its queue.
-fn turn_for_good(config: &Config, mut clock: Clock, mut logging: Logging) -> Result<u8, String> {
+fn turn_for_good(
+    file: &Path,
+    mut config: Config,
+    mut clock: Clock,
+    mut logging: Logging,
+) -> Result<u8, String> {
     let (mut damaged, mut since, mut count) = (None, clock.now(), 0);
     loop {
-        let mut event_loop = start(config, &mut clock, logging, damaged)?;
+        let mut event_loop = start(&config, &mut clock, logging, damaged)?;
+        let again = file.to_owned();
+        event_loop.on_reload(Box::new(move || read_again(&again)));
         let status = event_loop.run();
         if !event_loop.is_store_damaged() {
             return Ok(status);
         }
+        config = event_loop.take_config().unwrap_or(config);
         // Closes every connection and the store.
         logging = event_loop.into_logging();
         damaged = Some("damage was found in use");

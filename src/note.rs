@@ -172,7 +172,7 @@ notes! {
     }
     CloneSuspected = Warn "clone_suspected" "bridge" { bridge: Text, client: Text, takeovers: u32 }
     ClockJump = Warn "clock_jump" "main" { from_s: u64, to_s: u64 }
-    Reloaded = Info "reloaded" "main" { changed: u32 }
+    Reloaded = Info "reloaded" "main" { changed: Text, restart: Text }
     ReloadRefused = Warn "reload_refused" "main" { reason: Text }
     Stall = Warn "stall" "loop" { part: &'static str, duration_ms: u64 }
     Stopping = Info "stopping" "main" { signal: &'static str }

@@ -8,6 +8,7 @@ mod check;
 pub mod keys;
 mod parse;
 mod reader;
+mod reload;
 mod rules;
 mod users;
 mod values;
@@ -21,6 +22,7 @@ pub use auth::Auth;
 pub use check::{RING_SHARE, load};
 pub use keys::{KEYS, Key};
 pub use parse::{ConfigError, Warning};
+pub use reload::{Reload, reload};
 pub use users::{HASH_BYTES, Scheme, User, Users, check_name, name_in};
 pub use values::PORT_DEFAULT;
 
@@ -45,6 +47,13 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub auth: Auth,
     pub bridges: Vec<Bridge>,
+}
+
+impl Config {
+    /// Bridges there is room for at run time; fixed at start.
+    pub fn bridge_room(&self) -> usize {
+        self.bridges.len().max(usize::from(self.limit.bridges))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +132,7 @@ pub struct Rate {
     pub per: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
     pub name: String,
     pub servers: Vec<Server>,
@@ -158,7 +167,49 @@ pub struct Bridge {
     pub subscribe: Vec<SubscribeRule>,
 }
 
-#[derive(Clone, Debug)]
+impl Bridge {
+    /// The place of a bridge that is not configured: no name, no server, no rule.
+    pub fn vacant() -> Self {
+        Self {
+            name: String::new(),
+            servers: Vec::new(),
+            server_policy: ServerPolicy::Failover,
+            version: Version::V5,
+            bridge_bit: false,
+            client_id: None,
+            clean_start: false,
+            session_expiry: Duration::ZERO,
+            username: None,
+            password: None,
+            keepalive: Duration::ZERO,
+            connect_timeout: Duration::from_secs(10),
+            ack_timeout: Duration::MAX,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(60),
+            max_inflight: VACANT_WINDOW,
+            max_packet_bytes: None,
+            rate: None,
+            max_messages: None,
+            max_bytes: None,
+            overflow: Overflow::Block,
+            queue_qos0: false,
+            bind_interface: None,
+            will: None,
+            notify_topic: None,
+            forward: Vec::new(),
+            subscribe: Vec::new(),
+        }
+    }
+
+    pub fn is_vacant(&self) -> bool {
+        self.name.is_empty()
+    }
+}
+
+/// The window that room is kept for before it is known: what a bridge has by default.
+const VACANT_WINDOW: u16 = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {
     pub topic: String,
     pub payload: Vec<u8>,
@@ -180,7 +231,7 @@ pub enum Priority {
     Low,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     pub name: String,
     pub local_topic: String,
@@ -197,7 +248,7 @@ pub struct Forward {
     pub conflate: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscribeRule {
     pub name: String,
     pub remote_topic: String,

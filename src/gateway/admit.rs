@@ -350,7 +350,7 @@ impl Gateway {
         next
     }
 
-    fn unblocked(&mut self, now: Instant, dest: DestId) {
+    pub(super) fn unblocked(&mut self, now: Instant, dest: DestId) {
         if self.queue.outbox(dest).blocked_since.is_none() {
             return;
         }

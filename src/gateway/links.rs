@@ -6,6 +6,7 @@ use super::verbs::Action;
 use super::{Gateway, State};
 use crate::bridge::addresses::Attempt;
 use crate::bridge::dial::Next;
+use crate::config::Bridge;
 use crate::mqtt::Reason;
 use crate::note::{Note, Text, text};
 use crate::queue::DropReason;
@@ -21,12 +22,15 @@ pub(super) const NO_RULE: u8 = u8::MAX;
 impl Gateway {
     /// Client ids of bridges that have none of their own: node.name-NAME-random.
     pub(super) fn name_links(&mut self) {
-        for (bridge, link) in self.config.bridges.iter().zip(&mut self.links) {
-            if bridge.client_id.is_none() {
-                let short = self.node_id & 0xFFFF_FFFF;
-                link.client_id = format!("{}-{}-{short:08x}", self.config.node_name, bridge.name);
-            }
+        for at in 0..self.links.len() {
+            self.links[at].client_id = self.client_id(&self.config.bridges[at]);
         }
+    }
+
+    pub(super) fn client_id(&self, bridge: &Bridge) -> String {
+        let short = self.node_id & 0xFFFF_FFFF;
+        let made = || format!("{}-{}-{short:08x}", self.config.node_name, bridge.name);
+        bridge.client_id.clone().unwrap_or_else(made)
     }
 
     /// What is due at the links; the next time something may be.

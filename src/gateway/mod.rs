@@ -24,6 +24,7 @@ mod persist;
 mod plan;
 mod reasons;
 mod receive;
+mod reload;
 mod replies;
 mod service;
 mod share;
@@ -41,7 +42,7 @@ use crate::broker::logins::Logins;
 use crate::broker::retained::RetainedMessages;
 use crate::broker::session::Sessions;
 use crate::broker::subs::Subs;
-use crate::config::Config;
+use crate::config::{Bridge, Config};
 use crate::limits::{
     REFUSAL_CONNECTIONS, STOP_WITHIN, STORE_REST_MAX, STORE_REST_SHARE, STORE_SLOW, STORE_SLOW_FOR,
 };
@@ -115,6 +116,8 @@ pub struct Gateway {
     counters: Counters,
     sys: sys::Sys,
     stop: Option<Stop>,
+    /// A configuration that was read again, until the next flush.
+    reloading: Option<Box<Config>>,
     /// `queue` changes seen when parked publishes were last tried.
     parked_at: u64,
     parked: u32,
@@ -143,7 +146,8 @@ pub struct Gateway {
 impl Gateway {
     /// Allocates everything the configuration sizes. `seed` is entropy; `slot_count` is what the
     /// store can hold (0 = RAM only).
-    pub fn new(config: Config, seed: u64, slot_count: u32, now: Instant) -> Self {
+    pub fn new(mut config: Config, seed: u64, slot_count: u32, now: Instant) -> Self {
+        config.bridges.resize_with(config.bridge_room(), Bridge::vacant);
         let mut rng = Rng::new(seed);
         let setup = setup(&config, slot_count);
         let client_slots = config.limit.clients.saturating_add(REFUSAL_CONNECTIONS);
@@ -189,6 +193,7 @@ impl Gateway {
             counters: Counters::default(),
             sys: sys::Sys::new(config.bridges.len()),
             stop: None,
+            reloading: None,
             parked_at: 0,
             parked: 0,
             shed_at: Instant::NEVER,
@@ -221,18 +226,20 @@ impl Gateway {
             + config
                 .bridges
                 .iter()
+                .chain(core::iter::repeat(&Bridge::vacant()))
+                .take(config.bridge_room())
                 .map(|b| 2 * Conn::planned_bytes(inbound_window(config), connect_bytes(b)))
                 .sum::<usize>();
         let sessions = Sessions::planned_bytes(limit.sessions, limit.client_id_bytes)
             + Subs::bytes_planned(limit.subscriptions, limit.topic_bytes, limit.sessions)
             + plan::Plan::planned_bytes(setup.boxes.len(), usize::from(limit.subscriptions))
             + limit.will_bytes;
-        let tables = 2 * clients + 2 * config.bridges.len();
+        let tables = 2 * clients + 2 * config.bridge_room();
         let aliases = alias::Aliases::planned_bytes(tables, limit.topic_bytes);
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
         let scratch = limit.packet_bytes.max(4096)
             + 2 * TOPIC_BYTES
-            + sys::Sys::planned_bytes(config.bridges.len());
+            + sys::Sys::planned_bytes(config.bridge_room());
         let parts = [
             ("ring", ring),
             ("queues", entries),

@@ -1,55 +1,62 @@
 //! What the configuration sizes: the queue's parts, and the destinations opened at start.
 
 use super::Gateway;
-use crate::bridge::link::Link;
+use crate::bridge::link::{Link, State};
 use crate::bridge::rules::Rules;
-use crate::config::{Config, Overflow};
-use crate::limits::REFUSAL_CONNECTIONS;
+use crate::config::{Bridge, Config, Overflow};
+use crate::limits::{REFUSAL_CONNECTIONS, STREAMS_MAX};
 use crate::note::text;
 use crate::queue::outbox::{DestId, Params};
 use crate::queue::{BoxSetup, Setup};
 
 impl Gateway {
     pub(super) fn open_bridges(&mut self) {
-        let slots = self.queue.slot_count();
-        let share = u32::from(100 - self.config.store.sessions_share);
-        let count = u32::try_from(self.config.bridges.len()).unwrap_or(1).max(1);
-        // Bridges that cannot spill leave half of the ring to everybody else, all together.
-        let parts = (2 * count).max(4);
-        let largest = crate::queue::pool::blocks_for(self.config.limit.packet_bytes);
-        let blocks = (self.queue.pool.block_count() / parts).max(largest);
-        let records = (self.queue.pool.record_count() / parts).max(1);
-        for (index, bridge) in (0u16..).zip(&self.config.bridges) {
-            let rules = Rules::new(bridge);
-            let own_slots = match bridge.max_bytes {
-                Some(bytes) => crate::queue::slots_for(bytes),
-                None => percent(slots, share) / count,
-            };
-            self.queue.open(
-                DestId(index),
-                Params {
-                    name: text(&bridge.name),
-                    key: format!("b:{}", bridge.name),
-                    rules: rules.hashes().to_vec(),
-                    counts_rules: rules.forward.iter().any(|rule| rule.max_messages.is_some()),
-                    persistent: true,
-                    session: false,
-                    journal: self.queue.has_store() && self.queue.is_safe(),
-                    queue_qos0: bridge.queue_qos0,
-                    overflow: bridge.overflow,
-                    messages_max: bridge.max_messages.unwrap_or(u64::MAX),
-                    bytes_max: bridge.max_bytes.unwrap_or(u64::MAX),
-                    slots_max: own_slots,
-                    blocks_ceiling: blocks,
-                    records_ceiling: records,
-                    window: bridge.max_inflight,
-                },
-            );
+        for index in 0..self.config.bridges.len() {
+            let Ok(index) = u16::try_from(index) else { continue };
+            let bridge = &self.config.bridges[usize::from(index)];
             let client_id = bridge.client_id.clone().unwrap_or_default();
-            self.links.push(Link::new(bridge, client_id));
+            let mut link = Link::new(bridge, client_id);
+            if bridge.is_vacant() {
+                link.state = State::Stopped;
+            } else {
+                self.queue.open(DestId(index), self.bridge_params(bridge, &link.rules));
+            }
+            self.links.push(link);
         }
         self.open_quarantine();
         self.name_links();
+    }
+
+    /// What a bridge's queue may take, among so many others.
+    pub(super) fn bridge_params(&self, bridge: &Bridge, rules: &Rules) -> Params {
+        let slots = self.queue.slot_count();
+        let share = u32::from(100 - self.config.store.sessions_share);
+        let count = self.config.bridges.iter().filter(|bridge| !bridge.is_vacant()).count();
+        let count = u32::try_from(count).unwrap_or(1).max(1);
+        // Bridges that cannot spill leave half of the ring to everybody else, all together.
+        let parts = (2 * count).max(4);
+        let largest = crate::queue::pool::blocks_for(self.config.limit.packet_bytes);
+        let own_slots = match bridge.max_bytes {
+            Some(bytes) => crate::queue::slots_for(bytes),
+            None => percent(slots, share) / count,
+        };
+        Params {
+            name: text(&bridge.name),
+            key: format!("b:{}", bridge.name),
+            rules: rules.hashes().to_vec(),
+            counts_rules: rules.forward.iter().any(|rule| rule.max_messages.is_some()),
+            persistent: true,
+            session: false,
+            journal: self.queue.has_store() && self.queue.is_safe(),
+            queue_qos0: bridge.queue_qos0,
+            overflow: bridge.overflow,
+            messages_max: bridge.max_messages.unwrap_or(u64::MAX),
+            bytes_max: bridge.max_bytes.unwrap_or(u64::MAX),
+            slots_max: own_slots,
+            blocks_ceiling: (self.queue.pool.block_count() / parts).max(largest),
+            records_ceiling: (self.queue.pool.record_count() / parts).max(1),
+            window: bridge.max_inflight,
+        }
     }
 
     /// Where messages go that a remote will never take.
@@ -88,7 +95,7 @@ impl Gateway {
 }
 
 /// Room for the CONNECT of a bridge.
-pub(super) fn connect_bytes(bridge: &crate::config::Bridge) -> usize {
+pub(super) fn connect_bytes(bridge: &Bridge) -> usize {
     let will = bridge.will.as_ref().map_or(0, |will| will.topic.len() + will.payload.len());
     let secrets = bridge.username.as_ref().map_or(0, String::len)
         + bridge.password.as_ref().map_or(0, Vec::len);
@@ -103,13 +110,21 @@ fn percent(count: u32, percent: u32) -> u32 {
     u32::try_from(u64::from(count) * u64::from(percent) / 100).unwrap_or(u32::MAX)
 }
 
-pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
-    let bridges = config.bridges.iter().map(|bridge| BoxSetup {
+/// What is allocated for the queue of a bridge.
+pub(super) fn box_setup(bridge: &Bridge) -> BoxSetup {
+    BoxSetup {
         streams: Rules::stream_count(bridge),
         window: bridge.max_inflight,
         conflating_rules: bridge.forward.iter().filter(|rule| rule.conflate).count(),
         session: false,
-    });
+    }
+}
+
+pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
+    let vacant = config.bridge_room() - config.bridges.len();
+    let vacant = core::iter::repeat_n(Bridge::vacant(), vacant)
+        .map(|bridge| BoxSetup { streams: STREAMS_MAX, ..box_setup(&bridge) });
+    let bridges = config.bridges.iter().map(box_setup).chain(vacant);
     let window = config.limit.inflight;
     let session = BoxSetup { streams: 1, window, conflating_rules: 0, session: true };
     let aside = BoxSetup { streams: 1, window: 1, conflating_rules: 0, session: true };
@@ -118,7 +133,7 @@ pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
         .chain([aside])
         .collect();
     let stored = config.store.path.is_some() && slot_count > 0;
-    let links = u16::try_from(config.bridges.len() * 2).unwrap_or(0);
+    let links = u16::try_from(config.bridge_room() * 2).unwrap_or(0);
     Setup {
         messages: config.ring_messages,
         bytes: config.ring_bytes,

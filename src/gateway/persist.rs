@@ -27,7 +27,7 @@ const WINDOW_LEARNED_MIN: usize = 8;
 const WINDOW_QUIET: Duration = Duration::from_millis(20);
 
 /// Which stream a stored record belongs to, by the bridge's rules of today.
-struct Streams<'a> {
+pub(super) struct Streams<'a> {
     links: &'a mut [Link],
     now: Instant,
     /// Streams lent meanwhile, to be told to the queue.
@@ -57,6 +57,7 @@ impl Gateway {
     /// Makes durable what has to be, and loads what can be sent soon.
     pub fn flush(&mut self, now: Instant, store: &mut impl SpillStore) {
         self.now = now;
+        self.reload_from(now, store);
         if !self.queue.store_due(now) {
             self.wake_destinations();
             return self.after_flush();
@@ -117,6 +118,7 @@ impl Gateway {
     /// Without a store: only what was parked is tried again.
     pub fn flush_ram(&mut self, now: Instant) {
         self.now = now;
+        self.reload_in_ram(now);
         self.retained.saved(usize::MAX);
         self.retained_since = None;
         self.queue.press_in_ram(now);
@@ -154,7 +156,7 @@ impl Gateway {
         self.collect();
     }
 
-    fn with_streams<T>(
+    pub(super) fn with_streams<T>(
         &mut self,
         now: Instant,
         run: impl FnOnce(&mut Queue, &mut Streams<'_>) -> T,

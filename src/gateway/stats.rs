@@ -64,6 +64,8 @@ impl Gateway {
 
     /// One line a bridge; `None` past the last.
     pub fn stats_bridge(&self, now: Instant, index: u16) -> Option<Note> {
+        let mut known = (0u16..).zip(&self.config.bridges).filter(|(_, b)| !b.is_vacant());
+        let (index, _) = known.nth(usize::from(index))?;
         let link = self.links.get(usize::from(index))?;
         let dest = DestId(index);
         let outbox = self.queue.outbox(dest);

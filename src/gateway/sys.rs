@@ -157,7 +157,7 @@ impl Gateway {
         let (bridge, row) = (at / BRIDGE_FIGURES.len(), at % BRIDGE_FIGURES.len());
         let Some(config) = self.config.bridges.get(bridge) else { return false };
         let name = BRIDGE_FIGURES[row].0;
-        !config.name.is_empty()
+        !config.is_vacant()
             && write!(out.topic, "{SYS}spillway/bridge/{}/{name}", config.name).is_ok()
     }
 

@@ -51,6 +51,8 @@ pub enum Action {
         bridge: BridgeId,
         server: u16,
     },
+    /// Another configuration is in use: what the shell took from the old one is to be taken anew.
+    Reloaded,
     /// The clean stop is complete.
     Exit {
         lost: u64,

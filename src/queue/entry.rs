@@ -5,6 +5,9 @@ use super::pool::{NONE, RecordId, widen};
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
 
+/// Rule of what is in the window while its bytes, which tell, are on disk only.
+pub const NO_RULE_YET: u8 = u8::MAX - 1;
+
 /// Where the durable copy lies: the `ordinal`-th record of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {

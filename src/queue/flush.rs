@@ -5,7 +5,7 @@
 //! `failed` follows. Nothing is released before `committed`.
 
 use super::Queue;
-use super::entry::{Chain, State};
+use super::entry::{Chain, NO_RULE_YET, State};
 use super::log::Slot;
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, widen};
@@ -457,6 +457,10 @@ impl Queue {
             row.place = Some(place);
         }
         self.entries.give(index);
+        if entry.rule == NO_RULE_YET {
+            // Its stream was a guess.
+            self.forget_streams(dest);
+        }
     }
 
     /// Everything that waits leaves RAM, and the bytes of what is in flight: all of it is durable.

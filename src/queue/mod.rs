@@ -23,6 +23,7 @@ pub mod record;
 pub mod recv;
 pub mod refill;
 pub mod restore;
+mod rewire;
 mod rows;
 mod salvage;
 mod sequence;

@@ -202,7 +202,15 @@ pub struct Outbox {
     pub blocked_at: Instant,
 }
 
+impl Conflated {
+    /// Nobody's.
+    pub const NONE: Self = Self { hash: 0, rule: 0, entry: NONE, place: None, stream: 0, bytes: 0 };
+}
+
 impl Outbox {
+    /// Streams that are lanes for good.
+    pub const LANES: [u128; 3] = [0b001, 0b010, 0b100];
+
     pub fn new(streams: usize, window: u16, conflated: usize) -> Self {
         let wire = (usize::from(window) * 2).next_power_of_two();
         Self {
@@ -231,7 +239,7 @@ impl Outbox {
             active: 0,
             gaps: 0,
             paced: 0,
-            lanes: [0b001, 0b010, 0b100],
+            lanes: Self::LANES,
             lane_turn: 0,
             last_stream: 0,
             zero: List::EMPTY,
@@ -289,18 +297,7 @@ impl Outbox {
             up: Up::Down,
             progress: Instant::ZERO,
             srtt: Duration::ZERO,
-            conflated: vec![
-                Conflated {
-                    hash: 0,
-                    rule: 0,
-                    entry: NONE,
-                    place: None,
-                    stream: 0,
-                    bytes: 0
-                };
-                conflated
-            ]
-            .into_boxed_slice(),
+            conflated: vec![Conflated::NONE; conflated].into_boxed_slice(),
             spilling: false,
             spill_since: Instant::ZERO,
             spill_messages: 0,

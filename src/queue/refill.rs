@@ -4,7 +4,7 @@
 //! A stream's records are loaded in the order of the log. A record that fails its CRC is counted
 //! and passed over; the rest goes on.
 
-use super::entry::{Chain, Place, State};
+use super::entry::{Chain, NO_RULE_YET, Place, State};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, blocks_for, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
@@ -52,7 +52,7 @@ impl Queue {
             let outbox = self.outbox(dest);
             if outbox.used && outbox.up == Up::Up && !outbox.reorder && outbox.load_wanted {
                 // What cannot be read of one holds up no other.
-                result = result.and(self.reload_flight(dest, now, store));
+                result = result.and(self.reload_flight(dest, now, store, classify));
                 waiting |= self.wants_room(dest);
             }
         }
@@ -470,6 +470,7 @@ impl Queue {
         dest: DestId,
         now: Instant,
         store: &mut impl SpillStore,
+        classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
         let mut at = self.outbox(dest).unsent;
         let mut waiting = false;
@@ -480,7 +481,14 @@ impl Queue {
             let (Some(place), None) = (entry.place, entry.record) else { continue };
             self.read_slot(place.slot, store)?;
             let loaded = match self.find_ordinal(dest, place) {
-                Some((offset, head)) => self.load(place.slot, offset, &head, now, store)?,
+                Some((offset, head)) => {
+                    if entry.rule == NO_RULE_YET
+                        && let Some((stream, rule)) = self.classified(dest, offset, &head, classify)
+                    {
+                        self.belongs(dest, index, stream, rule);
+                    }
+                    self.load(place.slot, offset, &head, now, store)?
+                }
                 None => Loaded::Corrupt,
             };
             match loaded {

@@ -4,7 +4,7 @@
 use super::Queue;
 use super::entry::{Chain, Place, State};
 use super::log::{ORPHAN, SEQ_MAX, Slot, SlotChain};
-use super::outbox::DestId;
+use super::outbox::{DestId, Outbox};
 use super::pool::{NONE, widen};
 use super::record::LogHead;
 use super::recv::Stage;
@@ -35,21 +35,59 @@ impl Queue {
             self.restore_box(dest, now, store)?;
         }
         for row in rows {
-            let Some(dest) = row.dest else { continue };
-            for flight in &row.flights {
-                self.restore_flight(dest, flight, store, classify)?;
-            }
-            self.restore_sequence(dest, store, classify)?;
-            for id in row.received {
-                // A set too small for them forgets some: duplicates, never a loss.
-                let _ = self.recv.insert(dest.0, id, Stage::Durable);
-                self.outbox_mut(dest).received += 1;
+            if let Some(dest) = row.dest {
+                self.restore_window(dest, row, store, classify)?;
             }
         }
         for index in found {
             self.doubt_slot(index);
         }
         self.begin_salvage(store)
+    }
+
+    /// The same for a single destination that was taken up just now.
+    pub fn restore_one(
+        &mut self,
+        dest: DestId,
+        now: Instant,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        let mut found = None;
+        let key = self.outbox(dest).params.key.as_bytes();
+        store.scan(Table::Destination, &mut |at, value| {
+            if at == key {
+                found = unseal(Table::Destination, at, value).and_then(parse_row);
+            }
+        })?;
+        if let Some(row) = &found {
+            let safe = self.setup.safe;
+            self.outbox_mut(dest).take_row(row, safe);
+        }
+        self.restore_box(dest, now, store)?;
+        match found {
+            Some(row) => self.restore_window(dest, row, store, classify),
+            None => Ok(()),
+        }
+    }
+
+    fn restore_window(
+        &mut self,
+        dest: DestId,
+        row: Row,
+        store: &mut impl SpillStore,
+        classify: &mut impl Classify,
+    ) -> Result<(), StoreError> {
+        for flight in &row.flights {
+            self.restore_flight(dest, flight, store, classify)?;
+        }
+        self.restore_sequence(dest, store, classify)?;
+        for id in row.received {
+            // A set too small for them forgets some: duplicates, never a loss.
+            let _ = self.recv.insert(dest.0, id, Stage::Durable);
+            self.outbox_mut(dest).received += 1;
+        }
+        Ok(())
     }
 
     /// Which records of a slot without a row were settled is not known: all go out again.
@@ -90,22 +128,7 @@ impl Queue {
         for (at, outbox) in self.boxes.iter_mut().enumerate() {
             let row = rows.iter().find(|row| row.dest.is_some_and(|d| usize::from(d.0) == at));
             if let Some(row) = row {
-                outbox.next_id = row.next_id.max(1);
-                outbox.row_stored = true;
-                outbox.peer = row.peer;
-                outbox.parked.clone_from(&row.parked);
-                if !row.sure {
-                    // How far identifiers went is not known: far from those that may be open.
-                    let most = u32::from(PUBLISH_ID_MAX);
-                    let far = (u32::from(row.next_id) + most / 2) % most + 1;
-                    outbox.next_id = u16::try_from(far).unwrap_or(1);
-                }
-                if row.sure && !self.setup.safe {
-                    // From here on it is not told of identifiers until the next clean stop.
-                    outbox.row_dirty = true;
-                    outbox.row_urgent = true;
-                    outbox.row_unsure = true;
-                }
+                outbox.take_row(row, self.setup.safe);
             }
         }
         // The slots say themselves whose they are; only the identifiers are gone.
@@ -393,6 +416,27 @@ impl Queue {
             if walk.is_complete() || !self.mend(dest, slot) {
                 return Ok(None);
             }
+        }
+    }
+}
+
+impl Outbox {
+    fn take_row(&mut self, row: &Row, safe: bool) {
+        self.next_id = row.next_id.max(1);
+        self.row_stored = true;
+        self.peer = row.peer;
+        self.parked.clone_from(&row.parked);
+        if !row.sure {
+            // How far identifiers went is not known: far from those that may be open.
+            let most = u32::from(PUBLISH_ID_MAX);
+            let far = (u32::from(row.next_id) + most / 2) % most + 1;
+            self.next_id = u16::try_from(far).unwrap_or(1);
+        }
+        if row.sure && !safe {
+            // From here on it is not told of identifiers until the next clean stop.
+            self.row_dirty = true;
+            self.row_urgent = true;
+            self.row_unsure = true;
         }
     }
 }

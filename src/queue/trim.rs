@@ -82,7 +82,7 @@ impl Outbox {
         self.count_rule(rule, 0, -1);
     }
 
-    fn forget_trims(&mut self) {
+    pub(super) fn forget_trims(&mut self) {
         self.trim = 0;
         self.trim_scoped = 0;
         for stream in &mut self.streams {

@@ -26,13 +26,13 @@ const LARGE_BYTES_MIN: usize = 2 * OWN_BYTES;
 /// Connections the configuration allows at once, the refused ones included. An old bridge
 /// connection may still be closing when the next is dialled.
 pub(super) fn connection_count(config: &Config) -> usize {
-    usize::from(config.limit.clients) + usize::from(REFUSAL_CONNECTIONS) + 2 * config.bridges.len()
+    usize::from(config.limit.clients) + usize::from(REFUSAL_CONNECTIONS) + 2 * config.bridge_room()
 }
 
 /// Bridges with large write buffers at once; one that is dialled while others are closing still
 /// may have to make do with a small one.
 fn bridge_count(config: &Config) -> usize {
-    match config.bridges.len() {
+    match config.bridge_room() {
         0 => 0,
         count => count + 1,
     }

@@ -1,11 +1,12 @@
 //! What the event loop needs of the gateway, verb by verb, so that the loop can be tested with a
 //! few lines in the gateway's place. No logic.
 
+use crate::config::{Bridge, Config};
 use crate::gateway::Gateway;
 use crate::gateway::verbs::{Action, Event, Taken};
 use crate::note::Note;
 use crate::queue::store::SpillStore;
-use crate::vocab::{ConnId, Instant};
+use crate::vocab::{BridgeId, ConnId, Instant};
 use core::time::Duration;
 use std::net::SocketAddr;
 
@@ -34,6 +35,12 @@ pub trait Core {
     /// The store is of no more use to this core.
     fn is_store_damaged(&self) -> bool {
         false
+    }
+    /// A configuration that was read again.
+    fn reload(&mut self, _now: Instant, _config: Config) {}
+    /// The bridge in a place; `None` = vacant.
+    fn bridge(&self, _bridge: BridgeId) -> Option<&Bridge> {
+        None
     }
     fn stats(&self, now: Instant) -> Note;
     /// `None` past the last bridge.
@@ -103,6 +110,14 @@ impl Core for Gateway {
 
     fn is_store_damaged(&self) -> bool {
         Gateway::is_store_damaged(self)
+    }
+
+    fn reload(&mut self, now: Instant, config: Config) {
+        Gateway::reload(self, now, config);
+    }
+
+    fn bridge(&self, bridge: BridgeId) -> Option<&Bridge> {
+        Gateway::bridge(self, bridge)
     }
 
     fn stats(&self, now: Instant) -> Note {

@@ -43,7 +43,9 @@ pub struct Logging {
 #[derive(Debug)]
 struct Shared {
     /// Only decides which lines are wanted.
-    filter: env_logger::Logger,
+    filter: Mutex<env_logger::Logger>,
+    /// RUST_LOG says what is wanted, not the configuration.
+    fixed: bool,
     output: Mutex<Output>,
 }
 
@@ -69,11 +71,6 @@ impl Logging {
     }
 
     pub(super) fn to_file(sink: File, level: log::LevelFilter, filter: Option<&str>) -> Self {
-        let mut builder = env_logger::Builder::new();
-        builder.filter_level(level);
-        if let Some(filter) = filter {
-            builder.parse_filters(filter);
-        }
         let chunk_bytes = if sink.is_terminal() { TERMINAL_CHUNK_BYTES } else { PIPE_CHUNK_BYTES };
         let output = Output {
             sink,
@@ -84,14 +81,26 @@ impl Logging {
             dropped: 0,
             dead: false,
         };
-        let shared = Shared { filter: builder.build(), output: Mutex::new(output) };
+        let shared = Shared {
+            filter: Mutex::new(wanted(level, filter)),
+            fixed: filter.is_some(),
+            output: Mutex::new(output),
+        };
         Self { shared: Arc::new(shared), throttle: Throttle::new(), retry_at: Instant::NEVER }
     }
 
     /// Takes the lines of the `log` macros as well. Does nothing when somebody else does already.
     pub fn install(&self) {
         if log::set_boxed_logger(Box::new(Macros(Arc::clone(&self.shared)))).is_ok() {
-            log::set_max_level(self.shared.filter.filter());
+            log::set_max_level(self.shared.filter().filter());
+        }
+    }
+
+    /// Lines up to this level from here on, unless RUST_LOG has a say.
+    pub fn set_level(&self, level: log::LevelFilter) {
+        if !self.shared.fixed {
+            *self.shared.filter() = wanted(level, None);
+            log::set_max_level(level);
         }
     }
 
@@ -181,7 +190,21 @@ fn level(level: Level) -> log::Level {
     }
 }
 
+/// Only decides; never writes.
+fn wanted(level: log::LevelFilter, filter: Option<&str>) -> env_logger::Logger {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(level);
+    if let Some(filter) = filter {
+        builder.parse_filters(filter);
+    }
+    builder.build()
+}
+
 impl Shared {
+    fn filter(&self) -> MutexGuard<'_, env_logger::Logger> {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn output(&self) -> MutexGuard<'_, Output> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,7 +218,7 @@ impl Shared {
             .target(&target)
             .args(format_args!(""))
             .build();
-        self.filter.matches(&record)
+        self.filter().matches(&record)
     }
 
     fn print(&self, heading: Heading, text: &str) {
@@ -208,11 +231,11 @@ struct Macros(Arc<Shared>);
 
 impl log::Log for Macros {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= self.0.filter.filter()
+        metadata.level() <= self.0.filter().filter()
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if !self.0.filter.matches(record) {
+        if !self.0.filter().matches(record) {
             return;
         }
         let mut line = Line::default();

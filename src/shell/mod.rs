@@ -18,6 +18,7 @@ mod links;
 mod listeners;
 pub mod logging;
 mod probes;
+mod reload;
 mod resolver;
 mod signals;
 mod socket;
@@ -35,7 +36,7 @@ pub use self::listeners::BindError;
 pub use self::resolver::Paths;
 pub use self::system::{claim_descriptors, program_bytes};
 
-use crate::config::{Config, Server};
+use crate::config::{Bridge, Config, Server};
 use crate::gateway::verbs::{Action, Event};
 use crate::limits::{STORE_SLOW, STORE_SLOW_FOR};
 use crate::note::{Note, text};
@@ -92,11 +93,21 @@ impl fmt::Display for StartError {
 }
 
 /// What the shell needs to know of a bridge.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Target {
     servers: Vec<Server>,
     interface: Option<String>,
     connect_timeout: Duration,
+}
+
+impl Target {
+    fn of(bridge: &Bridge) -> Self {
+        Self {
+            servers: bridge.servers.clone(),
+            interface: bridge.bind_interface.clone(),
+            connect_timeout: bridge.connect_timeout,
+        }
+    }
 }
 
 /// Where each kind of poll token begins; connections come last.
@@ -120,6 +131,7 @@ pub struct EventLoop<C, S> {
     tokens: Tokens,
     targets: Box<[Target]>,
     signals: Signals,
+    source: reload::Source,
     listeners: Listeners,
     links: Links,
     resolver: Resolver,
@@ -163,7 +175,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         let signals = Signals::open()
             .and_then(|signals| signals.register(registry, Token(SIGNALS)).map(|()| signals))
             .map_err(|error| StartError::Io("signals", error))?;
-        let bridges = config.bridges.len();
+        let bridges = config.bridge_room();
         if let Some(shortage) = system::claim_descriptors(config) {
             log::warn!(target: "spillway::main", "event=config_warning text={}",
                 crate::note::Value(&shortage.to_string()));
@@ -179,19 +191,17 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             let name = config.listeners.get(usize::from(listener)).map_or("", |l| &l.name);
             logging.note(now, &Note::Listening { listener: text(name), addr });
         }
-        let targets = config.bridges.iter().map(|bridge| Target {
-            servers: bridge.servers.clone(),
-            interface: bridge.bind_interface.clone(),
-            connect_timeout: bridge.connect_timeout,
-        });
+        let mut targets: Vec<Target> = config.bridges.iter().map(Target::of).collect();
+        targets.resize_with(bridges, Target::default);
         Ok(Self {
             core,
             store,
             clock,
             events: Events::with_capacity(EVENTS_A_TURN),
             tokens,
-            targets: targets.collect(),
+            targets: targets.into_boxed_slice(),
             signals,
+            source: reload::Source::default(),
             listeners,
             links: Links::new(config, tokens.links),
             resolver: Resolver::new(paths, 2 * bridges, tokens.resolver, seed),
@@ -353,10 +363,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                     signals::guard_stop(STOP_SECONDS_MAX);
                     self.core.handle(now, Event::Stop { signal });
                 }
-                Signal::Reload => {
-                    let note = Note::ReloadRefused { reason: text("not in this build") };
-                    self.logging.note(now, &note);
-                }
+                Signal::Reload => self.read_again(now),
             }
         }
     }
@@ -462,6 +469,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                     self.core.handle(now, Event::Probed { bridge, ok: false });
                 }
             }
+            Action::Reloaded => self.reloaded(now),
             Action::Exit { lost } => self.exit = Some(lost),
         }
     }

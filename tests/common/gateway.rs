@@ -163,6 +163,16 @@ impl Gateway {
         self.directory.write("spillway.conf", &text);
     }
 
+    /// SIGHUP with another configuration; returns what it said to that.
+    pub fn reload(&self, configuration: &str) -> Event {
+        self.configure(configuration);
+        let mark = self.mark();
+        self.process().signal(libc::SIGHUP);
+        self.wait_event(mark, "that it has read its configuration again", |event| {
+            matches!(event.name.as_str(), "reloaded" | "reload_refused")
+        })
+    }
+
     pub fn configuration_file(&self) -> PathBuf {
         self.directory.file("spillway.conf")
     }

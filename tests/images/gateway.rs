@@ -221,7 +221,8 @@ impl World {
                     self.gateway.handle(self.now, Event::Closed { conn, reason: "closed" });
                 }
                 Action::CancelResolve { .. } => {}
-                Action::Probe { .. } | Action::Exit { .. } => panic!("{action:?} is not expected"),
+                Action::Probe { .. } | Action::Reloaded => {}
+                Action::Exit { .. } => panic!("{action:?} is not expected"),
             }
         }
     }

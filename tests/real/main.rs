@@ -36,6 +36,7 @@ mod peers;
 mod pressure;
 mod process;
 mod properties;
+mod reload;
 mod requests;
 mod resume;
 mod retained;

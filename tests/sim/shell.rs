@@ -370,7 +370,7 @@ impl World {
                     let listening = self.remotes[at].listening;
                     self.probes.push((bridge.0, self.now + 30_000, listening));
                 }
-                Action::Exit { .. } => {}
+                Action::Reloaded | Action::Exit { .. } => {}
             }
         }
         acted

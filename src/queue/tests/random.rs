@@ -37,6 +37,8 @@ struct Play {
     /// By number: for whom, QoS, and the record its publisher waits for.
     sent: Vec<(bool, Qos, Option<RecordId>)>,
     accepted: BTreeSet<u32>,
+    /// Queues that were away in the store alone.
+    retired: u32,
 }
 
 impl Play {
@@ -61,6 +63,7 @@ impl Play {
             rng,
             sent: Vec::new(),
             accepted: BTreeSet::new(),
+            retired: 0,
         };
         for peer in &mut play.peers {
             peer.clean = true;
@@ -188,6 +191,54 @@ impl Play {
         }
     }
 
+    /// The bridge is configured anew, with another window.
+    fn rewire(&mut self, dest: DestId) {
+        self.cut(dest);
+        let window = u16::try_from(1 + self.rng.below(24)).unwrap();
+        let World { queue, params, setup, .. } = &mut self.world;
+        let (params, room) =
+            (&mut params[usize::from(dest.0)], &mut setup.boxes[usize::from(dest.0)]);
+        // After a restart there is room for what may be in the store.
+        params.window = window.max(params.window);
+        room.window = params.window;
+        let params = Params { window, ..params.clone() };
+        queue.rewire(dest, params, room, &mut OneRule);
+    }
+
+    /// The bridge is gone from the configuration for a while; `true`: its queue from memory, too.
+    fn remove(&mut self, dest: DestId) -> bool {
+        self.cut(dest);
+        self.world.queue.orphan(dest);
+        for _ in 0..self.rng.below(4) {
+            self.turn();
+        }
+        let retired = self.world.queue.retire(dest, self.world.now);
+        if retired {
+            for _ in 0..self.rng.below(4) {
+                self.turn();
+            }
+            self.take_up(dest);
+            let peer = &mut self.peers[usize::from(dest.0)];
+            peer.clean = !self.world.queue.knows_peer(dest, super::peer());
+            // As after a restart.
+            peer.killed = true;
+        }
+        self.rewire(dest);
+        retired
+    }
+
+    fn take_up(&mut self, dest: DestId) {
+        loop {
+            let World { queue, disk, params, setup, now } = &mut self.world;
+            let at = usize::from(dest.0);
+            queue.take_up(dest, params[at].clone(), &setup.boxes[at]);
+            if queue.restore_one(dest, *now, disk, &mut OneRule).is_ok() {
+                return;
+            }
+            queue.detach(dest, *now);
+        }
+    }
+
     fn turn(&mut self) {
         self.world.pass(1);
         self.world.flush();
@@ -223,6 +274,8 @@ impl Play {
                 }
                 self.kill();
             }
+            91..93 => self.rewire(dest),
+            93..95 => self.retired += u32::from(self.remove(dest)),
             _ => {}
         }
         self.turn();
@@ -276,6 +329,7 @@ impl Play {
 
 #[test]
 fn whatever_happens_what_was_accepted_arrives() {
+    let mut retired = 0;
     for seed in 0..60 {
         let result = std::panic::catch_unwind(|| {
             let mut play = Play::new(seed);
@@ -283,7 +337,10 @@ fn whatever_happens_what_was_accepted_arrives() {
                 play.step();
             }
             play.finish();
+            play.retired
         });
         assert!(result.is_ok(), "seed {seed}");
+        retired += result.unwrap_or(0);
     }
+    assert!(retired > 10, "queues come back from the store: {retired}");
 }

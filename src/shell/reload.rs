@@ -1,0 +1,74 @@
+//! SIGHUP: the configuration is read again by whoever started the loop, the core takes it, and what
+//! the shell knows of it is taken anew.
+
+use super::core::Core;
+use super::{EventLoop, Target};
+use crate::config::{Bridge, Config};
+use crate::note::{Note, text};
+use crate::queue::store::SpillStore;
+use crate::vocab::{BridgeId, Instant};
+use std::fmt;
+
+/// Reads the configuration again, and tells of every error in it; the reason when it cannot be
+/// used.
+pub type Read = Box<dyn FnMut() -> Result<Config, String>>;
+
+/// How the configuration is read again.
+#[derive(Default)]
+pub(super) struct Source {
+    read: Option<Read>,
+    /// Read, and not yet in use.
+    offered: Option<Config>,
+    /// In use instead of the one that the loop began with.
+    taken: Option<Config>,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").finish_non_exhaustive()
+    }
+}
+
+impl<C: Core, S: SpillStore> EventLoop<C, S> {
+    /// What SIGHUP calls from here on.
+    pub fn on_reload(&mut self, read: Read) {
+        self.source.read = Some(read);
+    }
+
+    /// The configuration that a SIGHUP has brought into use, if one did.
+    pub fn take_config(&mut self) -> Option<Config> {
+        self.source.taken.take()
+    }
+
+    pub(super) fn read_again(&mut self, now: Instant) {
+        let read = match &mut self.source.read {
+            Some(read) => read(),
+            None => Err("there is no file to read".to_owned()),
+        };
+        match read {
+            Ok(config) => {
+                self.core.reload(now, config.clone());
+                self.source.offered = Some(config);
+            }
+            Err(reason) => {
+                let note = Note::ReloadRefused { reason: text(&reason) };
+                self.logging.note(now, &note);
+            }
+        }
+    }
+
+    /// The core uses what it was offered.
+    pub(super) fn reloaded(&mut self, now: Instant) {
+        let Some(config) = self.source.offered.take() else { return };
+        for (target, at) in self.targets.iter_mut().zip(0..) {
+            let bridge: Option<&Bridge> = self.core.bridge(BridgeId(at));
+            *target = bridge.map(Target::of).unwrap_or_default();
+        }
+        self.logging.set_level(config.log_level);
+        if self.stats_interval != config.stats_interval {
+            self.stats_interval = config.stats_interval;
+            self.stats_at = config.stats_interval.map_or(Instant::NEVER, |span| now.plus(span));
+        }
+        self.source.taken = Some(config);
+    }
+}

@@ -1,0 +1,261 @@
+//! SIGHUP: another configuration while clients are connected and messages are under way.
+
+use crate::common::client::Client;
+use crate::common::collector::Collector;
+use crate::common::gateway::{Gateway, ROOMY_SESSIONS, bridge};
+use crate::common::mosquitto::Mosquitto;
+use crate::common::numbered;
+use crate::common::place::free_port;
+use crate::common::publisher::Publisher;
+use crate::common::wire::{Connect, Message};
+use std::thread;
+
+const ALL: &str = "forward.1.local_topic = t/#";
+
+/// Publishes numbers to `topic` at QoS 2 until all are accepted.
+fn publish(client: &mut Client, topic: &str, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        client.publish(&Message::new(topic, numbered(number)).qos(2));
+    }
+}
+
+fn bridge_ups(gateway: &Gateway, name: &str) -> usize {
+    gateway.events().iter().filter(|e| e.is("bridge_up", &[("bridge", name)])).count()
+}
+
+#[test]
+fn what_changed_and_what_needs_a_restart_is_said() {
+    let gateway = Gateway::start("");
+    let said = gateway.reload("session.max_messages = 7\nring.messages = 99\nlimit.clients = 3");
+    assert_eq!(said.text("changed"), "session.max_messages");
+    assert_eq!(said.text("restart"), "limit.clients,ring.messages");
+}
+
+#[test]
+fn a_quieter_log_is_quiet_at_once() {
+    let gateway = Gateway::start("");
+    let mark = gateway.mark();
+    // What is doubtful in the file is told as before, and shows that it was read.
+    gateway.configure("log.level = warn\nlimit.clients = 300");
+    gateway.process().signal(libc::SIGHUP);
+    gateway.wait_from(mark, "config_warning", &[]);
+    let mark = gateway.mark();
+    Connect::v4("quiet").open(gateway.port).disconnect();
+    assert_eq!(gateway.reload("log.level = warm").name, "reload_refused");
+    let said = gateway.lines().split_off(mark);
+    assert!(!said.iter().any(|line| line.contains(" INFO ")), "{said:?}");
+}
+
+#[test]
+fn a_file_with_an_error_is_refused_whole_and_everything_goes_on() {
+    let remote = Mosquitto::start();
+    let good = bridge("up", remote.port, &[ALL]);
+    let gateway = Gateway::start(&good);
+    gateway.wait("bridge_up");
+    let far = Collector::start(remote.port, "far", "t/#");
+    let mut client = Connect::v4("near").open(gateway.port);
+    let other = bridge("other", remote.port, &["forward.1.local_topic = #"]);
+    let said = gateway.reload(&format!("{other}bridge.up.server = mqtt://127.0.0.1\nnonsense = 1"));
+    assert_eq!(said.name, "reload_refused");
+    let errors: Vec<_> =
+        gateway.events().into_iter().filter(|e| e.name == "config_error").collect();
+    assert!(errors[0].text("text").contains("nonsense"), "{errors:?}");
+    publish(&mut client, "t/a", 0..20);
+    assert_eq!(far.wait_all_in_order(20), 0);
+    assert_eq!((bridge_ups(&gateway, "up"), bridge_ups(&gateway, "other")), (1, 0));
+    assert_eq!(gateway.reload(&good).text("changed"), "");
+    client.ping();
+}
+
+#[test]
+fn bridges_come_and_go_and_all_else_stays_connected() {
+    let (near, far) = (Mosquitto::start(), Mosquitto::start());
+    let (first, second) = (bridge("a", near.port, &[ALL]), bridge("b", far.port, &[ALL]));
+    let gateway = Gateway::start(&first);
+    gateway.wait("bridge_up");
+    let at_near = Collector::start(near.port, "near", "t/#");
+    let at_far = Collector::start(far.port, "far", "t/#");
+    let mut client = Connect::v4("client").open(gateway.port);
+    publish(&mut client, "t/a", 0..10);
+    assert_eq!(gateway.reload(&format!("{first}{second}")).text("changed"), "+b");
+    gateway.wait_with("bridge_up", &[("bridge", "b")]);
+    publish(&mut client, "t/a", 10..20);
+    at_near.wait_count(20);
+    at_far.wait_count(10);
+    let mark = gateway.mark();
+    assert_eq!(gateway.reload(&second).text("changed"), "-a");
+    gateway.wait_from(mark, "bridge_down", &[("bridge", "a"), ("reason", "reload")]);
+    publish(&mut client, "t/a", 20..30);
+    at_far.wait_count(20);
+    assert_eq!(at_near.count(), 20);
+    // Its place is there for another.
+    let third = bridge("c", near.port, &[ALL]);
+    assert_eq!(gateway.reload(&format!("{second}{third}")).text("changed"), "+c");
+    gateway.wait_with("bridge_up", &[("bridge", "c")]);
+    publish(&mut client, "t/a", 30..40);
+    at_near.wait_count(30);
+    at_far.wait_count(30);
+    assert_eq!(bridge_ups(&gateway, "b"), 1, "it is the same");
+    client.ping();
+}
+
+#[test]
+fn what_waits_for_a_server_that_was_wrong_goes_to_the_right_one() {
+    for store in ["", "store.path = none\n"] {
+        let remote = Mosquitto::start();
+        let far = Collector::start(remote.port, "far", "t/#");
+        let gateway = Gateway::start(&format!("{store}{}", bridge("up", free_port(), &[ALL])));
+        let mut client = Connect::v4("near").open(gateway.port);
+        publish(&mut client, "t/a", 0..200);
+        gateway.wait("bridge_down");
+        let said = gateway.reload(&format!("{store}{}", bridge("up", remote.port, &[ALL])));
+        assert_eq!(said.text("changed"), "up");
+        publish(&mut client, "t/a", 200..220);
+        assert_eq!(far.wait_all_in_order(220), 0);
+    }
+}
+
+#[test]
+fn a_removed_bridge_keeps_its_queue_until_it_is_back() {
+    for killed in [false, true] {
+        let remote = Mosquitto::start();
+        let far = Collector::start(remote.port, "far", "t/#");
+        let mut gateway = Gateway::start(&bridge("up", free_port(), &[ALL]));
+        let mut client = Connect::v4("near").persistent().open(gateway.port);
+        publish(&mut client, "t/a", 0..100);
+        assert_eq!(gateway.reload("").text("changed"), "-up");
+        // Nobody's: it has no bridge.
+        publish(&mut client, "t/b", 0..10);
+        if killed {
+            gateway.kill();
+            gateway.run();
+        }
+        let back = bridge("up", remote.port, &[ALL]);
+        assert_eq!(gateway.reload(&back).text("changed"), "+up");
+        gateway.wait("bridge_up");
+        let mut client = Connect::v4("other").open(gateway.port);
+        publish(&mut client, "t/a", 100..110);
+        assert_eq!(far.wait_all_in_order(110), 0);
+        assert_eq!(far.count(), 110);
+    }
+}
+
+#[test]
+fn more_bridges_than_there_is_room_for_are_refused_and_names_make_room_for_each_other() {
+    let remote = Mosquitto::start();
+    let of = |names: &[&str]| -> String {
+        names.iter().map(|name| bridge(name, remote.port, &[ALL])).collect()
+    };
+    let gateway = Gateway::start(&format!("limit.bridges = 2\n{}", of(&["a"])));
+    let said = gateway.reload(&format!("limit.bridges = 9\n{}", of(&["a", "b", "c"])));
+    assert_eq!(said.name, "reload_refused", "{}", said.line);
+    for at in 0..12 {
+        let name = format!("n{at}");
+        let said = gateway.reload(&format!("limit.bridges = 2\n{}", of(&["a", &name])));
+        assert_eq!(said.name, "reloaded", "{}", said.line);
+        gateway.wait_with("bridge_up", &[("bridge", &name)]);
+        let said = gateway.reload(&format!("limit.bridges = 2\n{}", of(&["a"])));
+        assert_eq!(said.text("changed"), format!("-{name}"));
+        gateway.wait_bridge_stats("a", "a row that is written", |_| true);
+    }
+    assert_eq!(bridge_ups(&gateway, "a"), 1);
+}
+
+#[test]
+fn what_waits_is_sorted_by_the_new_rules() {
+    let remote = Mosquitto::start();
+    let mut far = Connect::v4("far").open(remote.port);
+    far.subscribe(&[("#", 2)]);
+    let port = free_port();
+    let rules = ["forward.1.local_topic = a/#", "forward.2.local_topic = b/#", ALL_OF_C];
+    let gateway = Gateway::start(&bridge("up", port, &rules));
+    let mut client = Connect::v4("near").open(gateway.port);
+    for topic in ["a/1", "b/1", "c/1"] {
+        for qos in [1, 2] {
+            client.publish(&Message::new(topic, format!("{topic} {qos}")).qos(qos));
+        }
+    }
+    // The first has another target, the second another name, the third is gone.
+    let rules = [
+        "forward.1.local_topic = a/#",
+        "forward.1.prefix = site/",
+        "forward.other.local_topic = b/#",
+        "forward.other.priority = high",
+    ];
+    gateway.reload(&bridge("up", remote.port, &rules));
+    gateway.wait("bridge_up");
+    client.publish(&Message::new("a/end", "end").qos(2));
+    let mut heard: Vec<(String, String)> =
+        far.until("end").into_iter().map(|m| (m.topic.clone(), m.text())).collect();
+    heard.sort();
+    let expected =
+        [("b/1", "b/1 1"), ("b/1", "b/1 2"), ("site/a/1", "a/1 1"), ("site/a/1", "a/1 2")];
+    let expected = expected.map(|(topic, text)| (topic.to_owned(), text.to_owned()));
+    assert_eq!(heard, expected);
+    gateway.wait_with("drop", &[("reason", "no_rule")]);
+    gateway.wait_stats("two drops", |stats| stats.number("drops") == 2);
+}
+
+const ALL_OF_C: &str = "forward.3.local_topic = c/#";
+
+/// A configuration that takes everything below `t/` to the remote, one of many.
+fn any(seed: &mut u64, port: u16, elsewhere: u16) -> String {
+    let mut pick = |count: u64| {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (*seed >> 33) % count
+    };
+    let rules: &[&str] = match pick(6) {
+        0 => &["forward.a.local_topic = t/#"],
+        1 => &["forward.b.local_topic = t/#", "forward.b.priority = high"],
+        2 => &["forward.q.local_topic = t/q1", "forward.a.local_topic = #"],
+        3 => &["forward.a.local_topic = t/+", "forward.a.priority = low"],
+        4 => &[
+            "forward.a.local_topic = t/#",
+            "forward.a.rate = 2000/s",
+            "forward.a.overflow = block",
+        ],
+        _ => &["forward.q.local_topic = t/q2", "forward.r.local_topic = t/#"],
+    };
+    let window = format!("max_inflight = {}", 5 + pick(40));
+    let keepalive = format!("keepalive = {}s", 20 + pick(3));
+    let mut rules: Vec<&str> = rules.to_vec();
+    rules.extend([window.as_str(), keepalive.as_str()]);
+    let mut text = bridge("main", port, &rules);
+    if pick(2) == 0 {
+        text += &bridge("side", elsewhere, &["forward.1.local_topic = t/q1"]);
+    }
+    if pick(3) == 0 {
+        text += &bridge("dead", 1, &["forward.1.local_topic = other/#"]);
+    }
+    format!("{ROOMY_SESSIONS}session.expiry = {}h\n{text}", 1 + pick(5))
+}
+
+#[test]
+fn fifty_reloads_under_load_lose_nothing() {
+    const COUNT: usize = 3000;
+    let (remote, elsewhere) = (Mosquitto::start(), Mosquitto::start());
+    let mut seed = 7;
+    let gateway = Gateway::start(&any(&mut seed, remote.port, elsewhere.port));
+    let far: Vec<Collector> =
+        ["t/q1", "t/q2"].iter().map(|topic| Collector::start(remote.port, topic, topic)).collect();
+    let near = Collector::start_with(gateway.port, Connect::v4("sub").persistent(), "t/q1", 1);
+    let port = gateway.port;
+    let publishers = [(1, "t/q1"), (2, "t/q2")].map(|(qos, topic)| {
+        thread::spawn(move || Publisher::numbered(topic, topic, qos, COUNT).window(20).run(port))
+    });
+    let mut reloads = 0;
+    while reloads < 50 || !publishers.iter().all(thread::JoinHandle::is_finished) {
+        let said = gateway.reload(&any(&mut seed, remote.port, elsewhere.port));
+        assert_eq!(said.name, "reloaded", "{}", said.line);
+        reloads += 1;
+    }
+    for publisher in publishers {
+        publisher.join().expect("nobody was disconnected");
+    }
+    far[0].wait_all_in_order(COUNT);
+    assert_eq!(far[1].wait_all_in_order(COUNT), 0, "QoS 2 comes once");
+    assert_eq!(near.wait_all_in_order(COUNT), 0, "local subscribers notice nothing");
+    assert_eq!(gateway.dropped("no_rule"), 0);
+    let ups = bridge_ups(&gateway, "main");
+    assert!(ups > 20, "{reloads} reloads, up {ups} times");
+}
