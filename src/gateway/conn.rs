@@ -342,7 +342,6 @@ impl Conn {
     /// Room for replies so large, from here on.
     pub fn grow_control(&mut self, bytes: usize) {
         self.control_bytes = self.control_bytes.max(bytes);
-        self.control.reserve(self.control_bytes.saturating_sub(self.control.len()));
     }
 
     /// Nothing more is to be said.
