@@ -87,7 +87,7 @@ fn every_corner(port: u16, level: u8) {
     back.wait_closed();
     let refused = Connect::new(level, &"a".repeat(200)).try_open(port).expect("a CONNACK");
     assert_ne!(refused.connack.code, 0);
-    let small = Connect::new(level, "small").property((MAXIMUM_PACKET_SIZE, vec![0, 0, 0, 60]));
+    let small = Connect::new(level, "small").property((MAXIMUM_PACKET_SIZE, vec![0, 0, 0, 200]));
     let mut small = if level == 5 { small } else { Connect::new(level, "small") }.open(port);
     small.send(&[0x3E, 0]);
     small.wait_closed();
