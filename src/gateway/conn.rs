@@ -164,6 +164,8 @@ pub struct Conn {
     pub pubacks: Debts,
     pub pubrecs: Debts,
     pub pubcomps: Debts,
+    /// QoS 2 messages taken over this connection and not released.
+    pub unreleased: usize,
     /// A debt waits for a commit.
     pub awaits_commit: bool,
     /// Bytes at the start of its buffer that are PUBLISHes which found no room.
@@ -224,6 +226,7 @@ impl Conn {
             zero_parked: false,
             alias_parked: false,
             window_learned: 0,
+            unreleased: 0,
             retry: false,
             swallow_left: 0,
             subscribing: None,
@@ -261,6 +264,7 @@ impl Conn {
         self.zero_parked = false;
         self.alias_parked = false;
         self.window_learned = 0;
+        self.unreleased = 0;
         self.retry = false;
         self.swallow_left = 0;
         self.subscribing = None;
@@ -393,6 +397,12 @@ impl Conn {
 
     pub fn inbound_count(&self) -> usize {
         self.pubacks.len() + self.pubrecs.len()
+    }
+
+    /// What counts against the Receive Maximum that an MQTT 5 client was told: QoS 2 until it is
+    /// released (4.9).
+    pub fn receive_count(&self) -> usize {
+        self.pubacks.len() + self.pubrecs.len().max(self.unreleased)
     }
 }
 

@@ -83,15 +83,15 @@ impl Gateway {
         }
         let conn = self.conn(slot);
         let limit = usize::from(self.inbound_limit(source));
+        // A client that was told the limit has broken it. Others wait: one that was not told, and a
+        // remote, for brokers forget our word over a reconnect (mosquitto without a limit of its own
+        // does) and would be turned away for ever.
+        let told = conn.version == Version::V5 && matches!(source, Source::Client { .. });
+        if told && conn.receive_count() >= limit {
+            return Err(Reason::RECEIVE_MAXIMUM_EXCEEDED);
+        }
         if conn.inbound_count() >= limit {
-            // A client that was told the limit has broken it. Others wait: one that was not told,
-            // and a remote, for brokers forget our word over a reconnect (mosquitto without a limit
-            // of its own does) and would be turned away for ever.
-            let told = conn.version == Version::V5 && matches!(source, Source::Client { .. });
             self.queue.eager = true;
-            if told {
-                return Err(Reason::RECEIVE_MAXIMUM_EXCEEDED);
-            }
             return Ok(false);
         }
         // Before it is routed: a message without its identifier would be routed twice.
@@ -115,6 +115,7 @@ impl Gateway {
         }
         let conn = self.conn_mut(slot);
         conn.awaits_commit |= debt.owner.is_some();
+        conn.unreleased += usize::from(exactly_once && !reason.is_error());
         let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
         debts.push(debt);
         let conn = self.conn_mut(slot);
@@ -372,6 +373,7 @@ impl Gateway {
         // A PUBCOMP for an unknown identifier is right in 3.1.1 and carries 0x92 in MQTT 5.
         let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
         let conn = self.conn_mut(slot);
+        conn.unreleased = conn.unreleased.saturating_sub(usize::from(known));
         conn.awaits_commit |= after > 0;
         conn.pubcomps.push(Debt { packet_id: id, reason, record: None, after, owner: None });
         self.ready.set(slot);

@@ -4,7 +4,8 @@ use crate::common::client::{Wire, dial};
 use crate::common::gateway::{Gateway, binary};
 use crate::common::process::Process;
 use crate::common::wire::{
-    self, Connect, MAXIMUM_PACKET_SIZE, Message, Packet, RECEIVE_MAXIMUM, find, four_bytes,
+    self, Connect, MAXIMUM_PACKET_SIZE, Message, PUBCOMP, PUBREC, PUBREL, Packet, RECEIVE_MAXIMUM,
+    find, four_bytes,
 };
 
 fn disconnect_code(packets: &[Packet]) -> Option<u8> {
@@ -213,6 +214,23 @@ fn more_in_flight_than_allowed_ends_an_mqtt_5_connection() {
         bytes.extend(Message { id, ..Message::new("t", "x").qos(2) }.bytes(5));
     }
     client.send(&bytes);
+    assert_eq!(disconnect_code(&client.wait_closed()), Some(0x93));
+}
+
+#[test]
+fn qos_2_counts_against_the_receive_maximum_until_it_is_released() {
+    let gateway = Gateway::start("limit.inflight = 5");
+    let mut client = Connect::v5("client").open(gateway.port);
+    let message = Message::new("t", "x").qos(2);
+    for _ in 0..5 {
+        let id = client.publish_without_waiting(&message);
+        client.wait_ack(PUBREC, id);
+    }
+    client.send(&wire::ack(PUBREL, 3));
+    client.wait_ack(PUBCOMP, 3);
+    let id = client.publish_without_waiting(&message);
+    client.wait_ack(PUBREC, id);
+    client.send(&Message { id: 7, ..Message::new("t", "x").qos(1) }.bytes(5));
     assert_eq!(disconnect_code(&client.wait_closed()), Some(0x93));
 }
 
