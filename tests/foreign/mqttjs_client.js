@@ -148,6 +148,31 @@ const checks = {
     await watcher.close();
   },
 
+  // Each message of a group goes to one member, and every member has its part.
+  async shared() {
+    const members = ['one', 'two', 'three'].map((name) => new Client(`js-${name}`));
+    const got = [];
+    for (const member of members) {
+      await member.connect();
+      member.mqtt.on('message', (_, payload) => got.push([member, Number(payload)]));
+      await member.subscribe('$share/crew/work/+', 1);
+    }
+    const publisher = new Client('js-publisher');
+    await publisher.connect();
+    for (const n of numbers(60)) await publisher.publish(`work/${n}`, n, 1);
+    const all = new Promise((resolve) => {
+      const look = setInterval(() => {
+        if (got.length >= 60) { clearInterval(look); resolve(); }
+      }, 5);
+    });
+    await within(all, '60 messages');
+    assert.deepStrictEqual(got.map(([, n]) => n).sort((a, b) => a - b), numbers(60).map(Number));
+    for (const member of members) {
+      assert.ok(got.filter(([one]) => one === member).length >= 10, 'an even spread');
+    }
+    for (const client of [...members, publisher]) await client.close();
+  },
+
   async request_and_response() {
     if (!five) return;
     const server = new Client('js-server');

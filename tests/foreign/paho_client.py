@@ -6,6 +6,7 @@ called paho.py, which would hide the library.
 
 import queue
 import sys
+import time
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -143,6 +144,29 @@ def session():
         kept.close()
 
 
+def shared():
+    """Each message of a group goes to one member, and every member has its part."""
+    members = [Client(f"paho-member-{n}") for n in range(3)]
+    for member in members:
+        member.connect()
+        member.subscribe("$share/crew/work/+", 1)
+    publisher = Client("paho-publisher")
+    publisher.connect()
+    for n in range(60):
+        publisher.publish(f"work/{n}", str(n), 1)
+    got = []
+    deadline = time.monotonic() + PATIENCE
+    while len(got) < 60 and time.monotonic() < deadline:
+        for member in members:
+            while not member.messages.empty():
+                got.append((member, int(member.next().payload)))
+    assert sorted(n for _, n in got) == list(range(60)), got
+    shares = [sum(1 for one, _ in got if one is member) for member in members]
+    assert min(shares) >= 10, shares
+    for client in [*members, publisher]:
+        client.close()
+
+
 def request_and_response():
     """Only MQTT 5: properties arrive as they were sent, options are kept."""
     if not FIVE:
@@ -171,7 +195,7 @@ def request_and_response():
     server.close()
 
 
-for check in (every_qos, retained, will, session, request_and_response):
+for check in (every_qos, retained, will, session, shared, request_and_response):
     check()
     print("ok", check.__name__, flush=True)
 print("done", flush=True)

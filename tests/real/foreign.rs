@@ -34,8 +34,14 @@ fn run(mut command: Command, script: &str, version: &str) -> Vec<String> {
     lines
 }
 
-const EVERYTHING: [&str; 5] =
-    ["ok every_qos", "ok retained", "ok will", "ok session", "ok request_and_response"];
+const EVERYTHING: [&str; 6] = [
+    "ok every_qos",
+    "ok retained",
+    "ok will",
+    "ok session",
+    "ok shared",
+    "ok request_and_response",
+];
 
 fn paho(version: &str) {
     let command = Command::new(installed("python/bin/python"));
