@@ -141,6 +141,28 @@ fn a_removed_bridge_keeps_its_queue_until_it_is_back() {
 }
 
 #[test]
+fn rules_of_access_change_for_who_is_connected() {
+    let mut gateway = Gateway::prepare("");
+    let file = gateway.directory.write("acl", "topic readwrite a\n");
+    let configuration = format!("auth.acl_file = {}", file.display());
+    gateway.configure(&configuration);
+    gateway.run();
+    let mut client = Connect::v5("near").open(gateway.port);
+    client.subscribe(&[("a", 1)]);
+    assert_eq!(client.publish(&Message::new("a", "1").qos(1)), 0);
+    assert_eq!(client.publish(&Message::new("b", "1").qos(1)), 0x87);
+    gateway.directory.write("acl", "topic readwrite b\n");
+    assert_eq!(gateway.reload(&configuration).text("changed"), "auth.acl_file");
+    assert_eq!(client.publish(&Message::new("a", "2").qos(1)), 0x87);
+    assert!(client.publish(&Message::new("b", "2").qos(1)) < 0x80);
+    // A file with an error changes nothing.
+    gateway.directory.write("acl", "nonsense\n");
+    assert_eq!(gateway.reload(&configuration).name, "reload_refused");
+    assert_eq!(client.publish(&Message::new("a", "3").qos(1)), 0x87);
+    assert!(client.publish(&Message::new("b", "3").qos(1)) < 0x80);
+}
+
+#[test]
 fn more_bridges_than_there_is_room_for_are_refused_and_names_make_room_for_each_other() {
     let remote = Mosquitto::start();
     let of = |names: &[&str]| -> String {
