@@ -84,8 +84,8 @@ impl Gateway {
         let conn = self.conn(slot);
         let limit = usize::from(self.inbound_limit(source));
         // A client that was told the limit has broken it. Others wait: one that was not told, and a
-        // remote, for brokers forget our word over a reconnect (mosquitto without a limit of its own
-        // does) and would be turned away for ever.
+        // remote, for brokers forget our word over a reconnect (mosquitto without a limit of its
+        // own does) and would be turned away for ever.
         let told = conn.version == Version::V5 && matches!(source, Source::Client { .. });
         if told && conn.receive_count() >= limit {
             return Err(Reason::RECEIVE_MAXIMUM_EXCEEDED);
