@@ -201,6 +201,7 @@ impl Gateway {
             conn.pubacks.refuse(record);
             if let (Some(packet_id), Some(owner)) = (conn.pubrecs.refuse(record), owner) {
                 // The exchange ends with the refusal [MQTT-4.3.3].
+                conn.unreleased = conn.unreleased.saturating_sub(1);
                 self.queue.release_id(owner, packet_id.raw());
             }
         }

@@ -242,6 +242,21 @@ fn what_found_no_room_is_refused_though_the_commit_failed_too() {
 }
 
 #[test]
+fn what_was_refused_does_not_count_against_the_receive_maximum() {
+    let more = "bridge.up.overflow = drop_newest\nlimit.inflight = 4\n";
+    let mut world = World::with(more, 1);
+    let peer = "127.0.0.1:9".parse().unwrap();
+    let client = world.gateway.accept(world.now, 0, peer).unwrap();
+    world.receive(client, &[0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 0, 0, 1, b'c']);
+    assert_eq!(world.turn(client)[0], 0x20);
+    for id in 1..=9 {
+        world.receive(client, &[0x34, 8, 0, 3, b't', b'/', b'a', 0, id, 0]);
+        let told = world.turn(client);
+        assert_eq!((told[0], &told[2..5]), (0x50, &[0, id, 0x97][..]));
+    }
+}
+
+#[test]
 fn qos_2_is_stored_beyond_a_quota_only_as_far_as_it_was_taken() {
     // The bridge's share is one of them.
     let mut world = World::with("", 2);
