@@ -32,7 +32,7 @@ pub enum State {
     Up {
         conn: ConnId,
     },
-    /// The gateway stops.
+    /// The gateway stops, or no bridge is configured in this place.
     Stopped,
 }
 

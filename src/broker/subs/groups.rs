@@ -4,6 +4,7 @@
 
 use super::{NONE, Subs, Subscription};
 use crate::mqtt::topic;
+use crate::queue::entry::NO_RULE_YET;
 
 /// How a message came to a session: by a subscription of its own, or by this group.
 pub const PLAIN: u8 = 0;
@@ -15,7 +16,8 @@ pub fn way_of(filter: &str) -> u8 {
     if share_bytes(filter) == 0 {
         return PLAIN;
     }
-    let [low, ..] = (1 + topic::topic_hash(filter) % 255).to_le_bytes();
+    // The queue takes it for a rule, and has a meaning of its own for the last ones.
+    let [low, ..] = (1 + topic::topic_hash(filter) % u64::from(NO_RULE_YET - 1)).to_le_bytes();
     low
 }
 
