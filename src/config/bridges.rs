@@ -9,7 +9,7 @@ use super::values::{
     same_server, seconds, servers, size, text,
 };
 use super::{Bridge, Limits, Overflow, ServerPolicy, Will};
-use crate::limits::SERVERS_MAX;
+use crate::limits::{FORWARDS_MAX, SERVERS_MAX};
 use crate::mqtt::{Qos, Version};
 use core::time::Duration;
 
@@ -48,6 +48,10 @@ pub(super) fn bridges(
         }
         if bridges.len() >= usize::from(limit.bridges) {
             let what = format!("more bridges than limit.bridges ({})", limit.bridges);
+            reader.error("bridge.NAME.server", scope, what);
+        }
+        if bridge.forward.len() > FORWARDS_MAX {
+            let what = format!("more than {FORWARDS_MAX} rules forward");
             reader.error("bridge.NAME.server", scope, what);
         }
         let before = rules;

@@ -246,6 +246,11 @@ fn what_does_not_fit_together_is_refused() {
     let rules =
         "limit.rules = 1\nbridge.b.forward.1.local_topic = a\nbridge.b.forward.2.local_topic = b";
     assert!(first(&format!("{HUB}{rules}")).contains("limit.rules (1)"));
+    let rule = |at| format!("bridge.b.forward.{at}.local_topic = t/{at}\n");
+    let rules = |count: u32| (0..count).map(rule).collect::<String>();
+    good(&format!("{HUB}limit.rules = 1024\n{}", rules(254)));
+    let more = format!("{HUB}limit.rules = 1024\n{}", rules(255));
+    assert!(first(&more).contains("more than 254 rules forward"));
     let listeners = "listener.a.url = mqtt://[::1]:1\nlistener.b.url = mqtt://[::1]:1";
     assert!(first(listeners).starts_with("f:2: listener.b.url: listener a"));
     let twice = "bridge.b.subscribe.1.remote_topic = a\nbridge.b.subscribe.2.remote_topic = a";
