@@ -195,7 +195,10 @@ fn turn_for_good(
         if !event_loop.is_store_damaged() {
             return Ok(status);
         }
-        config = event_loop.take_config().unwrap_or(config);
+        if let Some(new) = event_loop.take_config() {
+            // What needs a restart keeps its value: the store that is damaged is the old one.
+            config = config::reload(&config, &new).config;
+        }
         // Closes every connection and the store.
         logging = event_loop.into_logging();
         damaged = Some("damage was found in use");

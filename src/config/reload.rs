@@ -71,26 +71,34 @@ pub fn reload(old: &Config, new: &Config) -> Reload {
         "store.sync" store.sync;
         "store.sessions_share" store.sessions_share;
     }
-    if same_doors(&old.listeners, &new.listeners) {
-        let mut both = old.listeners.iter().zip(&new.listeners);
-        if both.clone().any(|(a, b)| a.max_clients != b.max_clients) {
-            changed.push("listener.NAME.max_clients");
+    let (mut max_clients, mut anonymous) = (false, false);
+    let mut same = old.listeners.len() == new.listeners.len();
+    // Who is let in changes where the door stays, whatever becomes of the others.
+    for door in &mut config.listeners {
+        match new.listeners.iter().find(|new| is_door(new, door)) {
+            Some(new) => {
+                max_clients |= door.max_clients != new.max_clients;
+                anonymous |= door.anonymous != new.anonymous;
+                door.clone_from(new);
+            }
+            None => same = false,
         }
-        if both.any(|(a, b)| a.anonymous != b.anonymous) {
-            changed.push("listener.NAME.anonymous");
-        }
-        config.listeners.clone_from(&new.listeners);
-    } else {
+    }
+    if max_clients {
+        changed.push("listener.NAME.max_clients");
+    }
+    if anonymous {
+        changed.push("listener.NAME.anonymous");
+    }
+    if !same {
         restart.push("listener.NAME.url");
     }
     Reload { config, changed, restart }
 }
 
-/// The same names at the same addresses, in the same order.
-fn same_doors(old: &[Listener], new: &[Listener]) -> bool {
-    let same =
-        |(a, b): (&Listener, &Listener)| (&a.name, &a.host, a.port) == (&b.name, &b.host, b.port);
-    old.len() == new.len() && old.iter().zip(new).all(same)
+/// The same name at the same address.
+fn is_door(one: &Listener, other: &Listener) -> bool {
+    (&one.name, &one.host, one.port) == (&other.name, &other.host, other.port)
 }
 
 #[cfg(test)]
@@ -133,5 +141,17 @@ mod tests {
         let Reload { config: kept, changed, .. } = reload(&old, &limited);
         assert_eq!(kept.listeners[0].max_clients, Some(3));
         assert_eq!(changed, ["listener.NAME.max_clients"]);
+    }
+
+    #[test]
+    fn a_new_listener_holds_up_no_other() {
+        let old = config("listener.l.url = mqtt://127.0.0.1:1\n");
+        let new = "listener.n.url = mqtt://127.0.0.1:2\nlistener.l.url = mqtt://127.0.0.1:1\n";
+        let new = config(&format!("{new}listener.l.max_clients = 3\n"));
+        let Reload { config: kept, changed, restart } = reload(&old, &new);
+        let listeners: Vec<_> = kept.listeners.iter().map(|l| (l.port, l.max_clients)).collect();
+        assert_eq!(listeners, [(1, Some(3))]);
+        assert_eq!(changed, ["listener.NAME.max_clients"]);
+        assert_eq!(restart, ["listener.NAME.url"]);
     }
 }
