@@ -100,7 +100,8 @@ impl Gateway {
             return Err(Reason::IMPLEMENTATION_SPECIFIC.into());
         }
         if let Some(will) = &connect.will {
-            let bytes = will.topic.len() + will.payload.len();
+            let properties = will.properties.as_bytes().len();
+            let bytes = will.topic.len() + will.payload.len() + properties;
             if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
                 return Err(Reason::TOPIC_NAME_INVALID.into());
             }

@@ -353,3 +353,32 @@ fn new_rules_judge_what_waits_and_what_comes() {
     world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 7, b'x']);
     assert_eq!(world.sent(subscriber)[..5], [0x32, 6, 0, 1, b'z']);
 }
+
+/// A length of at most 255 (1.5.5).
+fn length(out: &mut Vec<u8>, bytes: usize) {
+    match u8::try_from(bytes).unwrap() {
+        short @ ..128 => out.push(short),
+        long => out.extend_from_slice(&[long, 1]),
+    }
+}
+
+#[test]
+fn the_properties_of_a_will_count_as_the_rest_of_it_does() {
+    for (bytes, told) in [(20, 0), (200, 0x97)] {
+        let mut world = World::with("limit.will_bytes = 100\n", 64);
+        let client = world.gateway.accept(world.now, 0, "127.0.0.1:9".parse().unwrap()).unwrap();
+        // One user property.
+        let mut will = vec![0x26, 0, 0, 0, bytes];
+        will.resize(5 + usize::from(bytes), b'p');
+        let mut connect = b"\0\x04MQTT\x05\x06\0\0\0\0\x01c".to_vec();
+        length(&mut connect, will.len());
+        connect.extend_from_slice(&will);
+        connect.extend_from_slice(b"\0\x01w\0\0");
+        let mut packet = vec![0x10];
+        length(&mut packet, connect.len());
+        packet.extend_from_slice(&connect);
+        let taken = world.gateway.receive(world.now, client, &mut packet);
+        assert_eq!(taken.kept, 0);
+        assert_eq!(world.sent(client)[3], told);
+    }
+}
