@@ -133,7 +133,7 @@ impl Gateway {
         self.queue.count_drop(dest, DropReason::SessionEnded, lost);
         if moved && self.sessions[session].stored {
             // With the commit that forgets the session, or a crash after it would lose them.
-            self.queue.commit_all();
+            self.queue.commit_moved();
         }
     }
 

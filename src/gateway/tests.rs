@@ -382,3 +382,39 @@ fn the_properties_of_a_will_count_as_the_rest_of_it_does() {
         assert_eq!(world.sent(client)[3], told);
     }
 }
+
+#[test]
+fn what_is_handed_over_on_a_full_disk_survives_a_crash() {
+    let mut world = World::new();
+    let subscribe = b"\x82\x0F\0\x01\0\x0A$share/g/z\x01";
+    let other = world.client(b'd');
+    world.receive(other, subscribe);
+    world.turn(other);
+    world.lose(other);
+    let client = world.client(b'c');
+    world.receive(client, subscribe);
+    world.turn(client);
+    let publisher = world.client(b'e');
+    world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 5, b'x']);
+    assert_eq!(world.turn(client)[..5], [0x32, 6, 0, 1, b'z']);
+    assert_eq!(world.turn(publisher), [0x40, 2, 0, 5]);
+    world.lose(client);
+    world.disk.full = true;
+    let mut large = vec![0x32, 0xF0, 0xAB, 2, 0, 3, b't', b'/', b'a', 0, 1];
+    large.resize(4 + 0x95F0, b'x');
+    world.receive(publisher, &large);
+    world.turn(publisher);
+    assert!(world.gateway.queue.is_full(world.now));
+    world.connect(b'c', 2);
+    assert_eq!(world.gateway.queue.outbox(world.gateway.session_dest(0)).pending, 1);
+    world.gateway.flush(world.now, &mut world.disk);
+    assert!(!world.disk.has_session("c"), "it has ended");
+    // A crash.
+    let (config, _) = config::load("test", CONFIG, &mut |_| Err(String::new()), "node").unwrap();
+    world.gateway = Gateway::new(config, 7, 64, world.now);
+    world.gateway.restore(world.now, &mut world.disk).unwrap();
+    let other = world.connect(b'd', 0);
+    let mut told = world.turn(other);
+    told.extend(world.turn(other));
+    assert!(told.ends_with(b"\0\x01z\0\x01x"), "{told:?}");
+}

@@ -149,6 +149,13 @@ impl Queue {
         self.commit_all = true;
     }
 
+    /// What a session that ends had in the store is another's now: it is committed with the end, on
+    /// a full disk too, where it has the room that becomes free.
+    pub fn commit_moved(&mut self) {
+        self.commit_all = true;
+        self.full_until = Instant::ZERO;
+    }
+
     /// A message found no room in the pool: the next flush makes some, up to a quarter.
     pub fn press_now(&mut self) {
         self.pressed = true;
