@@ -12,6 +12,7 @@ use crate::common::wire::{
     self, Ack, Connect, Message, PUBCOMP, PUBLISH, PUBREC, PUBREL, Packet, numbered_plan,
 };
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const RULES: [&str; 4] = [
     "forward.1.local_topic = up/#",
@@ -222,8 +223,12 @@ fn an_identifier_left_open_is_released_before_it_is_used_again() {
     let (a, b) = (Server::start(Mode::Pass), Server::start(Mode::Refuse));
     let servers = format!("mqtt://{}, mqtt://{}", a.name(), b.name());
     let gateway = Gateway::start(&bridge_to("up", &servers, &RULES));
+    let mut near = Connect::v4("near").open(gateway.port);
+    near.subscribe(&[("down/#", 0)]);
     gateway.wait_with("bridge_up", &[("server", &a.name())]);
     a.turnstile.arm(Stop { from: Side::Far, kind: PUBREC, nth: 1, when: When::Before });
+    // A slow link: what has passed the turnstile has not arrived for long.
+    b.link.delay(Duration::from_millis(50));
     let mut client = Connect::v4("client").open(gateway.port);
     client.publish(&Message::new("up/t", "0").qos(2));
     a.turnstile.wait_reached();
@@ -231,6 +236,11 @@ fn an_identifier_left_open_is_released_before_it_is_used_again() {
     b.link.set(Mode::Pass);
     b.collector.wait_count(1);
     b.turnstile.wait_idle(Side::Near);
+    // The PUBCOMP has passed, and is still on its way: what comes behind it has arrived after it.
+    // Without it the message would be in doubt, and go to the first server under a new identifier.
+    b.mosquitto.wait_line("Sending SUBACK to the-bridge");
+    Connect::v4("remote").open(b.mosquitto.port).publish(&Message::new("down/t", "behind"));
+    assert_eq!(near.next().text(), "behind");
     b.refuse();
     a.link.set(Mode::Pass);
     // The first server had it, and passes it on with its PUBREL: once at each.
@@ -240,6 +250,9 @@ fn an_identifier_left_open_is_released_before_it_is_used_again() {
     a.collector.wait_count(2);
     let counts = arrivals([&a, &b]);
     assert_eq!(counts.into_iter().collect::<Vec<_>>(), [(0, 2), (1, 1)]);
+    let doubts = gateway.events().into_iter().filter(|event| event.name == "qos2_in_doubt");
+    let doubts: Vec<u64> = doubts.map(|event| event.number("count")).collect();
+    assert_eq!(doubts, [1], "only what the first server had");
 }
 
 /// The bridge's session is taken by another client of its name, in the middle of exchanges.
