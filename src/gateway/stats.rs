@@ -77,7 +77,7 @@ impl Gateway {
             up: link.is_up(),
             inflight: u32::from(outbox.inflight),
             ring: outbox.ram_messages(),
-            store: outbox.disk_only() + outbox.unknown_messages,
+            store: self.queue.disk_only(dest),
             oldest_ms: u64::try_from(oldest_ms).unwrap_or(u64::MAX),
             rtt_ms: u64::try_from(rtt_ms).unwrap_or(u64::MAX),
             reconnects: link.reconnects,

@@ -111,10 +111,7 @@ const BRIDGE_FIGURES: &[BridgeRow] = &[
     ("up", |of, _, bridge, out| number(out, u64::from(of.link(bridge).is_up()))),
     ("inflight", |of, _, bridge, out| number(out, of.queue.outbox(of.to(bridge)).inflight)),
     ("ring", |of, _, bridge, out| number(out, of.queue.outbox(of.to(bridge)).ram_messages())),
-    ("store", |of, _, bridge, out| {
-        let outbox = of.queue.outbox(of.to(bridge));
-        number(out, outbox.disk_only() + outbox.unknown_messages);
-    }),
+    ("store", |of, _, bridge, out| number(out, of.queue.disk_only(of.to(bridge)))),
     ("waiting", |of, _, bridge, out| number(out, of.queue.outbox(of.to(bridge)).pending)),
     ("oldest_ms", |of, now, bridge, out| {
         let oldest = of.queue.oldest_arrival(of.to(bridge));

@@ -2,7 +2,7 @@
 
 use super::entry::{Chain, State};
 use super::outbox::{DestId, Outbox, Up};
-use super::pool::{NONE, RecordId};
+use super::pool::{NONE, RecordId, widen};
 use super::recv::Stage;
 use super::trim::Scope;
 use super::{DropReason, Push, Queue};
@@ -346,6 +346,18 @@ impl Queue {
             at = self.entries.next(Chain::Custody, at);
         }
         found
+    }
+
+    /// Messages on disk only, whether their slots have been read or not.
+    pub fn disk_only(&self, dest: DestId) -> u64 {
+        let mut count = 0;
+        let mut at = self.outbox(dest).chain.head;
+        while at != NONE {
+            let slot = &self.log.slots[widen(at)];
+            count += u64::from(slot.untaken());
+            at = slot.next;
+        }
+        count
     }
 
     /// Gives a message with its bytes in RAM to another destination, which has room for it.

@@ -189,6 +189,11 @@ impl Slot {
     pub fn unsettled(&self) -> u16 {
         self.count - self.settled
     }
+
+    /// Records that are here only.
+    pub fn untaken(&self) -> u32 {
+        u32::from(self.count).saturating_sub(self.taken_bits.count())
+    }
 }
 
 /// Whose a slot is that is taken into use.

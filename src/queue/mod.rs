@@ -367,7 +367,6 @@ impl Queue {
         outbox.peer = None;
         outbox.parked.clear();
         outbox.received = 0;
-        outbox.unknown_messages = 0;
         outbox.up = Up::Down;
         outbox.next_id = 1;
         outbox.next_seq = 1;

@@ -136,8 +136,6 @@ pub struct Outbox {
     pub unknown_slots: u32,
     /// Older messages are being salvaged from a damaged store: what is new waits behind them.
     pub salvaging: bool,
-    /// Messages in slots that have not been read.
-    pub unknown_messages: u64,
     /// Identifiers of its peer's QoS 2 messages that are not released.
     pub received: u32,
     /// Committed and not settled.
@@ -266,7 +264,6 @@ impl Outbox {
             chain: SlotChain::EMPTY,
             unknown_slots: 0,
             salvaging: false,
-            unknown_messages: 0,
             received: 0,
             stored: 0,
             settled_dirty: 0,
@@ -375,9 +372,5 @@ impl Outbox {
     /// Messages in RAM that count against the ring, sent or not.
     pub fn ram_messages(&self) -> u32 {
         self.records
-    }
-
-    pub fn disk_only(&self) -> u64 {
-        self.streams.iter().map(|stream| u64::from(stream.gap)).sum()
     }
 }

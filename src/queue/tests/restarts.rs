@@ -132,3 +132,18 @@ fn an_identifier_whose_message_was_refused_is_not_stored() {
     world.restart();
     assert!(!world.queue.recv.contains(B.0, 7), "its publisher may use it again");
 }
+
+#[test]
+fn what_is_on_disk_is_counted_before_it_is_read() {
+    let mut world = World::new();
+    for topic in ["1", "2", "3"] {
+        world.publish(A, topic, Qos::AtLeastOnce, 20_000);
+    }
+    world.evict(A);
+    assert_eq!(world.queue.disk_only(A), 3);
+    world.restart();
+    assert_eq!(world.queue.disk_only(A), 3);
+    world.connect(A, true);
+    assert_eq!(world.drain(A), ["1", "2", "3"]);
+    assert_eq!(world.queue.disk_only(A), 0);
+}
