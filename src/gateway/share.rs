@@ -6,6 +6,7 @@ use crate::broker::access::{Access, Right};
 use crate::broker::session::Sessions;
 use crate::broker::subs::{Group, PLAIN, Subscription, Turn};
 use crate::mqtt::Qos;
+use crate::mqtt::topic::is_shared;
 use crate::queue::outbox::DestId;
 use crate::queue::{DropReason, Push, Queue};
 
@@ -90,7 +91,9 @@ impl Members<'_> {
 
 impl Gateway {
     /// A session ends: what it has as a member of a group goes to another one, but for a message
-    /// of QoS 2 that it may have begun to take [MQTT-4.8.2-5]. What is on disk only ends with it.
+    /// of QoS 2 that it may have begun to take [MQTT-4.8.2-5]. What is left ends with it, on disk
+    /// too, and is counted: all that was kept for a session that was to outlive its connection, of
+    /// another only what its groups lose.
     pub(super) fn hand_over(&mut self, session: u16) {
         let dest = self.session_dest(session);
         let first = dest.0 - session;
@@ -130,6 +133,13 @@ impl Gateway {
             }
         }
         self.topic = topics;
+        let entry = &self.sessions[session];
+        if entry.stored || !entry.expiry.is_zero() {
+            lost = self.queue.undelivered(dest);
+        } else if self.subs.of_session(session).any(|(filter, _)| is_shared(filter)) {
+            // By which way it came is not known of what is on disk only.
+            lost += self.queue.disk_only(dest);
+        }
         self.queue.count_drop(dest, DropReason::SessionEnded, lost);
         if moved && self.sessions[session].stored {
             // With the commit that forgets the session, or a crash after it would lose them.

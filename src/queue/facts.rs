@@ -360,6 +360,13 @@ impl Queue {
         count
     }
 
+    /// Messages of QoS 1 and 2 that the peer has not taken over, wherever they are: known also of
+    /// what has not been read since the restart.
+    pub fn undelivered(&self, dest: DestId) -> u64 {
+        let outbox = self.outbox(dest);
+        outbox.pending.saturating_sub(u64::from(outbox.release.len))
+    }
+
     /// Gives a message with its bytes in RAM to another destination, which has room for it.
     /// `false`: it stays.
     pub fn move_entry(&mut self, from: DestId, index: u32, to: DestId, push: Push) -> bool {
@@ -385,6 +392,15 @@ impl Queue {
             self.note(Note::Drop { reason: reason.word(), destination, count: *count });
         }
         !drops.is_empty()
+    }
+
+    /// Tells of a destination's drops while it still has the name it had then.
+    pub(super) fn tell_drops_of(&mut self, dest: DestId) {
+        while let Some(at) = self.drops.iter().position(|drop| drop.0 == dest) {
+            let (_, reason, count) = self.drops.swap_remove(at);
+            let destination = self.name(dest);
+            self.note(Note::Drop { reason: reason.word(), destination, count });
+        }
     }
 
     pub fn count_drop(&mut self, dest: DestId, reason: DropReason, count: u64) {

@@ -297,6 +297,7 @@ impl Queue {
 
     /// Takes a destination into use. What the store has of it is put in place by `restore`.
     pub fn open(&mut self, dest: DestId, params: Params) {
+        self.tell_drops_of(dest);
         let mut number = topic_hash(&params.key);
         // Bridges are opened first: nobody can choose a client id that takes one's messages.
         while self.boxes.iter().any(|outbox| outbox.used && outbox.number == number) {
@@ -331,7 +332,7 @@ impl Queue {
         outbox.params.journal = journal;
     }
 
-    /// Gives a destination up: everything it still had is dropped and counted.
+    /// Gives a destination up with everything it still has; whoever misses that counts it first.
     pub fn close(&mut self, dest: DestId, now: Instant) {
         self.drop_all(dest);
         self.outbox_mut(dest).unknown_slots = 0;

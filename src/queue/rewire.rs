@@ -187,6 +187,7 @@ impl Queue {
     /// Takes a destination into use that is configured now; `restore_one` reads what the store has
     /// of it before anything else is put there.
     pub fn take_up(&mut self, dest: DestId, params: Params, room: &BoxSetup) {
+        self.tell_drops_of(dest);
         let outbox = &mut self.boxes[usize::from(dest.0)];
         let (streams, window) = (outbox.streams.len(), outbox.wire.len() / 2);
         let window = u16::try_from(window).unwrap_or(u16::MAX).max(room.window);

@@ -158,6 +158,39 @@ fn a_session_at_its_quota_loses_its_oldest_and_blocks_nobody() {
     }
 }
 
+/// A kept session with more than fits in RAM, before or after a restart.
+fn with_backlog(filter: &str, expiry: &str, killed: bool) -> Gateway {
+    let mut gateway = Gateway::start(&format!("ring.messages = 64\nsession.expiry = {expiry}"));
+    let mut client = Connect::v4("kept").persistent().open(gateway.port);
+    client.subscribe(&[(filter, 1)]);
+    client.acknowledges = false;
+    Publisher::numbered("publisher", "n", 1, 500).run(gateway.port);
+    if killed {
+        gateway.kill();
+        gateway.run();
+    }
+    client.vanish();
+    gateway
+}
+
+#[test]
+fn what_ends_with_a_session_is_counted_wherever_it_is() {
+    for (filter, killed) in [("n", false), ("n", true), ("$share/g/n", false), ("$share/g/n", true)]
+    {
+        for expiry in ["1s", "1h"] {
+            let gateway = with_backlog(filter, expiry, killed);
+            if expiry == "1h" {
+                let clean = Connect::v4("kept").open(gateway.port);
+                assert!(!clean.connack.session_present);
+            }
+            let drop = gateway.wait_with("drop", &[("reason", "session_ended")]);
+            let told = (drop.text("destination"), drop.number("count"));
+            assert_eq!(told, ("kept", 500), "{filter} {killed} {expiry}");
+            gateway.wait_stats("nothing is left", |stats| stats.number("store_msgs") == 0);
+        }
+    }
+}
+
 #[test]
 fn what_was_not_acknowledged_comes_again_with_dup_and_its_identifier() {
     let gateway = Gateway::start("");

@@ -2,8 +2,10 @@
 //! another one when that one's session ends.
 
 use crate::common::client::Client;
+use crate::common::collector::Collector;
 use crate::common::gateway::Gateway;
 use crate::common::mosquitto::{MosquittoSub, mosquitto_pub};
+use crate::common::publisher::Publisher;
 use crate::common::wire::{
     Connect, Message, PUBREC, Packet, RECEIVE_MAXIMUM, SUBSCRIPTION_ID, ack, numbered_plan,
     subscribe,
@@ -153,6 +155,37 @@ fn a_stored_session_that_ends_leaves_its_messages_to_the_group_durably() {
     let mut stays = stays.open(gateway.port);
     let all = taken(std::slice::from_mut(&mut stays), 10);
     assert_eq!(all[0], (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_no_other_member_takes_of_a_session_that_ends_is_counted() {
+    // So few in flight stay in RAM when their session is left.
+    let few = "ring.messages = 64\nlimit.inflight = 4\nstore.flush_after = 10ms";
+    let gateway = Gateway::start(few);
+    let leaves = Connect::v4("leaves").persistent();
+    let mut leaves = member(&gateway, &leaves, "$share/g/t", 1);
+    leaves.acknowledges = false;
+    Publisher::numbered("publisher", "t", 1, 300).run(gateway.port);
+    // Some of those behind come back from the disk for it.
+    leaves.acknowledges = true;
+    for number in 0..50 {
+        assert_eq!(number_of(&leaves.next().payload), number);
+    }
+    leaves.acknowledges = false;
+    leaves.ping();
+    leaves.vanish();
+    let stays = Connect::v4("stays").persistent();
+    let stays = Collector::start_with(gateway.port, stays, "$share/g/t", 1);
+    Connect::v4("leaves").open(gateway.port).disconnect();
+    // What is in RAM is taken, what is on disk only is nobody's any more.
+    let drop = gateway.wait_with("drop", &[("reason", "session_ended")]);
+    let lost = usize::try_from(drop.number("count")).expect("not many");
+    assert!((1..250).contains(&lost), "{lost}");
+    stays.wait_count(250 - lost);
+    publish_all(&gateway, &[Message::new("t", "300").qos(1)]);
+    stays.wait("the last", |all| all.iter().any(|message| number_of(&message.payload) == 300));
+    assert_eq!(stays.count(), 251 - lost);
+    assert_eq!(gateway.dropped("session_ended"), drop.number("count"));
 }
 
 #[test]

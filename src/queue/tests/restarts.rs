@@ -1,6 +1,8 @@
 //! The process begins again, perhaps with less room than it had.
 
+use super::super::DropReason;
 use super::*;
+use crate::note::Note;
 
 #[test]
 fn fewer_slots_than_before_lose_nothing() {
@@ -146,4 +148,51 @@ fn what_is_on_disk_is_counted_before_it_is_read() {
     world.connect(A, true);
     assert_eq!(world.drain(A), ["1", "2", "3"]);
     assert_eq!(world.queue.disk_only(A), 0);
+}
+
+#[test]
+fn what_a_session_leaves_behind_is_known_to_the_message_read_or_not() {
+    let mut world = World::with(|_, params| params[0] = session("a"));
+    for topic in ["1", "2", "3", "4", "5", "6"] {
+        world.publish(A, topic, Qos::AtLeastOnce, 20_000);
+    }
+    world.publish(A, "7", Qos::ExactlyOnce, 10);
+    world.evict(A);
+    assert_eq!((world.queue.undelivered(A), world.queue.disk_only(A)), (7, 7));
+    world.restart();
+    assert_eq!((world.queue.undelivered(A), world.queue.disk_only(A)), (7, 7));
+    // One is in RAM only, and one is read and acknowledged.
+    world.publish(A, "8", Qos::AtLeastOnce, 10);
+    world.connect(A, true);
+    let (_, id) = world.send_soon(A).unwrap();
+    world.queue.puback(A, id, world.now);
+    assert_eq!(world.queue.undelivered(A), 7);
+    let (mut sent, mut last) = (0, None);
+    while let Some((topic, id)) = world.send_soon(A) {
+        sent += 1;
+        last = (topic == "7").then_some(id).or(last);
+    }
+    // Received by the peer, and not released: it is the peer's.
+    world.queue.pubrec(A, last.unwrap(), world.now);
+    assert_eq!((sent, world.queue.undelivered(A), world.queue.disk_only(A)), (7, 6, 0));
+    world.queue.close(A, world.now);
+    assert_eq!((world.queue.undelivered(A), world.queue.disk_only(A)), (0, 0));
+    world.run(3000);
+    assert_eq!(world.queue.in_use(), Default::default());
+}
+
+#[test]
+fn drops_are_told_of_under_the_name_of_whoever_had_the_messages() {
+    let mut world = World::with(|_, params| params[0] = session("old"));
+    world.queue.count_drop(A, DropReason::SessionEnded, 3);
+    world.queue.close(A, world.now);
+    world.queue.open(A, session("new"));
+    world.queue.count_drop(A, DropReason::SessionEnded, 2);
+    world.queue.report_drops();
+    let notes = core::iter::from_fn(|| world.queue.poll_note());
+    let drops = notes.filter_map(|note| match note {
+        Note::Drop { destination, count, .. } => Some((destination.to_string(), count)),
+        _ => None,
+    });
+    assert_eq!(drops.collect::<Vec<_>>(), [("old".to_owned(), 3), ("new".to_owned(), 2)]);
 }
