@@ -114,9 +114,8 @@ fn replace(file: &Path, text: &str) -> Result<(), Error> {
     let write = || {
         let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         if let Ok(old) = fs::metadata(file) {
-            // Whoever could read it still can, though it was changed by somebody else.
+            // Whoever it belongs to can still read it, though somebody else has changed it.
             fchown(&out, Some(old.uid()), Some(old.gid()))?;
-            out.set_permissions(old.permissions())?;
         }
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
@@ -216,7 +215,6 @@ fn hidden(prompt: &str, terminal: &impl AsFd) -> Result<Vec<u8>, Error> {
 mod tests {
     use super::*;
     use std::os::fd::{FromRawFd, OwnedFd};
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn other_lines_stay_as_they_are_and_in_their_place() {
@@ -225,18 +223,6 @@ mod tests {
         assert_eq!(with("a:1", "bob", "bob:new"), "a:1\nbob:new\n");
         assert_eq!(with("", "bob", "bob:new"), "bob:new\n");
         assert_eq!(with("#bob:1\n", "bob", "bob:new"), "#bob:1\nbob:new\n");
-    }
-
-    #[test]
-    fn whoever_could_read_the_file_still_can() {
-        let file = std::env::temp_dir().join(format!("spillway-users-{}", std::process::id()));
-        let mode = |file: &Path| fs::metadata(file).unwrap().mode() & 0o777;
-        replace(&file, "a:1\n").unwrap();
-        assert_eq!(mode(&file), 0o600);
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-        replace(&file, "a:2\n").unwrap();
-        assert_eq!((mode(&file), fs::read_to_string(&file).unwrap().as_str()), (0o640, "a:2\n"));
-        fs::remove_file(&file).unwrap();
     }
 
     #[test]
