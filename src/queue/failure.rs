@@ -62,10 +62,10 @@ impl Queue {
             if self.outbox(dest).row_dirty {
                 let mut waited = false;
                 self.recv.update(dest.0, &mut |_, stage| match stage {
-                    // A PUBREC waits for it, and its message may be safe by its own entry.
-                    Stage::Staged => {
+                    // A PUBREC waits for it. Its message is not safe by this transaction either.
+                    Stage::Staged(record) => {
                         waited = true;
-                        Stage::Ready
+                        record.map_or(Stage::Ready, Stage::Waits)
                     }
                     other => other,
                 });

@@ -334,7 +334,7 @@ impl Queue {
             // The table is everybody's: it is gone through for those who have something in it.
             if written && outbox.params.journal && outbox.received > 0 {
                 self.recv.update(dest.0, &mut |_, stage| match stage {
-                    Stage::Staged => Stage::Durable,
+                    Stage::Staged(_) => Stage::Durable,
                     other => other,
                 });
             }

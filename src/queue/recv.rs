@@ -12,9 +12,10 @@ pub enum Stage {
     /// Its message is not safe yet, so the identifier must not be either: after a crash the
     /// publisher's second try would be taken for a duplicate and the message be lost.
     Waits(RecordId),
-    /// May be written, or is in the open transaction.
+    /// May be written.
     Ready,
-    Staged,
+    /// In the open transaction, with the message it waits for: should that fail, both wait again.
+    Staged(Option<RecordId>),
     Durable,
 }
 

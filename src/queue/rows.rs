@@ -102,8 +102,9 @@ impl Queue {
                         partial = true;
                         return stage;
                     }
-                    Stage::Durable => Stage::Durable,
-                    Stage::Waits(_) | Stage::Ready | Stage::Staged => Stage::Staged,
+                    Stage::Durable | Stage::Staged(_) => stage,
+                    Stage::Waits(record) => Stage::Staged(Some(record)),
+                    Stage::Ready => Stage::Staged(None),
                 };
                 row.extend_from_slice(&id.to_le_bytes());
                 count += 1;
