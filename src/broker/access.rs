@@ -67,7 +67,7 @@ impl Access {
         }
         for rule in patterns(acl, who) {
             let decides = rule.grant == Grant::Deny || rule.grant.gives(right);
-            if decides && fits(filled(&rule.filter, who), topic) {
+            if decides && topic::matches_bytes(filled(&rule.filter, who), topic) {
                 return rule.grant != Grant::Deny;
             }
         }
@@ -133,32 +133,6 @@ fn filled<'a>(pattern: &'a str, who: Who<'a>) -> impl Iterator<Item = u8> + 'a {
             (name, rest) = (word.as_bytes(), &behind[1..]);
         }
     })
-}
-
-/// As [`topic::matches`], for a filter that comes byte by byte.
-fn fits(filter: impl Iterator<Item = u8>, topic: &str) -> bool {
-    let mut filter = filter.peekable();
-    let reserved = topic.starts_with('$');
-    if reserved && filter.peek().is_none_or(|first| *first != b'$') {
-        return false;
-    }
-    let mut topic = topic.as_bytes();
-    while let Some(wanted) = filter.next() {
-        match wanted {
-            b'#' => return true,
-            b'+' => {
-                let end = topic.iter().position(|b| *b == b'/').unwrap_or(topic.len());
-                (_, topic) = topic.split_at(end);
-            }
-            literal => match topic.split_first() {
-                Some((&byte, rest)) if byte == literal => topic = rest,
-                Some(_) => return false,
-                // `a/#` matches `a`.
-                None => return literal == b'/' && filter.next() == Some(b'#'),
-            },
-        }
-    }
-    topic.is_empty()
 }
 
 /// Is one of the filters for topics that begin with `$` and the other not?
@@ -382,7 +356,7 @@ topic read s/%u
             seen[usize::from(overlaps(&one, &other)) + 2 * usize::from(covers(&one, &other))] += 1;
             for topic in &topics {
                 let nobody = who("", "");
-                let same = fits(filled(&one, nobody), topic);
+                let same = topic::matches_bytes(filled(&one, nobody), topic);
                 assert_eq!(same, topic::matches(&one, topic), "{one} {topic}");
             }
         }

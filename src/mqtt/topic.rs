@@ -60,13 +60,17 @@ pub fn split_shared(filter: &str) -> Option<(&str, &str)> {
 /// A wildcard in the first level never matches a topic that begins with `$` [MQTT-4.7.2-1];
 /// `a/#` matches `a` too (4.7.1.2).
 pub fn matches(filter: &str, topic: &str) -> bool {
-    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
-        return false;
-    }
-    let (mut filter, mut topic) = (filter.as_bytes(), topic.as_bytes());
+    matches_bytes(filter.bytes(), topic)
+}
+
+/// The same for a filter that comes byte by byte.
+pub fn matches_bytes(mut filter: impl Iterator<Item = u8>, topic: &str) -> bool {
+    let mut reserved = topic.starts_with('$');
+    let mut topic = topic.as_bytes();
     // In a valid filter a wildcard is a whole level, so levels need no cutting.
-    while let Some((&wanted, filter_rest)) = filter.split_first() {
+    while let Some(wanted) = filter.next() {
         match wanted {
+            b'#' | b'+' if reserved => return false,
             b'#' => return true,
             b'+' => {
                 let end = topic.iter().position(|b| *b == b'/').unwrap_or(topic.len());
@@ -75,10 +79,10 @@ pub fn matches(filter: &str, topic: &str) -> bool {
             literal => match topic.split_first() {
                 Some((&byte, topic_rest)) if byte == literal => topic = topic_rest,
                 Some(_) => return false,
-                None => return filter == b"/#",
+                None => return literal == b'/' && filter.eq(*b"#"),
             },
         }
-        filter = filter_rest;
+        reserved = false;
     }
     topic.is_empty()
 }

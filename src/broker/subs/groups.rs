@@ -107,19 +107,9 @@ impl Subs {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::sub;
     use super::super::{Added, Match};
     use super::*;
-    use crate::mqtt::Qos;
-
-    fn sub(id: u32) -> Subscription {
-        Subscription {
-            qos: Qos::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: 0,
-            id,
-        }
-    }
 
     /// Sessions with subscriptions of their own, and the sessions of each group in turn.
     fn found(subs: &mut Subs, topic: &str) -> (Vec<u16>, Vec<Vec<u16>>) {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::vocab::Rng;
 
-fn sub(id: u32) -> Subscription {
+pub(super) fn sub(id: u32) -> Subscription {
     Subscription {
         qos: Qos::AtLeastOnce,
         no_local: false,

@@ -6,9 +6,8 @@ mod exchange;
 mod service;
 
 use super::*;
-use crate::config::{Ack, Bridge, Limits, Listener, Overflow, ServerPolicy, Store, Sync};
+use crate::config::{Ack, Bridge, Limits, Listener, Overflow, Store, Sync};
 use crate::gateway::verbs::Taken;
-use crate::mqtt::Version;
 use crate::queue::store::{SlotId, Table};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -271,31 +270,12 @@ fn bridge() -> Bridge {
             Server { host: "127.0.0.1".into(), port: 1 },
             Server { host: "no such name".into(), port: 2 },
         ],
-        server_policy: ServerPolicy::Failover,
-        version: Version::V5,
         bridge_bit: true,
-        client_id: None,
-        clean_start: false,
         session_expiry: Duration::from_secs(60),
-        username: None,
-        password: None,
         keepalive: Duration::from_secs(30),
-        connect_timeout: Duration::from_secs(10),
         ack_timeout: Duration::from_secs(20),
-        backoff_min: Duration::from_secs(1),
-        backoff_max: Duration::from_secs(60),
         max_inflight: 64,
-        max_packet_bytes: None,
-        rate: None,
-        max_messages: None,
-        max_bytes: None,
-        overflow: Overflow::Block,
-        queue_qos0: false,
-        bind_interface: None,
-        will: None,
-        notify_topic: None,
-        forward: Vec::new(),
-        subscribe: Vec::new(),
+        ..Bridge::vacant()
     }
 }
 
