@@ -52,8 +52,8 @@ pub fn check(world: &mut World) {
 }
 
 /// May what arrives first have been sent again, after others had arrived? Where its first copy is
-/// dropped, and counted, or damaged, or came before the subscription, or went to a session that
-/// has ended.
+/// dropped, and counted, or replaced by a newer one, or damaged, or came before the subscription,
+/// or went to a session that has ended.
 fn may_lack_first(world: &World, dest: Dest, id: u32, qos: u8) -> bool {
     let clean = matches!(dest, Dest::Session(client) if world.plan.clients[client].clean);
     let first_sent = world.ledger.message(id).first_sent;
@@ -61,18 +61,21 @@ fn may_lack_first(world: &World, dest: Dest, id: u32, qos: u8) -> bool {
     let unknown = subscriptions.any(|subscription| {
         Dest::Session(subscription.client) == dest && subscription.since > first_sent
     });
-    qos == 0 || clean || unknown || world.ledger.damaged > 0 || was_dropped(world, dest)
+    let lacks = qos == 0 || clean || unknown || conflates(world, dest, id);
+    lacks || world.ledger.damaged > 0 || was_dropped(world, dest)
 }
 
 /// What was replaced by a message on the wire is what is left of both, if the power goes before
 /// that one is durable or its acknowledgement is: as if it had been sent again. So is what was
 /// dropped, and counted, and is still in the store.
 fn may_return(world: &World, dest: Dest, id: u32) -> bool {
-    let conflates = |bridge| {
-        let rule = world.plan.rule(bridge, &world.ledger.message(id).topic);
-        rule.is_some_and(|rule| rule.conflate)
-    };
-    was_dropped(world, dest) || matches!(dest, Dest::Bridge(bridge) if conflates(bridge))
+    was_dropped(world, dest) || conflates(world, dest, id)
+}
+
+fn conflates(world: &World, dest: Dest, id: u32) -> bool {
+    let Dest::Bridge(bridge) = dest else { return false };
+    let rule = world.plan.rule(bridge, &world.ledger.message(id).topic);
+    rule.is_some_and(|rule| rule.conflate)
 }
 
 fn was_dropped(world: &World, dest: Dest) -> bool {
