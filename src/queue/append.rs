@@ -10,6 +10,26 @@ use super::{DropReason, Queue};
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::vocab::Overflow;
 
+/// Slots that other destinations need.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Beside {
+    pub bridges: u32,
+    pub sessions: u32,
+}
+
+impl Beside {
+    pub fn add(&mut self, session: bool, slots: u32) {
+        let sum = if session { &mut self.sessions } else { &mut self.bridges };
+        *sum = sum.saturating_add(slots);
+    }
+
+    pub fn without(mut self, session: bool, slots: u32) -> Self {
+        let sum = if session { &mut self.sessions } else { &mut self.bridges };
+        *sum -= slots;
+        self
+    }
+}
+
 pub(super) enum Append {
     Done,
     /// No slot for this destination.
@@ -38,7 +58,7 @@ impl Queue {
             match self.append(dest, at, store)? {
                 Append::Done => count += 1,
                 Append::NoRoom => {
-                    self.no_room(dest, at);
+                    let _ = self.no_room(dest, at);
                     break;
                 }
             }
@@ -84,8 +104,8 @@ impl Queue {
 
     /// No slot for a destination's custody from `at` on: the sessions' largest and `drop_oldest`
     /// give up their oldest slot in the next flush, `drop_newest` gives up what found no room, the
-    /// others block.
-    pub(super) fn no_room(&mut self, dest: DestId, at: u32) {
+    /// others block. Says whether the next flush may find a slot for it.
+    pub(super) fn no_room(&mut self, dest: DestId, at: u32) -> bool {
         self.any_stuck = true;
         let outbox = self.outbox_mut(dest);
         outbox.stuck = true;
@@ -94,8 +114,11 @@ impl Queue {
         let giver = match (outbox.params.session, outbox.params.overflow) {
             (true, _) => self.largest_session(dest),
             (false, Overflow::DropOldest) => dest,
-            (false, Overflow::DropNewest) => return self.refuse_custody(dest, at),
-            (false, Overflow::Block) => return,
+            (false, Overflow::DropNewest) => {
+                self.refuse_custody(dest, at);
+                return false;
+            }
+            (false, Overflow::Block) => return false,
         };
         let head = self.outbox(giver).chain.head;
         if head == NONE {
@@ -103,7 +126,7 @@ impl Queue {
             // Nobody waits any more: the next message asks again.
             let outbox = self.outbox_mut(dest);
             outbox.stuck = outbox.custody_held > 0;
-            return;
+            return false;
         }
         let unsettled = u32::from(self.log.slots[widen(head)].unsettled());
         self.outbox_mut(giver).trim += unsettled.max(1);
@@ -111,13 +134,13 @@ impl Queue {
         self.save(head);
         self.log.slots[widen(head)].closed = true;
         self.log.mark(head);
+        true
     }
 
     /// What was given up freed no slot: nobody waits for a destination that drops.
     pub(super) fn give_up_custody(&mut self, dest: DestId) {
         let outbox = self.outbox(dest);
-        let drops = outbox.params.session || outbox.params.overflow == Overflow::DropOldest;
-        if outbox.used && outbox.stuck && drops && outbox.custody_held > 0 {
+        if outbox.waits_for_slot() {
             self.refuse_custody(dest, outbox.custody.head);
         }
     }
@@ -187,11 +210,8 @@ impl Queue {
         let total = log_head.bytes();
         if !self.fits_tail(dest, total, store) {
             let slots = slots_of(total);
-            if !self.slots_for(dest, slots) {
-                self.reclaim();
-                if !self.slots_for(dest, slots) {
-                    return Ok(Append::NoRoom);
-                }
+            if !self.finds_slots(dest, slots, Beside::default()) {
+                return Ok(Append::NoRoom);
             }
             self.txn.grew |= !self.prefer_covered(total, store);
             self.write_buffer(store)?;
@@ -324,6 +344,14 @@ impl Queue {
         named.unwrap_or(outbox.short_number())
     }
 
+    /// Like `slots_beside`, and gives back what nobody needs if there are none.
+    pub(super) fn finds_slots(&mut self, dest: DestId, count: u32, beside: Beside) -> bool {
+        if !self.slots_beside(dest, count, beside) {
+            self.reclaim();
+        }
+        self.slots_beside(dest, count, beside)
+    }
+
     /// The open end of a log whose records are all settled is a slot that nobody needs: it is
     /// given back when another destination finds none.
     fn reclaim(&mut self) {
@@ -351,25 +379,26 @@ impl Queue {
         if !blocks || outbox.custody.is_empty() {
             return false;
         }
-        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let count = u64::from(outbox.custody.len) + 1;
-        let bytes = outbox.custody_bytes + body_bytes + count * wide(HEAD_BYTES);
-        // Of two slots in a row more than one is full.
-        let slots = bytes.div_ceil(wide(SLOT_BYTES / 2)) + count / wide(SLOT_RECORDS_MAX);
-        !self.slots_for(dest, u32::try_from(slots).unwrap_or(u32::MAX))
+        let slots = slots_at_most(outbox.custody.len + 1, outbox.custody_bytes + body_bytes);
+        !self.slots_for(dest, slots)
     }
 
     /// Are there `count` slots more for this destination?
     pub(super) fn slots_for(&self, dest: DestId, count: u32) -> bool {
+        self.slots_beside(dest, count, Beside::default())
+    }
+
+    pub(super) fn slots_beside(&self, dest: DestId, count: u32, beside: Beside) -> bool {
         let outbox = self.outbox(dest);
+        let of_sessions = count.saturating_add(beside.sessions);
         let own = if outbox.params.session {
-            self.session_slots.saturating_add(count) <= self.setup.session_slots_max
+            self.session_slots.saturating_add(of_sessions) <= self.setup.session_slots_max
         } else {
             true
         };
         let within = outbox.chain.len.saturating_add(count) <= outbox.params.slots_max
             || (outbox.may_overdraw() && outbox.custody_qos2 > 0);
-        own && within && self.log.free_count >= count
+        own && within && self.log.free_count >= of_sessions.saturating_add(beside.bridges)
     }
 
     /// A slot in the destination's chain, before `before` (`NONE` = at its end).
@@ -413,7 +442,17 @@ impl Queue {
     }
 }
 
+/// Slots that so many records need, of so many bytes without their heads.
+pub(super) fn slots_at_most(records: u32, body_bytes: u64) -> u32 {
+    let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let count = u64::from(records);
+    let bytes = body_bytes.saturating_add(count * wide(HEAD_BYTES));
+    // Of two slots in a row more than one is full.
+    let slots = bytes.div_ceil(wide(SLOT_BYTES / 2)) + count / wide(SLOT_RECORDS_MAX);
+    u32::try_from(slots).unwrap_or(u32::MAX)
+}
+
 /// Slots that a record of so many bytes needs, if it begins one.
-fn slots_of(total: usize) -> u32 {
+pub(super) fn slots_of(total: usize) -> u32 {
     u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX)
 }

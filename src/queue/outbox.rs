@@ -337,6 +337,16 @@ impl Outbox {
         journal && !session && overflow == Overflow::Block
     }
 
+    /// Does it give up its oldest messages for new ones?
+    pub fn gives_way(&self) -> bool {
+        self.params.session || self.params.overflow == Overflow::DropOldest
+    }
+
+    /// Do publishers wait until it has given up something, and a slot with it?
+    pub fn waits_for_slot(&self) -> bool {
+        self.used && self.stuck && self.gives_way() && self.custody_held > 0
+    }
+
     /// Is there, or may there be, something on disk only that has not been looked at?
     pub fn is_unread(&self) -> bool {
         self.unknown_slots > 0 || self.salvaging

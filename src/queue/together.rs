@@ -3,7 +3,7 @@
 //! at some of them only when the power goes, these would get the publisher's second try too.
 
 use super::Queue;
-use super::append::Append;
+use super::append::{Append, Beside, slots_at_most, slots_of};
 use super::entry::Chain;
 use super::outbox::DestId;
 use super::pool::{NONE, widen};
@@ -40,9 +40,25 @@ impl Queue {
             let heads = widen(outbox.custody.len) * HEAD_BYTES;
             usize::try_from(outbox.custody_bytes).unwrap_or(usize::MAX).saturating_add(heads)
         };
-        let along = self.dests().filter(|dest| self.goes_along(*dest, now));
-        let total = along.map(|dest| bytes(&dest)).fold(0, usize::saturating_add);
-        self.frugal || total > COMMIT_BYTES_MAX
+        let along = || self.dests().filter(|dest| self.goes_along(*dest, now));
+        let total = along().map(|dest| bytes(&dest)).fold(0, usize::saturating_add);
+        self.frugal || total > COMMIT_BYTES_MAX || self.may_lack_slots(along)
+    }
+
+    /// Is there perhaps no slot for somebody who is going to get one, as it gives up what is
+    /// older?
+    fn may_lack_slots<I: Iterator<Item = DestId>>(&self, along: impl Fn() -> I) -> bool {
+        let need = |dest: DestId| {
+            let outbox = self.outbox(dest);
+            slots_at_most(outbox.custody.len, outbox.custody_bytes)
+        };
+        let mut all = Beside::default();
+        along().for_each(|dest| all.add(self.outbox(dest).params.session, need(dest)));
+        let lacks = |dest: DestId| {
+            let (own, session) = (need(dest), self.outbox(dest).params.session);
+            !self.slots_beside(dest, own, all.without(session, own))
+        };
+        along().any(|dest| self.outbox(dest).gives_way() && lacks(dest))
     }
 
     /// Appends what waits in the order of its arrival, message by message.
@@ -53,9 +69,12 @@ impl Queue {
     ) -> Result<(), StoreError> {
         let mut cursors = core::mem::take(&mut self.txn.cursors);
         cursors.clear();
-        for dest in self.dests().filter(|dest| self.goes_along(*dest, now)) {
-            let at = self.outbox(dest).custody.head;
-            cursors.push(Cursor { dest, at, appended: 0, stopped: false });
+        for dest in self.dests() {
+            let outbox = self.outbox(dest);
+            let stopped = outbox.waits_for_slot();
+            if stopped || self.goes_along(dest, now) {
+                cursors.push(Cursor { dest, at: outbox.custody.head, appended: 0, stopped });
+            }
         }
         let result = self.append_oldest_first(&mut cursors, store);
         for cursor in cursors.iter().filter(|cursor| cursor.appended > 0) {
@@ -75,6 +94,7 @@ impl Queue {
             let here = |queue: &Self, cursor: &Cursor| queue.age_at(cursor.at) == Some(age);
             let (mut bytes, mut exactly_once, mut stopped) = (0, false, false);
             let (mut new_slots, mut largest) = (0, 0);
+            self.make_room(cursors, age, store);
             for cursor in cursors.iter().filter(|cursor| here(self, cursor)) {
                 let total = self.bytes_at(cursor.at);
                 bytes += total;
@@ -101,9 +121,7 @@ impl Queue {
                     match self.append(cursor.dest, cursor.at, store)? {
                         Append::Done => cursor.appended += 1,
                         Append::NoRoom => {
-                            self.no_room(cursor.dest, cursor.at);
-                            cursor.stopped = true;
-                            cursor.at = NONE;
+                            self.stop(cursor);
                             continue;
                         }
                     }
@@ -112,6 +130,43 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    /// Whoever has no slot for a message of QoS 2 and gives up what is older does so before
+    /// anybody has the message: it waits for that everywhere.
+    fn make_room(&mut self, cursors: &mut [Cursor], age: u32, store: &mut impl SpillStore) {
+        let here = |queue: &Self, cursor: &Cursor| queue.age_at(cursor.at) == Some(age);
+        let exactly_once = |cursor: &Cursor| self.entries[cursor.at].qos == Qos::ExactlyOnce;
+        if !cursors.iter().any(|cursor| here(self, cursor) && exactly_once(cursor)) {
+            return;
+        }
+        let need = |queue: &Self, cursor: &Cursor, store: &mut _| {
+            let total = queue.bytes_at(cursor.at);
+            let fits = cursor.stopped || queue.fits_tail(cursor.dest, total, store);
+            if fits { 0 } else { slots_of(total) }
+        };
+        let mut all = Beside::default();
+        for cursor in cursors.iter().filter(|cursor| here(self, cursor)) {
+            all.add(self.outbox(cursor.dest).params.session, need(self, cursor, store));
+        }
+        for cursor in cursors {
+            if !here(self, cursor) || !self.outbox(cursor.dest).gives_way() {
+                continue;
+            }
+            let own = need(self, cursor, store);
+            let beside = all.without(self.outbox(cursor.dest).params.session, own);
+            if own > 0 && !self.finds_slots(cursor.dest, own, beside) {
+                self.stop(cursor);
+            }
+        }
+    }
+
+    /// There is no slot for what comes next. What is behind it waits too, if it is to get one.
+    fn stop(&mut self, cursor: &mut Cursor) {
+        cursor.stopped = true;
+        if !self.no_room(cursor.dest, cursor.at) {
+            cursor.at = NONE;
+        }
     }
 
     /// How many messages came after this one; `None` at the end.

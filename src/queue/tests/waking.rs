@@ -19,6 +19,23 @@ fn a_received_identifier_is_stored_though_its_first_commit_failed() {
 }
 
 #[test]
+fn an_identifier_waits_again_for_a_message_whose_commit_failed() {
+    let mut world = World::with(|_, params| params[1] = session("b"));
+    let record = world.publish(A, "t", Qos::ExactlyOnce, 30_000);
+    world.queue.receive_id(B, 7, Some(record));
+    world.queue.row_with(B, Some(record));
+    world.pass(1000);
+    world.disk.commits_failing = 1;
+    world.flush();
+    // From here on there is room for rows, not for the message.
+    world.disk.full = true;
+    world.run(10_000);
+    assert!(!world.is_settled(record));
+    world.restart();
+    assert!(!world.queue.recv.contains(B.0, 7), "its publisher has to send it again");
+}
+
+#[test]
 fn a_failed_read_is_tried_again() {
     let mut world = World::new();
     world.publish(A, "t", Qos::AtLeastOnce, 10);

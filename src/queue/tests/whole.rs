@@ -75,3 +75,24 @@ fn on_a_full_disk_whoever_has_room_there_goes_on() {
         assert_eq!(world.stored(), [0, 1], "{qos:?}");
     }
 }
+
+#[test]
+fn a_session_gives_up_its_oldest_before_a_bridge_has_the_message() {
+    let mut world = World::with(|setup, params| {
+        setup.session_slots_max = 1;
+        params[1] = session("b");
+    });
+    world.publish(B, "old", Qos::AtLeastOnce, 30_000);
+    world.evict(B);
+    let record = world.publish(A, "new", Qos::ExactlyOnce, 7900);
+    world.queue.push(B, record, plain(Qos::ExactlyOnce));
+    world.pass(1000);
+    while !world.is_settled(record) {
+        assert_eq!(world.stored(), [0, 1], "the bridge has not got it yet");
+        world.flush();
+    }
+    assert_eq!(world.stored(), [1, 1]);
+    assert_eq!(world.queue.counters.drops, 1);
+    world.connect(B, true);
+    assert_eq!(world.drain(B), ["new"]);
+}

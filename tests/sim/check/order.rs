@@ -69,7 +69,13 @@ fn may_lack_first(world: &World, dest: Dest, id: u32, qos: u8) -> bool {
 /// that one is durable or its acknowledgement is: as if it had been sent again. So is what was
 /// dropped, and counted, and is still in the store.
 fn may_return(world: &World, dest: Dest, id: u32) -> bool {
-    was_dropped(world, dest) || conflates(world, dest, id)
+    was_dropped(world, dest) || conflates(world, dest, id) || was_released_unread(world, dest)
+}
+
+/// Of what was damaged on the wire only PUBREL is left to send. It does not wait for PUBREC of
+/// those before it.
+fn was_released_unread(world: &World, dest: Dest) -> bool {
+    world.ledger.given_up(name(&world.plan, dest), &["corrupt"]) > 0
 }
 
 fn conflates(world: &World, dest: Dest, id: u32) -> bool {
