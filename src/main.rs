@@ -40,12 +40,20 @@ fn main() -> ExitCode {
             Ok((config, warnings)) => check(&config, &warnings),
             Err(status) => status,
         },
-        Ok(Arguments::Run { config: file }) => match load(&file) {
-            Ok((config, warnings)) => run(&file, config, &warnings),
-            Err(status) => status,
-        },
+        Ok(Arguments::Run { config }) => begin(&config),
     };
     ExitCode::from(status)
+}
+
+fn begin(file: &Path) -> u8 {
+    if let Err(error) = shell::hold_reload() {
+        eprintln!("spillway: cannot block SIGHUP: {error}");
+        return EXIT_FAILURE;
+    }
+    match load(file) {
+        Ok((config, warnings)) => run(file, config, &warnings),
+        Err(status) => status,
+    }
 }
 
 fn print(text: &str) -> u8 {

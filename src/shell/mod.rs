@@ -34,6 +34,7 @@ pub use self::buffers::memory_bytes;
 pub use self::core::Core;
 pub use self::listeners::BindError;
 pub use self::resolver::Paths;
+pub use self::signals::hold_reload;
 pub use self::system::{claim_descriptors, program_bytes};
 
 use crate::config::{Bridge, Config, Server};

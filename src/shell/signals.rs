@@ -24,25 +24,39 @@ pub(super) struct Signals {
     file: File,
 }
 
+/// SIGHUP from here on waits for the loop: it must not end a process that is still starting. The
+/// others end it as they always do, and lose nothing. To be called before any other thread is made.
+pub fn hold_reload() -> io::Result<()> {
+    block(&[libc::SIGHUP]).map(drop)
+}
+
+/// Blocks signals in the calling thread; the set of them.
+fn block(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset makes the set whole before anything reads it; the rest passes the live
+    // set, plain numbers and a null pointer where one is allowed.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        match libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) {
+            0 => Ok(set.assume_init()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
 impl Signals {
     /// Blocks the signals in the calling thread and opens the descriptor. To be called before
     /// any other thread is made.
     pub(super) fn open() -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigemptyset makes the set whole before anything reads it; the rest passes the
-        // live set, plain numbers and a null pointer where one is allowed.
-        let fd = unsafe {
-            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-                libc::sigaddset(set.as_mut_ptr(), signal);
-            }
-            let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
-            if error != 0 {
-                return Err(io::Error::from_raw_os_error(error));
-            }
-            libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
-        };
+        // SAFETY: plain numbers.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        let set = block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+        // SAFETY: the set is live and whole, the rest are plain numbers.
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

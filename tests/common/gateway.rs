@@ -177,7 +177,8 @@ impl Gateway {
         self.directory.file("spillway.conf")
     }
 
-    fn spawn(&mut self) {
+    /// Starts it and does not wait for anything.
+    pub fn begin(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let mut command = Command::new(binary());
         command.arg("-c").arg(self.configuration_file()).env_remove("RUST_LOG");
@@ -187,13 +188,13 @@ impl Gateway {
 
     /// Starts it (again) and waits until clients can connect.
     pub fn run(&mut self) {
-        self.spawn();
+        self.begin();
         self.wait("listening");
     }
 
     /// Starts it and waits for its end: a start that must fail.
     pub fn run_to_the_end(&mut self) -> (ExitStatus, Vec<String>) {
-        self.spawn();
+        self.begin();
         let mut process = self.process.take().expect("just started");
         let status = process.wait_exit(PATIENCE);
         (status, process.log.lines())

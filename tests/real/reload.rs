@@ -8,6 +8,8 @@ use crate::common::numbered;
 use crate::common::place::free_port;
 use crate::common::publisher::Publisher;
 use crate::common::wire::{Connect, Message};
+use std::ffi::CString;
+use std::fs::OpenOptions;
 use std::thread;
 
 const ALL: &str = "forward.1.local_topic = t/#";
@@ -29,6 +31,24 @@ fn what_changed_and_what_needs_a_restart_is_said() {
     let said = gateway.reload("session.max_messages = 7\nring.messages = 99\nlimit.clients = 3");
     assert_eq!(said.text("changed"), "session.max_messages");
     assert_eq!(said.text("restart"), "limit.clients,ring.messages");
+}
+
+#[test]
+fn a_reload_that_is_asked_for_during_the_start_is_done_after_it() {
+    let mut gateway = Gateway::prepare("");
+    let rules = gateway.directory.file("acl");
+    let path = CString::new(rules.as_os_str().as_encoded_bytes()).expect("no zero in it");
+    // SAFETY: the path is a string that ends.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    gateway.configure(&format!("auth.acl_file = {}", rules.display()));
+    gateway.begin();
+    // It reads its configuration, and cannot go on before the pipe is closed.
+    let pipe = OpenOptions::new().write(true).open(&rules).expect("a reader comes");
+    gateway.process().signal(libc::SIGHUP);
+    std::fs::remove_file(&rules).expect("our own pipe");
+    gateway.directory.write("acl", "topic readwrite b\n");
+    drop(pipe);
+    assert_eq!(gateway.wait("reloaded").text("changed"), "auth.acl_file");
 }
 
 #[test]
