@@ -58,24 +58,27 @@ pub struct Users {
 impl Users {
     /// Reads a whole file. Errors have their line.
     pub fn parse(text: &str) -> Result<Self, Vec<(u32, String)>> {
-        let (mut sorted, mut errors): (Vec<User>, Vec<_>) = (Vec::new(), Vec::new());
+        let (mut read, mut errors): (Vec<(User, u32)>, Vec<_>) = (Vec::new(), Vec::new());
         for (number, line) in (1u32..).zip(text.lines()) {
             let line = line.trim_end();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
             match parse_line(line) {
-                Ok(user) => match sorted.binary_search_by(|known| known.name.cmp(&user.name)) {
-                    Ok(_) => errors.push((number, "this user is there already".to_owned())),
-                    Err(_) if sorted.len() >= USERS_MAX => {
-                        errors.push((number, format!("more than {USERS_MAX} users")));
-                        break;
-                    }
-                    Err(at) => sorted.insert(at, user),
-                },
+                Ok(_) if read.len() >= USERS_MAX => {
+                    errors.push((number, format!("more than {USERS_MAX} users")));
+                    break;
+                }
+                Ok(user) => read.push((user, number)),
                 Err(what) => errors.push((number, what)),
             }
         }
+        // Of the same name the first line stays first.
+        read.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        let again = read.windows(2).filter(|two| two[0].0.name == two[1].0.name);
+        errors.extend(again.map(|two| (two[1].1, "this user is there already".to_owned())));
+        errors.sort_by_key(|(number, _)| *number);
+        let sorted = read.into_iter().map(|(user, _)| user).collect();
         if errors.is_empty() { Ok(Self { sorted }) } else { Err(errors) }
     }
 
