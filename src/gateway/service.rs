@@ -2,7 +2,7 @@
 //! remote refuses, and the word that the bridge is up. Read MQTT 5 sections 3.8, 3.12, 4.9 first.
 
 use super::Gateway;
-use super::conn::Role;
+use super::conn::{Conn, Role};
 use super::links::{NO_RULE, SUBSCRIBE_ID};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
@@ -18,6 +18,31 @@ use crate::queue::pool::{Head, RecordId};
 use crate::queue::{DropReason, Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
+
+/// What became of a packet with a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owed {
+    Said,
+    /// There is no room for it now.
+    Later,
+    /// It is larger than the remote takes.
+    Never,
+}
+
+fn owe(conn: &mut Conn, packet: &Packet<'_>) -> Owed {
+    let (version, most) = (conn.version, conn.packet_bytes_max);
+    let mut too_large = false;
+    let fits = conn.control(|out| {
+        let bytes = encode(version, packet, out).ok()?;
+        too_large = bytes > most;
+        Some(bytes)
+    });
+    match (fits, too_large) {
+        (false, _) => Owed::Later,
+        (true, false) => Owed::Said,
+        (true, true) => Owed::Never,
+    }
+}
 
 impl Gateway {
     /// After two deaths with the same oldest message it is sent alone; three closes by the peer
@@ -177,22 +202,26 @@ impl Gateway {
                 next = next.min(at);
                 continue;
             }
-            if !self.owe_subscribe(slot, bridge, rule) {
+            match self.owe_subscribe(slot, bridge, rule) {
+                Owed::Said => self.link_mut(bridge).subscribed[rule] = Subscribed::Asked,
                 // No room among the replies: soon.
-                next = next.min(now.plus(Duration::from_millis(10)));
-                continue;
+                Owed::Later => next = next.min(now.plus(Duration::from_millis(10))),
+                Owed::Never => {
+                    self.not_subscribed(now, bridge, rule, Reason::PACKET_TOO_LARGE);
+                    next = next.min(now.plus(REFUSED_RETRY));
+                }
             }
-            self.link_mut(bridge).subscribed[rule] = Subscribed::Asked;
         }
         self.due_by(next);
         next
     }
 
-    pub(super) fn owe_subscribe(&mut self, slot: u16, bridge: BridgeId, rule: usize) -> bool {
-        let rules = &self.links[usize::from(bridge.0)].rules;
-        let Some(subscribe) = rules.subscribe.get(rule) else { return true };
+    fn owe_subscribe(&mut self, slot: u16, bridge: BridgeId, rule: usize) -> Owed {
+        let Self { links, conns, .. } = self;
+        let rules = &links[usize::from(bridge.0)].rules;
+        let Some(subscribe) = rules.subscribe.get(rule) else { return Owed::Said };
         let offset = u16::try_from(rule).unwrap_or(0);
-        let Some(packet_id) = PacketId::new(SUBSCRIBE_ID + offset) else { return true };
+        let Some(packet_id) = PacketId::new(SUBSCRIBE_ID + offset) else { return Owed::Said };
         let qos = subscribe.qos;
         let options = SubscribeOptions {
             qos,
@@ -201,18 +230,13 @@ impl Gateway {
             retain_as_published: true,
             retain_handling: 0,
         };
-        let conn = &mut self.conns[usize::from(slot)];
-        let version = conn.version;
-        if !conn.has_control_room(subscribe.remote_topic.len() + 16) {
-            return false;
-        }
         let filters = [(subscribe.remote_topic.as_str(), options)];
         let filters = crate::mqtt::Filters::from_list(&filters);
         let packet = Subscribe { packet_id, properties: Properties::EMPTY, filters };
-        let fits = conn.control(|out| encode(version, &Packet::Subscribe(packet), out).ok());
-        self.counters.out_packets += u64::from(fits);
+        let owed = owe(&mut conns[usize::from(slot)], &Packet::Subscribe(packet));
+        self.counters.out_packets += u64::from(owed == Owed::Said);
         self.ready.set(slot);
-        fits
+        owed
     }
 
     pub(super) fn link_suback(&mut self, now: Instant, bridge: BridgeId, suback: &Suback<'_>) {
@@ -226,6 +250,11 @@ impl Gateway {
             self.link_mut(bridge).subscribed[rule] = Subscribed::Granted;
             return;
         }
+        self.not_subscribed(now, bridge, rule, Reason(code));
+    }
+
+    /// The remote did not take a subscription, or cannot.
+    fn not_subscribed(&mut self, now: Instant, bridge: BridgeId, rule: usize, reason: Reason) {
         let at = now.plus(REFUSED_RETRY);
         self.link_mut(bridge).subscribed[rule] = Subscribed::Due { at };
         self.due_by(at);
@@ -233,7 +262,7 @@ impl Gateway {
         let note = Note::SubscribeRefused {
             bridge: self.bridge_name(bridge),
             filter,
-            code: u16::from(code),
+            code: u16::from(reason.0),
             retry_in_ms: u64::try_from(REFUSED_RETRY.as_millis()).unwrap_or(0),
         };
         self.note(note);

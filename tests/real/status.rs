@@ -4,7 +4,7 @@ use crate::common::gateway::{Gateway, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::stub::{Seen, Stub};
-use crate::common::wire::{Connect, Message, Packet};
+use crate::common::wire::{Connect, MAXIMUM_PACKET_SIZE, Message, Packet};
 
 #[test]
 fn the_notify_topic_tells_both_ends_whether_the_bridge_is_up() {
@@ -117,6 +117,26 @@ fn a_refused_subscription_is_named_and_the_rest_of_the_bridge_works() {
         remote.wait_published(1);
         assert!(gateway.events().iter().all(|event| event.name != "bridge_down" || level == 4));
     }
+}
+
+#[test]
+fn a_subscription_larger_than_the_remote_takes_is_named_and_the_others_are_made() {
+    let remote = Stub::start(|session, _| {
+        session.greet(false, 0, &[(MAXIMUM_PACKET_SIZE, 40_u32.to_be_bytes().to_vec())])?;
+        session.serve()
+    });
+    let long = format!("subscribe.1.remote_topic = {}/#", "long".repeat(10));
+    let gateway =
+        Gateway::start(&bridge("up", remote.port, &[&long, "subscribe.2.remote_topic = short/#"]));
+    let refused = gateway.wait("subscribe_refused");
+    assert!(refused.text("filter").starts_with("longlong"), "{}", refused.line);
+    assert_eq!(refused.number("code"), 0x95);
+    let asked = |seen: &Seen| match seen {
+        Seen::Subscribe(filters) => filters[0].0 == "short/#",
+        _ => false,
+    };
+    remote.wait("the other subscription", |seen| seen.iter().any(asked));
+    gateway.wait_bridge_stats("up", "up", |stats| stats.text("up") == "true");
 }
 
 #[test]
