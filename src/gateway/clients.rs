@@ -105,7 +105,10 @@ impl Gateway {
             if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
                 return Err(Reason::TOPIC_NAME_INVALID.into());
             }
-            if self.sessions.will_bytes() + bytes > self.config.limit.will_bytes {
+            // The one it takes the place of makes room.
+            let own = self.sessions.find(connect.client_id);
+            let own = own.and_then(|own| self.sessions[own].will.as_ref()).map_or(0, Will::bytes);
+            if self.sessions.will_bytes() - own + bytes > self.config.limit.will_bytes {
                 return Err(quota("limit_will_bytes"));
             }
         }

@@ -86,10 +86,10 @@ impl Gateway {
         self.swallow_as(slot, publish, DropReason::NotAuthorized.word(), Reason::NOT_AUTHORIZED)
     }
 
-    /// Counts a message that its publisher may not publish.
-    pub(super) fn count_denied(&mut self) {
+    /// Counts a will that goes nowhere.
+    pub(super) fn count_lost(&mut self, reason: &'static str) {
         self.queue.counters.drops += 1;
-        let (reason, destination) = (DropReason::NotAuthorized.word(), text("local"));
+        let destination = text("local");
         self.note(Note::Drop { reason, destination, count: 1 });
     }
 

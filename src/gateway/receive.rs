@@ -5,7 +5,7 @@ use super::Gateway;
 use super::conn::Role;
 use super::ingest::{Message, Source};
 use super::oversize::Swallowed;
-use super::sys::SYS;
+use super::sys;
 use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::limits::CLOSE_WITHIN;
@@ -330,7 +330,7 @@ impl Gateway {
         {
             return Ok(self.deny(slot, publish));
         }
-        if matches!(source, Source::Client { .. }) && publish.topic.starts_with(SYS) {
+        if matches!(source, Source::Client { .. }) && sys::is_own(publish.topic) {
             // Read-only; before MQTT 5 there is no word for it.
             return Ok(self.swallow_as(slot, publish, "sys_topic", Reason::NOT_AUTHORIZED));
         }
@@ -391,7 +391,7 @@ impl Gateway {
                 };
                 message.topic = topic;
             }
-            if message.topic.starts_with(SYS) {
+            if sys::is_own(message.topic) {
                 return Ok(self.swallow(slot, publish, "sys_topic") == Step::Done);
             }
         }

@@ -17,6 +17,11 @@ use core::time::Duration;
 /// What all of them begin with.
 pub(super) const SYS: &str = "$SYS/";
 
+/// Is it a topic that only the gateway speaks on?
+pub(super) fn is_own(topic: &str) -> bool {
+    topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// How often what has changed is told; mosquitto's `sys_interval`.
 pub const SYS_INTERVAL: Duration = Duration::from_secs(10);
 

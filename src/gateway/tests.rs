@@ -384,6 +384,23 @@ fn the_properties_of_a_will_count_as_the_rest_of_it_does() {
 }
 
 #[test]
+fn a_client_that_takes_its_session_over_needs_no_room_beside_its_own_will() {
+    let mut world = World::with("limit.will_bytes = 100\n", 64);
+    let connect = |world: &mut World, name: u8| {
+        let peer = "127.0.0.1:9".parse().unwrap();
+        let client = world.gateway.accept(world.now, 0, peer).unwrap();
+        let mut packet = b"\x10\x52\0\x04MQTT\x04\x06\0\0\0\x01c\0\x01w\0\x40".to_vec();
+        packet[14] = name;
+        packet.resize(2 + 0x52, b'x');
+        world.receive(client, &packet);
+        world.sent(client)
+    };
+    for (name, answer) in [(b'c', 0), (b'c', 0), (b'd', 3)] {
+        assert_eq!(connect(&mut world, name), [0x20, 2, 0, answer]);
+    }
+}
+
+#[test]
 fn what_is_handed_over_on_a_full_disk_survives_a_crash() {
     let mut world = World::new();
     let subscribe = b"\x82\x0F\0\x01\0\x0A$share/g/z\x01";

@@ -1,9 +1,10 @@
 //! Last wills of local clients, and the gateway's own words about its bridges.
 
-use super::Gateway;
 use super::ingest::{Message, Outcome, Source};
+use super::{Gateway, sys};
 use crate::broker::access::Right;
 use crate::mqtt::Qos;
+use crate::queue::DropReason;
 use crate::vocab::Instant;
 use core::time::Duration;
 
@@ -16,11 +17,11 @@ impl Gateway {
         self.sessions[session].will_at = Instant::NEVER;
         let Some(will) = self.sessions[session].will.take() else { return };
         if !self.may(session, Right::Write, &will.topic) {
-            self.count_denied();
+            self.count_lost(DropReason::NotAuthorized.word());
             return;
         }
-        if will.topic.starts_with(super::sys::SYS) {
-            self.queue.counters.drops += 1;
+        if sys::is_own(&will.topic) {
+            self.count_lost("sys_topic");
             return;
         }
         let message = Message {

@@ -110,13 +110,15 @@ fn what_a_client_publishes_there_is_acknowledged_and_goes_nowhere() {
     let listener = world.client(b'd');
     world.ask(listener, &SUBSCRIBE_SYS);
     let client = world.client(b'c');
-    let topic = *b"$SYS/x";
-    let mut publish = vec![0x33, 11, 0, 6];
-    publish.extend(topic);
-    publish.extend([0, 9, b'1']);
-    world.receive(client, &publish);
-    assert_eq!(world.sent(client), [0x40, 2, 0, 9]);
+    let publishes_to: [&[u8]; 2] = [b"\x33\x0B\0\x06$SYS/x\0\x091", b"\x33\x09\0\x04$SYS\0\x091"];
+    for publish in publishes_to {
+        world.receive(client, publish);
+        assert_eq!(world.sent(client), [0x40, 2, 0, 9]);
+    }
     let sent = world.sent(listener);
     assert_eq!(publishes(&sent), []);
-    assert_eq!(world.gateway.retained.len(), 0);
+    assert_eq!((world.gateway.retained.len(), world.gateway.queue.counters.drops), (0, 2));
+    // Not every dollar sign is ours.
+    world.receive(client, b"\x33\x0C\0\x07$SYSTEM\0\x091");
+    assert_eq!((world.gateway.retained.len(), world.gateway.queue.counters.drops), (1, 2));
 }
