@@ -41,10 +41,10 @@ impl Access {
         Self { auth }
     }
 
-    /// Other users and rules from here on. Whoever is connected stays so; what may be published
-    /// and delivered is judged anew, message by message.
-    pub fn replace(&mut self, auth: Auth) {
-        self.auth = auth;
+    /// Other users and rules from here on; those until now. What may be published and delivered is
+    /// judged anew, message by message.
+    pub fn replace(&mut self, auth: Auth) -> Auth {
+        core::mem::replace(&mut self.auth, auth)
     }
 
     /// `None`: names and passwords are not looked at.

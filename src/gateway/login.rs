@@ -5,11 +5,12 @@
 //! routed. What was queued under other rules or for another user is judged again when it leaves.
 
 use super::Gateway;
+use super::conn::Role;
 use super::receive::{Fatal, Step};
 use crate::broker::access::Right;
 use crate::broker::logins::Verdict;
 use crate::broker::retained::Retained;
-use crate::config::Auth;
+use crate::config::{Auth, Users};
 use crate::limits::USER_BYTES_MAX;
 use crate::mqtt::{Connect, Publish, Qos, Reason, topic};
 use crate::note::{Note, text};
@@ -19,11 +20,34 @@ use crate::queue::pool::RecordId;
 use crate::vocab::Instant;
 
 impl Gateway {
-    /// Other users and access rules from here on (a reload). Whoever is connected stays so.
-    pub fn set_auth(&mut self, auth: Auth) {
-        self.access.replace(auth);
+    /// Other users and access rules from here on, or doors that are open to others (a reload). A
+    /// password that is being looked at is compared with the new file, from the beginning.
+    pub fn set_auth(&mut self, now: Instant, auth: Auth) {
+        let old = self.access.replace(auth);
         for session in 0..self.sessions.count() {
             self.sessions[session].recheck = true;
+        }
+        self.logins.start_over();
+        for slot in 0..self.client_slots {
+            if !self.is_still_let_in(slot, old.users.as_deref()) {
+                self.fail(now, slot, Reason::NOT_AUTHORIZED.into());
+            }
+        }
+    }
+
+    /// Would a client that is connected be let in again with what it has said? Its password is not
+    /// known any more: a user with another line in the file has another one.
+    fn is_still_let_in(&self, slot: u16, old: Option<&Users>) -> bool {
+        let conn = self.conn(slot);
+        let Role::Client { session } = conn.role else { return true };
+        let listener = self.config.listeners.get(usize::from(conn.listener));
+        let anonymous = listener.is_some_and(|listener| listener.anonymous);
+        match (&self.sessions[session].user, self.access.users()) {
+            (Some(name), Some(users)) => {
+                let user = users.find(name);
+                user.is_some() && user == old.and_then(|old| old.find(name))
+            }
+            (Some(_), None) | (None, _) => anonymous,
         }
     }
 
@@ -59,9 +83,9 @@ impl Gateway {
     pub(super) fn expire_logins(&mut self, now: Instant) {
         let conns = &self.conns;
         let is_open = |id: crate::vocab::ConnId| {
-            conns.get(usize::from(id.slot)).is_some_and(|conn| {
-                conn.generation == id.generation && conn.role == super::conn::Role::Greeting
-            })
+            conns
+                .get(usize::from(id.slot))
+                .is_some_and(|conn| conn.generation == id.generation && conn.role == Role::Greeting)
         };
         if let Some(id) = self.logins.work(now, is_open) {
             self.conn_mut(id.slot).stalled = false;

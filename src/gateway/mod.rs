@@ -88,7 +88,7 @@ pub struct Gateway {
     queue: Queue,
     sessions: Sessions,
     subs: Subs,
-    /// Users and access rules; another value of the configuration goes in by [`Gateway::set_auth`].
+    /// Users and access rules; others go in by [`Gateway::set_auth`].
     access: Access,
     logins: Logins,
     retained: RetainedMessages,

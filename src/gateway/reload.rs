@@ -158,8 +158,9 @@ impl Gateway {
             }
         }
         self.take_limits_of_sessions();
-        if reload.changed.iter().any(|key| key.starts_with("auth.")) {
-            self.set_auth(self.config.auth.clone());
+        let lets_in = |key: &&str| key.starts_with("auth.") || key.ends_with(".anonymous");
+        if reload.changed.iter().any(lets_in) {
+            self.set_auth(now, self.config.auth.clone());
         }
         self.actions.push_back(Action::Reloaded);
         for key in &reload.changed {

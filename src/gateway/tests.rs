@@ -340,16 +340,16 @@ fn new_rules_judge_what_waits_and_what_comes() {
     let publisher = world.client(b'd');
     world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 5, b'x']);
     let rules = |text| Auth { users: None, acl: Some(Acl::parse(text).unwrap().into()) };
-    world.gateway.set_auth(rules("topic write z"));
+    world.gateway.set_auth(world.now, rules("topic write z"));
     assert_eq!(world.sent(subscriber), []);
     assert_eq!(world.gateway.queue.counters.drops, 1);
     world.turn(publisher);
-    world.gateway.set_auth(rules("topic read z"));
+    world.gateway.set_auth(world.now, rules("topic read z"));
     world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 6, b'x']);
     assert_eq!(world.sent(publisher), [0x40, 2, 0, 6], "3.1.1 has no word for it");
     assert_eq!(world.turn(subscriber), []);
     assert_eq!(world.gateway.queue.counters.drops, 2);
-    world.gateway.set_auth(Auth::default());
+    world.gateway.set_auth(world.now, Auth::default());
     world.receive(publisher, &[0x32, 6, 0, 1, b'z', 0, 7, b'x']);
     assert_eq!(world.sent(subscriber)[..5], [0x32, 6, 0, 1, b'z']);
 }

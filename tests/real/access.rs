@@ -5,7 +5,7 @@ use crate::common::client::Client;
 use crate::common::gateway::{Gateway, binary};
 use crate::common::mosquitto::{Mosquitto, mosquitto_passwd, mosquitto_pub, try_mosquitto_pub};
 use crate::common::place::Directory;
-use crate::common::wire::{Connect, Message};
+use crate::common::wire::{Connect, Message, Packet};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -70,6 +70,40 @@ fn only_the_users_of_the_file_are_let_in_with_their_passwords() {
     }
     closed.wait_with("client_refused", &[("reason", "bad_credentials")]);
     closed.wait_with("client_refused", &[("reason", "not_authorized")]);
+}
+
+#[test]
+fn a_reload_ends_the_connections_of_whoever_would_not_be_let_in_any_more() {
+    let directory = Directory::new();
+    let file = users(&directory, &["alice", "bob", "carol"]);
+    let configuration = format!("auth.password_file = {file}\n");
+    let gateway = Gateway::start(&configuration);
+    let will = Message::new("gone", "bob");
+    let mut alice = connect(5, "a", "alice").open(gateway.port);
+    let mut bob = connect(5, "b", "bob").will(will).open(gateway.port);
+    let mut carol = connect(4, "c", "carol").open(gateway.port);
+    let mut nobody = Connect::v4("n").open(gateway.port);
+    carol.subscribe(&[("gone", 1)]);
+    mosquitto_passwd(&["-b", &file, "alice", "another"]);
+    mosquitto_passwd(&["-D", &file, "bob"]);
+    assert_eq!(gateway.reload(&configuration).text("changed"), "auth.password_file");
+    let told = |client: &mut Client| {
+        let closed = client.wait_closed();
+        assert!(matches!(closed.last(), Some(Packet::Disconnect { code: 0x87 })), "{closed:?}");
+    };
+    told(&mut alice);
+    told(&mut bob);
+    gateway.wait_with("client_disconnected", &[("client", "b"), ("reason", "not_authorized")]);
+    assert_eq!(carol.next().text(), "bob", "its will is published");
+    carol.ping();
+    nobody.ping();
+    assert_eq!(code(&connect(5, "a", "alice"), gateway.port), 0x86);
+    assert_eq!(code(&Connect::v5("a").user("alice", "another"), gateway.port), 0);
+    let closed = format!("{configuration}listener.lan.anonymous = false\n");
+    assert_eq!(gateway.reload(&closed).text("changed"), "listener.NAME.anonymous");
+    assert_eq!(nobody.wait_closed().len(), 0);
+    gateway.wait_with("client_disconnected", &[("client", "n"), ("reason", "not_authorized")]);
+    carol.ping();
 }
 
 #[test]
