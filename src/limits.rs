@@ -130,6 +130,12 @@ pub const FORWARDS_MAX: usize = 254;
 /// Servers one bridge may name.
 pub const SERVERS_MAX: usize = 8;
 
+/// Filters of one bridge that its servers are still to forget; beyond, those of longest ago stay.
+pub const FILTERS_LEFT_MAX: usize = 256;
+
+/// Bridges that are gone whose subscriptions are remembered until they are back.
+pub const BRIDGES_GONE_MAX: usize = 64;
+
 /// Topics one rule can conflate; further topics queue like others.
 pub const CONFLATED_TOPICS_MAX: usize = 256;
 

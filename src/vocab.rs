@@ -71,6 +71,9 @@ pub struct BridgeId(pub u16);
 pub struct PacketId(NonZeroU16);
 
 impl PacketId {
+    /// The greatest.
+    pub const LAST: Self = Self(NonZeroU16::MAX);
+
     /// `None` for zero.
     pub const fn new(raw: u16) -> Option<Self> {
         match NonZeroU16::new(raw) {

@@ -3,6 +3,7 @@
 
 use super::addresses::Addresses;
 use super::dial::Dial;
+use super::left::{Known, Left};
 use super::pace::{Backoff, SmoothedRtt, TokenBucket};
 use super::rules::Rules;
 use crate::config::Bridge;
@@ -93,6 +94,8 @@ pub struct Link {
     pub candidate: Option<Candidate>,
     pub remote: Remote,
     pub subscribed: Vec<Subscribed>,
+    /// What it had subscribed to before.
+    pub left: Left,
     /// The server whose session the last connection has cleared: the next one begins one that
     /// lasts.
     pub cleared: Option<u16>,
@@ -142,6 +145,7 @@ impl Link {
             candidate: None,
             remote: Remote::unlimited(bridge),
             subscribed: vec![Subscribed::Due { at: Instant::ZERO }; bridge.subscribe.len()],
+            left: Left::new(Known::default(), bridge),
             cleared: None,
             first: true,
             ping_sent: None,
@@ -162,6 +166,11 @@ impl Link {
             held_for: Duration::ZERO,
             up_note_due: false,
         }
+    }
+
+    /// What the servers may have subscribed for it.
+    pub fn known(&self) -> Known {
+        self.left.known(self.rules.subscribe.iter().map(|rule| rule.remote_topic.as_str()))
     }
 
     pub fn conn(&self) -> Option<ConnId> {

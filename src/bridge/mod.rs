@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod dial;
+pub mod left;
 pub mod link;
 pub mod pace;
 pub mod rules;

@@ -162,7 +162,11 @@ impl Gateway {
                 *subscribed = Subscribed::Due { at: now };
             }
         }
-        self.link_mut(bridge).first = false;
+        // MQTT 3.1 cannot say whether the session is there.
+        let has_session = connack.session_present || self.conn(slot).version == Version::V31;
+        let link = self.link_mut(bridge);
+        link.left.connected(server, has_session);
+        link.first = false;
         self.send_subscribes(now, slot, bridge);
         self.announce(now, bridge, true);
         self.bridge_hears_sys(now, bridge);

@@ -33,6 +33,7 @@ mod subscribe;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod unsubscribe;
 pub mod verbs;
 mod wills;
 
@@ -93,6 +94,7 @@ pub struct Gateway {
     logins: Logins,
     retained: RetainedMessages,
     links: Vec<Link>,
+    gone: unsubscribe::Gone,
     conns: Box<[Conn]>,
     /// Slots of local connections; those of links follow, two a bridge.
     client_slots: u16,
@@ -173,6 +175,7 @@ impl Gateway {
             access: Access::new(config.auth.clone()),
             logins: Logins::new(),
             links: Vec::with_capacity(config.bridges.len()),
+            gone: unsubscribe::Gone::new(),
             heard: alias::Aliases::new(usize::from(client_slots), limit.topic_bytes),
             told: alias::Aliases::new(conns.len(), limit.topic_bytes),
             ready: Marks::new(conns.len()),

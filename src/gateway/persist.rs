@@ -284,6 +284,8 @@ impl Gateway {
             }
             rows.wrote = true;
         }
+        rows.filters = self.put_filters(store)?;
+        rows.wrote |= rows.filters;
         let due = self
             .retained_since
             .is_some_and(|since| now >= since.plus(self.config.store.retained_after))
@@ -335,6 +337,9 @@ impl Gateway {
         }
         if rows.meta {
             self.meta_dirty = false;
+        }
+        if rows.filters {
+            self.filters_committed();
         }
         if rows.sessions {
             for session in 0..self.sessions.count() {
@@ -396,6 +401,7 @@ impl Gateway {
                 damaged += u64::from(node_id.is_none());
             }
         })?;
+        damaged += self.restore_filters(store)?;
         if let Some(node_id) = node_id {
             self.node_id = node_id;
             self.meta_dirty = false;
@@ -533,6 +539,7 @@ impl Gateway {
 struct Rows {
     wrote: bool,
     meta: bool,
+    filters: bool,
     forgotten: bool,
     sessions: bool,
     /// Retained changes before this cursor.

@@ -274,6 +274,7 @@ impl Gateway {
                         self.link_suback(now, bridge, &suback);
                         Ok(Step::Done)
                     }
+                    Packet::Unsuback(unsuback) => self.link_unsuback(now, slot, bridge, &unsuback),
                     Packet::Pingresp => {
                         self.link_mut(bridge).ping_sent = None;
                         Ok(Step::Done)

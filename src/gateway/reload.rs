@@ -147,6 +147,7 @@ impl Gateway {
         for (change, at) in changes.iter().zip(0u16..) {
             if matches!(change, Change::Alter(_) | Change::Remove) {
                 self.leave_for_good(now, BridgeId(at));
+                self.leave_filters(BridgeId(at));
             }
         }
         self.config = Config { bridges, ..reload.config.clone() };
@@ -242,6 +243,7 @@ impl Gateway {
         let config = self.config.bridges[usize::from(at)].clone();
         let mut link = Link::new(&config, self.client_id(&config));
         link.state = State::Backoff { until: now };
+        link.left = self.left_by(&config);
         let old = &self.links[usize::from(at)];
         (link.reconnects, link.acked) = (old.reconnects, old.acked);
         let params = self.bridge_params(&config, &link.rules);

@@ -21,7 +21,7 @@ use core::time::Duration;
 
 /// What became of a packet with a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owed {
+pub(super) enum Owed {
     Said,
     /// There is no room for it now.
     Later,
@@ -29,7 +29,7 @@ enum Owed {
     Never,
 }
 
-fn owe(conn: &mut Conn, packet: &Packet<'_>) -> Owed {
+pub(super) fn owe(conn: &mut Conn, packet: &Packet<'_>) -> Owed {
     let (version, most) = (conn.version, conn.packet_bytes_max);
     let mut too_large = false;
     let fits = conn.control(|out| {
@@ -193,9 +193,9 @@ impl Gateway {
         next
     }
 
-    /// Sends the SUBSCRIBEs that are due; when the next is.
+    /// Sends the SUBSCRIBEs that are due, and an UNSUBSCRIBE; when the next is.
     pub(super) fn send_subscribes(&mut self, now: Instant, slot: u16, bridge: BridgeId) -> Instant {
-        let mut next = Instant::NEVER;
+        let mut next = self.send_unsubscribe(now, slot, bridge);
         for rule in 0..self.link(bridge).subscribed.len() {
             let Subscribed::Due { at } = self.link(bridge).subscribed[rule] else { continue };
             if at > now {

@@ -18,7 +18,10 @@ pub enum Packet {
         id: u16,
         codes: Vec<u8>,
     },
-    Unsubscribe,
+    Unsubscribe {
+        id: u16,
+        filters: Vec<String>,
+    },
     Pingreq,
     Pingresp,
     Disconnect {
@@ -166,7 +169,15 @@ fn decode(first: u8, body: &mut Body<'_>) -> io::Result<Packet> {
             body.properties()?;
             Packet::Suback { id, codes: body.bytes.to_vec() }
         }
-        10 => Packet::Unsubscribe,
+        10 => {
+            let id = body.word()?;
+            body.properties()?;
+            let mut filters = Vec::new();
+            while !body.bytes.is_empty() {
+                filters.push(body.string()?);
+            }
+            Packet::Unsubscribe { id, filters }
+        }
         12 => Packet::Pingreq,
         13 => Packet::Pingresp,
         14 => Packet::Disconnect { code: body.code()? },

@@ -15,6 +15,7 @@ use std::time::Duration;
 pub enum Seen {
     Connect(Connect),
     Subscribe(Vec<(String, u8)>),
+    Unsubscribe(Vec<String>),
     Publish(Message),
     Release(u16),
     /// PUBREC for a message of ours.
@@ -133,6 +134,7 @@ impl Session {
                 Some(Seen::Connect(connect.clone()))
             }
             Packet::Subscribe { filters, .. } => Some(Seen::Subscribe(filters.clone())),
+            Packet::Unsubscribe { filters, .. } => Some(Seen::Unsubscribe(filters.clone())),
             Packet::Publish(message) => Some(Seen::Publish(message.clone())),
             Packet::Ack(Ack { kind: PUBREL, id, .. }) => Some(Seen::Release(*id)),
             Packet::Ack(Ack { kind: PUBREC, id, .. }) => Some(Seen::Received(*id)),
@@ -180,12 +182,16 @@ impl Session {
     }
 
     pub fn suback(&mut self, id: u16, codes: &[u8]) -> std::io::Result<()> {
+        self.acknowledge(0x90, id, codes)
+    }
+
+    fn acknowledge(&mut self, first: u8, id: u16, codes: &[u8]) -> std::io::Result<()> {
         let mut body = id.to_be_bytes().to_vec();
         if self.wire.level == 5 {
             body.push(0);
         }
         body.extend(codes);
-        self.send(&wire::packet(0x90, &body))
+        self.send(&wire::packet(first, &body))
     }
 
     /// What any server answers to this packet.
@@ -201,6 +207,10 @@ impl Session {
             Packet::Subscribe { id, filters } => {
                 let codes: Vec<u8> = filters.iter().map(|(_, options)| options & 3).collect();
                 self.suback(*id, &codes)
+            }
+            Packet::Unsubscribe { id, filters } => {
+                let codes: &[u8] = if self.wire.level == 5 { &vec![0; filters.len()] } else { &[] };
+                self.acknowledge(0xB0, *id, codes)
             }
             Packet::Pingreq => self.send(&wire::PINGRESP),
             _ => Ok(()),

@@ -154,7 +154,7 @@ impl Peer {
             Packet::Suback { .. } | Packet::Pingresp => {}
             // A server of 3.1.1 that sends more than there is room for is left, and comes back to.
             Packet::Disconnect { code: 0 } if self.server && self.level == 4 => {}
-            Packet::Unsubscribe | Packet::Disconnect { .. } => {
+            Packet::Unsubscribe { .. } | Packet::Disconnect { .. } => {
                 self.wrong(format!("{packet:?} was not expected"));
             }
         }

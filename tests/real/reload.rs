@@ -4,10 +4,11 @@ use crate::common::client::Client;
 use crate::common::collector::Collector;
 use crate::common::gateway::{Gateway, ROOMY_SESSIONS, bridge};
 use crate::common::mosquitto::Mosquitto;
-use crate::common::numbered;
 use crate::common::place::free_port;
 use crate::common::publisher::Publisher;
-use crate::common::wire::{Connect, Message};
+use crate::common::stub::{Seen, Stub};
+use crate::common::wire::{Connect, Message, Packet};
+use crate::common::{numbered, wait_until};
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::thread;
@@ -236,6 +237,83 @@ fn what_waits_is_sorted_by_the_new_rules() {
     assert_eq!(heard, expected);
     gateway.wait_with("drop", &[("reason", "no_rule")]);
     gateway.wait_stats("two drops", |stats| stats.number("drops") == 2);
+}
+
+#[test]
+fn what_a_bridge_does_not_subscribe_any_more_is_unsubscribed() {
+    for (version, killed) in [(5, false), (4, false), (5, true)] {
+        let remote = Mosquitto::start();
+        let version = format!("proto_ver = {version}");
+        let of = |filters: &[&str]| {
+            let rules: Vec<String> =
+                filters.iter().map(|f| format!("subscribe.{f}.remote_topic = {f}/#")).collect();
+            let rules: Vec<&str> = rules.iter().map(String::as_str).chain([&version[..]]).collect();
+            bridge("up", remote.port, &rules)
+        };
+        let mut gateway = Gateway::start(&of(&["a", "b", "c"]));
+        gateway.wait("bridge_up");
+        let unsubscribed = |count| {
+            wait_until("UNSUBSCRIBE", || remote.count_lines("Received UNSUBSCRIBE") == count);
+        };
+        // While it runs, ...
+        gateway.reload(&of(&["b", "c"]));
+        unsubscribed(1);
+        // ... and while it does not.
+        if killed {
+            gateway.kill();
+        } else {
+            gateway.stop();
+        }
+        gateway.configure(&of(&["c"]));
+        gateway.run();
+        unsubscribed(2);
+        gateway.wait_with("bridge_up", &[("session_present", "true")]);
+        let mut near = Connect::v4("near").open(gateway.port);
+        near.subscribe(&[("#", 1)]);
+        let mut far = Connect::v4("far").open(remote.port);
+        for topic in ["a/1", "b/1", "c/1"] {
+            far.publish(&Message::new(topic, topic).qos(1));
+        }
+        assert_eq!(near.next().text(), "c/1");
+        assert_eq!(gateway.dropped("no_rule"), 0);
+        assert_eq!(remote.count_lines("Received UNSUBSCRIBE"), 2, "once is enough");
+    }
+}
+
+#[test]
+fn an_unsubscribe_that_is_not_answered_is_said_again_and_then_no_more() {
+    let remote = Stub::start(|session, number| {
+        session.greet(number > 0, 0, &[])?;
+        loop {
+            match session.read()? {
+                // The answer is lost the first time, and the session lasts.
+                Packet::Unsubscribe { .. } if number == 1 => return Ok(()),
+                Packet::Publish(_) => return Ok(()),
+                packet => session.answer(&packet)?,
+            }
+        }
+    });
+    let both = ["subscribe.1.remote_topic = a", "subscribe.2.remote_topic = b", ALL];
+    let gateway = Gateway::start(&bridge("up", remote.port, &both));
+    gateway.wait("bridge_up");
+    gateway.reload(&bridge("up", remote.port, &both[1..]));
+    let asked = |seen: &[Seen]| {
+        let filters = |seen: &Seen| match seen {
+            Seen::Unsubscribe(filters) => Some(filters.clone()),
+            _ => None,
+        };
+        seen.iter().filter_map(filters).collect::<Vec<_>>()
+    };
+    remote.wait("it twice", |seen| asked(seen).len() == 2);
+    let mut client = Connect::v4("near").open(gateway.port);
+    let mark = gateway.mark();
+    // The remote ends the connection.
+    client.publish(&Message::new("t/1", "x"));
+    gateway.wait_from(mark, "bridge_down", &[]);
+    gateway.wait_from(mark, "bridge_up", &[]);
+    client.publish(&Message::new("t/1", "x"));
+    remote.wait_published(2);
+    assert_eq!(asked(&remote.seen()), [["a"], ["a"]]);
 }
 
 const ALL_OF_C: &str = "forward.3.local_topic = c/#";

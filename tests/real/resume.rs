@@ -39,6 +39,7 @@ fn said(stub: &Stub) -> Vec<String> {
         Seen::End => Some("|".to_owned()),
         Seen::Connect(_)
         | Seen::Subscribe(_)
+        | Seen::Unsubscribe(_)
         | Seen::Received(_)
         | Seen::Acked(..)
         | Seen::Ping
