@@ -24,7 +24,12 @@ use core::time::Duration;
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Gateway {
-    pub(super) fn plan_sessions(&mut self, source: Source, message: &Message<'_>) {
+    /// `Err`: the disk fails, and one has no room without it.
+    pub(super) fn plan_sessions(
+        &mut self,
+        source: Source,
+        message: &Message<'_>,
+    ) -> Result<(), ()> {
         let own = match source {
             Source::Client { session, .. } | Source::Will { session } => Some(session),
             Source::Link { .. } | Source::Own => None,
@@ -54,24 +59,35 @@ impl Gateway {
                 }
             }
         });
+        let may_wait = matches!(source, Source::Client { .. } | Source::Link { .. });
         let mut at = 0;
         while at < self.plan.targets.len() {
             let Target { dest, qos, .. } = self.plan.targets[at];
-            if self.may_be_sent(dest, message.topic) && self.admit_session(dest, qos, body) {
+            if self.may_be_sent(dest, message.topic)
+                && self.admit_session(dest, qos, body, may_wait)?
+            {
                 at += 1;
             } else {
                 self.plan.targets.swap_remove(at);
             }
         }
+        Ok(())
     }
 
     /// A session never blocks anyone: at its quota its oldest goes, and what is in flight stays.
-    fn admit_session(&mut self, dest: DestId, qos: Qos, body: usize) -> bool {
+    /// But for a disk that fails: whoever sends waits then, and nothing that is accepted goes.
+    fn admit_session(
+        &mut self,
+        dest: DestId,
+        qos: Qos,
+        body: usize,
+        may_wait: bool,
+    ) -> Result<bool, ()> {
         let session = dest.0 - u16::try_from(self.links.len()).unwrap_or(0);
         let connected = self.sessions[session].conn.is_some();
         if qos == Qos::AtMostOnce {
             if !connected {
-                return false;
+                return Ok(false);
             }
             if self.queue.admit(dest, qos, body).is_err() {
                 if self.queue.may_wait(dest, self.now) {
@@ -79,21 +95,24 @@ impl Gateway {
                 } else {
                     self.plan.lose(dest, Loss::Newest(DropReason::SlowSubscriber));
                 }
-                return false;
+                return Ok(false);
             }
-            return true;
+            return Ok(true);
         }
         if !connected && self.sessions[session].expiry == Duration::ZERO {
-            return false;
+            return Ok(false);
         }
-        if self.admit(dest, None, qos, body).is_err() {
+        if let Err(refusal) = self.admit(dest, None, qos, body) {
+            if may_wait && refusal == Refusal::Short && self.queue.waits_for_disk(dest) {
+                return Err(());
+            }
             if !self.queue.can_drop(dest, Scope::All) {
                 self.plan.lose(dest, Loss::Newest(DropReason::QueueFull));
-                return false;
+                return Ok(false);
             }
             self.plan.lose(dest, Loss::Oldest(Scope::All));
         }
-        true
+        Ok(true)
     }
 
     /// Adds the bridges that forward it. `Ok(true)`: one refused it by its policy. `Err`: one

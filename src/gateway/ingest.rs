@@ -171,10 +171,9 @@ impl Gateway {
     /// Finds the destinations, reserves, and only then changes anything.
     pub(super) fn route(&mut self, now: Instant, source: Source, message: &Message<'_>) -> Outcome {
         self.plan.begin();
-        self.plan_sessions(source, message);
-        let refused = match self.plan_bridges(now, source, message) {
-            Ok(refused) => refused,
-            Err(()) => return Outcome::Parked,
+        let planned = self.plan_sessions(source, message);
+        let Ok(refused) = planned.and_then(|()| self.plan_bridges(now, source, message)) else {
+            return Outcome::Parked;
         };
         if self.plan.wait {
             return Outcome::Parked;

@@ -426,6 +426,12 @@ impl Queue {
         tight || outbox.stuck || !self.setup.stored || self.failing
     }
 
+    /// Has the destination no room only because the disk fails?
+    pub fn waits_for_disk(&self, dest: DestId) -> bool {
+        let outbox = self.outbox(dest);
+        self.setup.stored && self.failing && outbox.params.persistent && !outbox.stuck
+    }
+
     /// Room in the pool for a message that goes to `destinations`? `reserve`: the part of it that
     /// is left free, as a divisor.
     pub fn fits(&self, reserve: Reserve, body_bytes: usize, destinations: usize) -> bool {

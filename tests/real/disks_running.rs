@@ -5,9 +5,10 @@ use super::disks::{Site, publisher};
 use crate::common::faults::{Calls, Faults};
 use crate::common::gateway::{Event, Gateway};
 use crate::common::place::Directory;
+use crate::common::proxy::Mode;
 use crate::common::tmpfs::Tmpfs;
-use crate::common::wait_until;
 use crate::common::wire::{Connect, Message};
+use crate::common::{number_of, wait_until};
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -98,7 +99,7 @@ fn reads_that_fail_are_waited_out() {
     publisher(0, 3000, 1).run(site.gateway.port);
     let mark = site.gateway.mark();
     faults.fail(Calls::Read, libc::EIO);
-    site.link.set(crate::common::proxy::Mode::Pass);
+    site.link.set(Mode::Pass);
     let error = site.gateway.wait_event(mark, "a store_error", is_error);
     // SQLite calls it damage: that would have put the whole store aside.
     assert_eq!(error.text("reason"), "io_error", "{}", error.line);
@@ -130,6 +131,37 @@ fn a_crash_while_the_disk_fails_loses_nothing_accepted() {
     assert_eq!((500..600).filter(|n| accepted[n - 500] && lost(n)).count(), 0);
 }
 
+#[test]
+fn a_disk_that_fails_costs_an_absent_session_nothing() {
+    let (site, faults) = site();
+    site.link.set(Mode::Pass);
+    let port = site.gateway.port;
+    let absent = Connect::v5("absent").persistent();
+    absent.open(port).subscribe(&[("n/#", 1)]);
+    publisher(0, 300, 1).run(port);
+    let mut late: Vec<_> = (3..13).map(|n| publisher(n * 100, 100, 1)).collect();
+    // A new session would wait for the disk.
+    for publisher in &mut late {
+        publisher.run_until(port, 1).expect("the disk works");
+    }
+    faults.fail(Calls::Write, libc::EIO);
+    let late: Vec<_> =
+        late.into_iter().map(|mut late| thread::spawn(move || late.run(port))).collect();
+    // A quarter of the ring: the session may have no more, and cannot be spilled.
+    site.gateway.wait_stats("its share is used up", |stats| stats.number("ring_msgs") >= 256);
+    Connect::v5("other").open(port).ping();
+    faults.heal();
+    for publisher in late {
+        publisher.join().expect("everything is accepted in the end");
+    }
+    let mut last = Connect::v5("last").open(port);
+    last.publish(&Message::new("n/0", "999999").qos(1));
+    let came = absent.open(port).until("999999");
+    assert_eq!(came.iter().map(|m| number_of(&m.payload)).collect::<BTreeSet<_>>(), all(1300));
+    let stats = site.gateway.wait_stats("figures", |_| true);
+    assert_eq!(stats.number("drops"), 0, "{}", stats.line);
+}
+
 /// Fills the disk while publishers are at work, and lets everything drain over it.
 fn full_disk(qos: u8) {
     let place = Directory::new();
@@ -148,7 +180,7 @@ fn full_disk(qos: u8) {
     client.ping();
     assert!(!waiting.is_finished());
     // It drains: nothing but the blocks it has is needed. What drained makes room for the rest.
-    site.link.set(crate::common::proxy::Mode::Pass);
+    site.link.set(Mode::Pass);
     waiting.join().expect("everything is accepted once there is room");
     assert!(filler.exists(), "the disk was full all the time");
     assert_eq!(site.drained(), all(9000));
@@ -212,7 +244,7 @@ fn damage_that_is_found_in_use_is_put_aside_and_the_rest_is_delivered() {
     let page = u64::try_from(at.expect("it is stored")).expect("a small file") / 1024 * 1024;
     let file = OpenOptions::new().write(true).open(&path).expect("the database");
     file.write_all_at(&[0x5a; 3 * 1024], page).expect("a write");
-    site.link.set(crate::common::proxy::Mode::Pass);
+    site.link.set(Mode::Pass);
     let error = site.gateway.wait("store_error");
     assert_eq!(error.text("reason"), "corrupt", "{}", error.line);
     let aside = site.gateway.wait("store_quarantined");
