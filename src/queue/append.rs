@@ -210,8 +210,11 @@ impl Queue {
         let total = log_head.bytes();
         if !self.fits_tail(dest, total, store) {
             let slots = slots_of(total);
-            if !self.finds_slots(dest, slots, Beside::default()) {
-                return Ok(Append::NoRoom);
+            if !self.slots_for(dest, slots) {
+                self.reclaim();
+                if !self.slots_for(dest, slots) {
+                    return Ok(Append::NoRoom);
+                }
             }
             self.txn.grew |= !self.prefer_covered(total, store);
             self.write_buffer(store)?;
@@ -344,17 +347,9 @@ impl Queue {
         named.unwrap_or(outbox.short_number())
     }
 
-    /// Like `slots_beside`, and gives back what nobody needs if there are none.
-    pub(super) fn finds_slots(&mut self, dest: DestId, count: u32, beside: Beside) -> bool {
-        if !self.slots_beside(dest, count, beside) {
-            self.reclaim();
-        }
-        self.slots_beside(dest, count, beside)
-    }
-
     /// The open end of a log whose records are all settled is a slot that nobody needs: it is
     /// given back when another destination finds none.
-    fn reclaim(&mut self) {
+    pub(super) fn reclaim(&mut self) {
         for dest in self.dests() {
             let tail = self.outbox(dest).chain.tail;
             if tail == NONE {

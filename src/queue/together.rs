@@ -135,30 +135,43 @@ impl Queue {
     /// Whoever has no slot for a message of QoS 2 and gives up what is older does so before
     /// anybody has the message: it waits for that everywhere.
     fn make_room(&mut self, cursors: &mut [Cursor], age: u32, store: &mut impl SpillStore) {
-        let here = |queue: &Self, cursor: &Cursor| queue.age_at(cursor.at) == Some(age);
+        let here = |cursor: &&Cursor| self.age_at(cursor.at) == Some(age);
         let exactly_once = |cursor: &Cursor| self.entries[cursor.at].qos == Qos::ExactlyOnce;
-        if !cursors.iter().any(|cursor| here(self, cursor) && exactly_once(cursor)) {
+        if !cursors.iter().filter(here).any(exactly_once) {
             return;
         }
-        let need = |queue: &Self, cursor: &Cursor, store: &mut _| {
-            let total = queue.bytes_at(cursor.at);
-            let fits = cursor.stopped || queue.fits_tail(cursor.dest, total, store);
-            if fits { 0 } else { slots_of(total) }
+        let mut reclaimed = false;
+        while let Some(at) = self.first_without_slot(cursors, age, store) {
+            if core::mem::replace(&mut reclaimed, true) {
+                self.stop(&mut cursors[at]);
+            } else {
+                self.reclaim();
+            }
+        }
+    }
+
+    /// The first of those who give up what is older that finds no slot for this message.
+    fn first_without_slot(
+        &self,
+        cursors: &[Cursor],
+        age: u32,
+        store: &mut impl SpillStore,
+    ) -> Option<usize> {
+        let mut need = |cursor: &Cursor| {
+            let here = self.age_at(cursor.at) == Some(age) && !cursor.stopped;
+            let total = if here { self.bytes_at(cursor.at) } else { 0 };
+            let fits = !here || self.fits_tail(cursor.dest, total, store);
+            (self.outbox(cursor.dest), if fits { 0 } else { slots_of(total) })
         };
         let mut all = Beside::default();
-        for cursor in cursors.iter().filter(|cursor| here(self, cursor)) {
-            all.add(self.outbox(cursor.dest).params.session, need(self, cursor, store));
+        for (outbox, slots) in cursors.iter().map(&mut need) {
+            all.add(outbox.params.session, slots);
         }
-        for cursor in cursors {
-            if !here(self, cursor) || !self.outbox(cursor.dest).gives_way() {
-                continue;
-            }
-            let own = need(self, cursor, store);
-            let beside = all.without(self.outbox(cursor.dest).params.session, own);
-            if own > 0 && !self.finds_slots(cursor.dest, own, beside) {
-                self.stop(cursor);
-            }
-        }
+        cursors.iter().position(|cursor| {
+            let (outbox, own) = need(cursor);
+            let beside = all.without(outbox.params.session, own);
+            own > 0 && outbox.gives_way() && !self.slots_beside(cursor.dest, own, beside)
+        })
     }
 
     /// There is no slot for what comes next. What is behind it waits too, if it is to get one.
