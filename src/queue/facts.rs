@@ -194,10 +194,24 @@ impl Queue {
         self.boxes.iter().filter(|b| b.used && b.params.persistent).map(unsaved).sum()
     }
 
+    /// Has a stream messages that wait, or that may have to wait again?
     pub fn is_stream_busy(&self, dest: DestId, stream: u8) -> bool {
         self.outbox(dest).is_unread()
             || self.stream_count(dest, stream) > 0
             || self.has_staged(dest, stream)
+            || self.is_on_wire(dest, stream)
+    }
+
+    /// What is in flight goes back to the stream it came from when the peer has forgotten it.
+    fn is_on_wire(&self, dest: DestId, stream: u8) -> bool {
+        let outbox = self.outbox(dest);
+        [outbox.flight, outbox.release].iter().any(|list| {
+            let mut at = list.head;
+            while at != NONE && self.entries[at].stream != stream {
+                at = self.entries.next(Chain::Line, at);
+            }
+            at != NONE
+        })
     }
 
     /// Is a message of the stream staged behind the disk backlog?

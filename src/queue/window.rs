@@ -2,7 +2,7 @@
 //! acknowledgements, resending. Read MQTT 5 sections 3.3.4, 4.3, 4.4 and 4.9 first.
 
 use super::Queue;
-use super::entry::{Chain, State};
+use super::entry::{Chain, NO_RULE_YET, State};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
 use crate::limits::{PUBLISH_ID_MAX, SESSION_WINDOW_SURE};
@@ -383,8 +383,13 @@ impl Queue {
                     outbox.gaps |= 1 << stream;
                 }
             }
+            let unsure = entry.rule == NO_RULE_YET;
             outbox.reorder = true;
             self.entries.give(index);
+            if unsure {
+                // Its stream was a guess.
+                self.forget_streams(dest);
+            }
             return true;
         }
         entry.state = State::Waiting;

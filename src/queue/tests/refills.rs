@@ -214,3 +214,15 @@ fn what_waits_in_ram_gives_way_to_a_backlog_too_large_for_what_is_free() {
     assert_eq!(world.send_soon(A).unwrap().0, "large");
     assert_eq!(world.drain(B).len(), 10);
 }
+
+#[test]
+fn a_stream_is_not_lent_to_another_topic_while_its_message_is_on_the_wire() {
+    let mut world = World::new();
+    world.connect(A, true);
+    world.publish_as(A, "t", 10, Push { stream: 1, ..plain(Qos::AtLeastOnce) });
+    let (_, id) = world.send(A).unwrap();
+    assert!(world.queue.is_stream_busy(A, 1), "it is behind this if the peer forgets its session");
+    assert!(!world.queue.is_stream_busy(A, 0));
+    world.queue.puback(A, id, world.now);
+    assert!(!world.queue.is_stream_busy(A, 1));
+}
