@@ -313,7 +313,8 @@ topic read s/%u
     /// A filter or topic of few different levels.
     fn random(rng: &mut Rng, levels: &[&str]) -> String {
         let count = 1 + rng.below(3);
-        let level = |_| levels[usize::try_from(rng.next_u64()).unwrap() % levels.len()];
+        let len = u64::try_from(levels.len()).unwrap();
+        let level = |_| levels[usize::try_from(rng.below(len)).unwrap()];
         (0..count).map(level).collect::<Vec<_>>().join("/")
     }
 

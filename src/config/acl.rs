@@ -200,7 +200,8 @@ pattern deny d/%u/x
         for _ in 0..20_000 {
             let mut bytes = FILE.replace("hello world", "hello").into_bytes();
             for _ in 0..=rng.below(3) {
-                let at = usize::try_from(rng.next_u64()).unwrap() % bytes.len();
+                let len = u64::try_from(bytes.len()).unwrap();
+                let at = usize::try_from(rng.below(len)).unwrap();
                 match rng.below(3) {
                     0 => bytes[at] = u8::try_from(rng.below(256)).unwrap(),
                     1 => drop(bytes.remove(at)),

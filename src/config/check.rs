@@ -11,6 +11,7 @@ use super::{
     Ack, Config, ConfigError, Limits, Listener, Overflow, Server, Store, Sync, Warning, auth,
     bridges, parse,
 };
+use crate::limits::{SLOT_BYTES, TOPIC_ALIASES};
 use core::time::Duration;
 
 /// Everything the configuration may make the gateway allocate together.
@@ -19,13 +20,29 @@ const MEMORY_BYTES_MAX: u64 = 1 << 30;
 /// What a connection owns: its buffers each way and what is known about it.
 const CONNECTION_BYTES: u64 = 6 * 1024;
 
-/// What a session or subscription takes beside its texts, roughly.
+/// What a session and its queue take beside their texts and windows, roughly.
+const SESSION_BYTES: u64 = 1024;
+
+/// What one message of a client's window takes in the tables of its connection and its session.
+const WINDOW_BYTES: u64 = 64;
+
+/// What a bridge's place takes.
+const BRIDGE_BYTES: u64 = 128 * 1024;
+
+/// What a message in the ring takes beside its bytes: its record, and an entry at four queues.
+const MESSAGE_BYTES: u64 = 512;
+
+/// What a subscription, a retained message or an alias takes beside its texts, roughly.
 const ROW_BYTES: u64 = 128;
+
+/// What the directory of the store takes for a slot.
+const SLOT_ROW_BYTES: u64 = 256;
 
 const PACKET_BYTES_MAX: usize = 16 << 20;
 const RING_BYTES_MAX: usize = 512 << 20;
 const STORE_BYTES_MIN: u64 = 1 << 20;
-const STORE_BYTES_MAX: u64 = 1 << 40;
+/// As many slots as the store's directory can tell apart.
+const STORE_BYTES_MAX: u64 = 32 << 30;
 const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// One destination may fill one part in this many of the ring: the largest packet must fit into it.
@@ -296,18 +313,32 @@ const MEMORY_KEYS: &[&str] = &[
     "limit.topic_bytes",
     "limit.retained",
     "limit.subscriptions",
+    "limit.inflight",
+    "limit.clients",
+    "limit.sessions",
+    "ring.messages",
+    "store.max_bytes",
 ];
 
-/// A rough sum, to refuse what no router has: the exact plan is the gateway's.
+/// A rough sum, to refuse what no router has: the exact plan is the gateway's. What passes here
+/// is counted in 32 bits without a thought.
 fn memory_bytes(config: &Config) -> u64 {
     let limit = &config.limit;
     let topic = bytes(limit.topic_bytes) + ROW_BYTES;
+    let bridges = bytes(config.bridge_room());
+    let (clients, inflight) = (u64::from(limit.clients), u64::from(limit.inflight));
+    let slots = config.store.max_bytes.unwrap_or(0) / bytes(SLOT_BYTES);
     let parts = [
         bytes(config.ring_bytes),
-        u64::from(config.ring_messages) * ROW_BYTES,
+        u64::from(config.ring_messages) * MESSAGE_BYTES,
         bytes(limit.packet_bytes) * u64::from(limit.large_buffers),
-        u64::from(limit.clients) * CONNECTION_BYTES,
-        u64::from(limit.sessions) * (bytes(limit.client_id_bytes) + ROW_BYTES),
+        clients * (CONNECTION_BYTES + inflight * WINDOW_BYTES),
+        u64::from(limit.sessions) * (bytes(limit.client_id_bytes) + SESSION_BYTES),
+        u64::from(limit.sessions) * inflight * WINDOW_BYTES / 4,
+        // Each way.
+        2 * (clients + bridges) * u64::from(TOPIC_ALIASES) * topic,
+        bridges * BRIDGE_BYTES,
+        slots * SLOT_ROW_BYTES,
         u64::from(limit.subscriptions) * topic,
         u64::from(limit.retained) * topic,
         bytes(limit.retained_bytes),

@@ -233,7 +233,8 @@ RWhymFRxVoOg==
         for _ in 0..20_000 {
             let mut bytes = FILE.as_bytes().to_vec();
             for _ in 0..=rng.below(3) {
-                let at = usize::try_from(rng.next_u64()).unwrap() % bytes.len();
+                let len = u64::try_from(bytes.len()).unwrap();
+                let at = usize::try_from(rng.below(len)).unwrap();
                 match rng.below(3) {
                     0 => bytes[at] = u8::try_from(rng.below(256)).unwrap(),
                     1 => drop(bytes.remove(at)),

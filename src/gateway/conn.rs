@@ -463,6 +463,21 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_is_opened_again_is_another_connection_after_65536_times_too() {
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let mut conn = Conn::new(1, 0);
+        conn.generation = u16::MAX - 1;
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            conn.role = Role::Free;
+            conn.open(Role::Greeting, peer, Instant::START);
+            ids.push(conn.id(3));
+        }
+        assert_eq!(ids.iter().map(|id| id.generation).collect::<Vec<_>>(), [u16::MAX, 0, 1]);
+        assert!(ids.iter().all(|id| ConnId::unpacked(id.packed()) == *id));
+    }
+
+    #[test]
     fn debts_leave_in_order_round_the_ring() {
         let mut debts = Debts::new(2);
         let id = |raw| PacketId::new(raw).unwrap();

@@ -125,5 +125,13 @@ mod tests {
         plan.begin();
         plan.add(target(2, Qos::AtLeastOnce));
         assert_eq!(plan.targets[0].qos, Qos::AtLeastOnce);
+        // Four thousand million messages later nobody is taken for one who was there before.
+        plan.epoch = u32::MAX;
+        plan.seen[0] = (1, 5);
+        plan.begin();
+        plan.add(target(0, Qos::AtMostOnce));
+        plan.add(target(0, Qos::AtLeastOnce));
+        assert_eq!(plan.targets.len(), 1);
+        assert_eq!(plan.targets[0].qos, Qos::AtLeastOnce);
     }
 }

@@ -1,5 +1,6 @@
 //! The whole core over a disk in memory: what a client is told, and when.
 
+mod plan;
 mod sys;
 
 use super::verbs::Event;

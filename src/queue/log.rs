@@ -479,6 +479,10 @@ mod tests {
         assert_eq!((chain.len, log.free_count), (0, 1));
         log.allocate(&mut chain, NONE, &new_slot(1)).unwrap();
         assert_eq!(log.slots[0].generation, first + 1);
+        log.slots[0].generation = u32::MAX;
+        log.release(&mut chain, index);
+        log.allocate(&mut chain, NONE, &new_slot(1)).unwrap();
+        assert_eq!(log.slots[0].generation, 0, "it wraps");
     }
 
     #[test]

@@ -403,6 +403,26 @@ mod tests {
     }
 
     #[test]
+    fn ids_and_ages_are_told_apart_across_the_wrap_of_their_counters() {
+        let mut pool = Pool::new(4, 1024);
+        let old = pool.insert(head(1)).unwrap();
+        pool.release(old);
+        pool.records[0].generation = u32::MAX - 1;
+        pool.arrived = u32::MAX - 1;
+        let first = pool.insert(head(1)).unwrap();
+        pool.hold(first);
+        assert_eq!((first.index, first.generation), (old.index, u32::MAX));
+        pool.release(first);
+        assert_eq!(pool.unhold(first), Some(4));
+        let second = pool.insert(head(1)).unwrap();
+        pool.hold(second);
+        assert_eq!((second.index, second.generation), (first.index, 1));
+        assert!(pool.is_settled(first) && !pool.is_settled(second));
+        let third = pool.insert(head(1)).unwrap();
+        assert_eq!((pool.age(second), pool.age(third)), (1, 0));
+    }
+
+    #[test]
     fn full_is_an_answer() {
         let mut pool = Pool::new(2, 512);
         assert!(pool.insert(head(600)).is_err());

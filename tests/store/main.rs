@@ -4,6 +4,7 @@
 mod bench;
 mod damage;
 mod disk;
+mod large;
 #[path = "../common/tmpfs.rs"]
 mod tmpfs;
 
@@ -224,6 +225,19 @@ fn the_default_quota_is_remembered_and_a_configured_one_wins() {
 
 const CHILD: &str = "SPILLWAY_TEST_STORE";
 
+/// This program once more; through the emulator that runs this one, if it is told.
+fn ourselves() -> Command {
+    let own = std::env::current_exe().unwrap();
+    match std::env::var_os("SPILLWAY_TEST_EMULATOR") {
+        Some(emulator) => {
+            let mut command = Command::new(emulator);
+            command.arg(own);
+            command
+        }
+        None => Command::new(own),
+    }
+}
+
 /// Parts the child writes before it starts over.
 const PARTS: u32 = 40 * 8;
 
@@ -259,7 +273,7 @@ fn committed_slots_survive_kill_9() {
     let dir = Dir::new("kill");
     let mut last = 0_u32;
     for round in 0..8_u32 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut child = ourselves()
             .args(["--exact", "commits_until_killed", "--ignored", "--nocapture"])
             .env(CHILD, dir.db())
             .stdout(Stdio::piped())

@@ -55,6 +55,19 @@ fn the_last_message_of_a_topic_is_the_one_retained() {
 }
 
 #[test]
+fn what_was_read_before_a_change_is_known_to_be_old_when_the_stamps_wrap() {
+    let mut store = RetainedMessages::new(8, 4096, 64);
+    store.stamp = u32::MAX - 1;
+    assert_eq!(put(&mut store, "a", b"one"), Ok(()));
+    let (_, before) = store.next_match("a", 0, NOW).unwrap();
+    assert_eq!(put(&mut store, "a", b"two"), Ok(()));
+    let (_, after) = store.next_match("a", 0, NOW).unwrap();
+    assert_eq!((before.stamp, after.stamp), (u32::MAX, 0));
+    assert_eq!(store.read(&before, 0, &mut [0; 6]), None);
+    assert_eq!(body(&store, &after).2, b"two");
+}
+
+#[test]
 fn an_empty_payload_clears_and_costs_nothing_afterwards() {
     let mut store = RetainedMessages::new(8, 4096, 64);
     assert_eq!(put(&mut store, "a", b"x"), Ok(()));

@@ -98,6 +98,20 @@ fn identifiers_go_on_after_a_ring_was_killed() {
 }
 
 #[test]
+fn identifiers_begin_again_after_the_last_and_pass_over_those_in_use() {
+    let mut world = World::with(|_, params| params[0].window = 4);
+    world.connect(A, true);
+    world.publish(A, "0", Qos::AtLeastOnce, 10);
+    let (_, open) = world.send(A).unwrap();
+    world.queue.outbox_mut(A).next_id = crate::limits::PUBLISH_ID_MAX - 1;
+    for topic in ["1", "2", "3"] {
+        world.publish(A, topic, Qos::AtLeastOnce, 10);
+    }
+    let ids: Vec<u16> = (0..3).map(|_| world.send(A).unwrap().1.raw()).collect();
+    assert_eq!((open.raw(), &ids[..]), (1, &[59_999, 60_000, 2][..]));
+}
+
+#[test]
 fn a_rule_counts_what_was_put_back_before_the_window() {
     let mut world = World::new();
     world.connect(A, true);
