@@ -174,6 +174,10 @@ fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
     };
     logging.note(clock.now(), &note);
     warn(warnings);
+    if let Some(doubt) = config.store.path.as_deref().and_then(cli::doubtful_place) {
+        let doubt = format!("store.path: {doubt}");
+        log::warn!(target: "spillway::config", "event=config_warning text={}", Value(&doubt));
+    }
     let tail = logging.tail();
     let status = turn_for_good(file, config, clock, logging).unwrap_or_else(|reason| {
         log::error!(target: "spillway::main", "event=start_failed reason={}", Value(&reason));

@@ -84,25 +84,32 @@ fn durability(config: &Config, disk: Option<&Disk>, out: &mut dyn Write) -> io::
         Ack::Ring => "RAM is lost in a crash, what was committed survives",
     };
     writeln!(out, "  store.sync = {sync}: {what} {survives}")?;
+    match doubt(disk) {
+        Some(doubt) => writeln!(out, "  warning: {doubt}"),
+        None => Ok(()),
+    }
+}
+
+/// What is doubtful about the place of the store `path`: for the log, at every start.
+pub fn doubtful_place(path: &str) -> Option<String> {
+    doubt(&look(Path::new(path)))
+}
+
+fn doubt(disk: &Disk) -> Option<String> {
+    let directory = disk.directory.display();
     match disk.medium {
-        Medium::Ram => writeln!(
-            out,
-            "  warning: {} is {}, which is RAM: the store is gone when this machine restarts",
-            disk.directory.display(),
+        Medium::Ram => Some(format!(
+            "{directory} is {}, which is RAM: the store is gone when this machine restarts",
             disk.file_system
-        ),
-        Medium::Overlay => writeln!(
-            out,
-            "  warning: {} is an overlay: its upper layer must be flash (in a container it is \
-             not kept)",
-            disk.directory.display()
-        ),
-        Medium::Network => writeln!(
-            out,
-            "  warning: {} is on the network: SQLite's WAL needs a local file system",
-            disk.directory.display()
-        ),
-        Medium::Image | Medium::Disk | Medium::Unknown => Ok(()),
+        )),
+        Medium::Overlay => Some(format!(
+            "{directory} is an overlay: its upper layer must be flash (in a container it is not \
+             kept)"
+        )),
+        Medium::Network => {
+            Some(format!("{directory} is on the network: SQLite's WAL needs a local file system"))
+        }
+        Medium::Image | Medium::Disk | Medium::Unknown => None,
     }
 }
 

@@ -5,7 +5,7 @@ mod check;
 mod disk;
 mod passwd;
 
-pub use check::{Plan, check};
+pub use check::{Plan, check, doubtful_place};
 pub use passwd::{Error as PasswdError, passwd};
 
 use std::ffi::OsString;

@@ -158,11 +158,13 @@ fn a_symbolic_link_leads_to_the_store_and_its_lock() {
 }
 
 #[test]
-fn a_read_only_file_system_is_said_and_nothing_is_put_aside() {
+fn a_file_system_in_ram_is_doubted_and_a_read_only_one_is_said_and_left_alone() {
     let place = Directory::new();
     let Some(tmpfs) = Tmpfs::mount(place.path(), 8 << 20) else { return };
     let store = place.file("spill.db");
     let mut gateway = Gateway::start(&format!("store.path = {}", store.display()));
+    let doubt = gateway.wait("config_warning");
+    assert!(doubt.text("text").contains("is tmpfs, which is RAM"), "{}", doubt.line);
     works(&gateway);
     gateway.stop();
     tmpfs.set_read_only(true);
