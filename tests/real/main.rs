@@ -24,6 +24,7 @@ mod failover;
 mod faults;
 mod foreign;
 mod independent;
+mod init_script;
 mod leaks;
 mod limits;
 mod links;
