@@ -68,7 +68,7 @@ fn mode(options: &Options, sync: &str, qos: u8, size: usize, count: u64) -> Resu
 }
 
 /// `write_bytes` once the gateway has had time for its last commit and checkpoint.
-fn settled(rig: &mut Rig) -> Result<u64, String> {
+pub(super) fn settled(rig: &mut Rig) -> Result<u64, String> {
     let mut written = rig.figures().write_bytes;
     let mut since = crate::clock::now();
     while crate::clock::now() < since + SETTLE.as_nanos() as u64 {

@@ -14,6 +14,7 @@ mod pinger;
 mod rig;
 mod slowdisk;
 mod start;
+mod wear;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,8 +27,8 @@ use crate::signals;
 use crate::wire;
 
 pub const USAGE: &str = "\
-bench [compare|accept|attack|drain|flash|idle|kills|rss|latency|slowdisk|start]   needs the
-    release binary
+bench [compare|accept|attack|drain|flash|idle|kills|rss|latency|slowdisk|start|wear]   needs
+    the release binary
     compare  CPU, rate, loss, order and memory of spillway and mosquitto as bridging gateways,
              interleaved: --repeats 3  --scale 1.0 (times the counts)  --qos 0,1,2  --size 64,1024
              --only spillway|mosquitto  --mosquitto-inflight 128
@@ -37,6 +38,8 @@ bench [compare|accept|attack|drain|flash|idle|kills|rss|latency|slowdisk|start] 
              --size 128  --inflight 128  --mosquitto (as well, saving on every change)
     drain    a backlog leaves at window / round trip: --count 100000  --delay 20 (ms)  --qos 1
     flash    bytes written per message: --count 20000  --size 128  --qos 1,2  --sync full,normal
+    wear     bytes written in an hour of typical loads, and the years of a small flash:
+             --seconds 120  --size 128
     kills    random kill -9 with QoS 1 and 2 in both directions, and what became of the messages:
              --count 200  --rate 500 (messages a second each way)  --mqtt 5  --upstream mosquitto
     start    kill -9 and start with a backlog: --counts 1000,100000,1000000  --size 128
@@ -74,6 +77,7 @@ pub fn main(mut args: Args) -> Result<bool, String> {
         "idle" => idle::run(&options, args),
         "attack" => attack::run(&options, args),
         "slowdisk" => slowdisk::run(&options, args),
+        "wear" => wear::run(&options, args),
         _ => Err(format!("unknown benchmark {which}")),
     }?;
     Ok(true)
