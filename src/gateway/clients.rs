@@ -533,6 +533,10 @@ impl Gateway {
         debug_assert!(self.links.iter().all(|link| link.state == State::Stopped));
         let lost = self.queue.unsaved();
         let duration_ms = u64::try_from(now.since(stop.since).as_millis()).unwrap_or(0);
+        self.queue.report_drops();
+        while let Some(note) = self.queue.poll_note() {
+            self.note(note);
+        }
         self.note(Note::Stopped { lost, duration_ms });
         self.actions.push_back(super::Action::Exit { lost });
         self.stop = Some(super::Stop { exited: true, ..stop });

@@ -333,6 +333,31 @@ fn whoever_waits_too_long_for_its_password_is_told_to_the_log_as_that() {
 }
 
 #[test]
+fn what_was_dropped_just_before_a_stop_is_told_before_its_end() {
+    let mut world = World::new();
+    let publisher = world.client(b'd');
+    let later = |world: &mut World| {
+        world.now = world.now.plus(Duration::from_millis(100));
+        world.gateway.expire(world.now);
+    };
+    // QoS 0 for a bridge that is down. The first is told at once, further ones once a second.
+    for _ in 0..3 {
+        world.receive(publisher, &[0x30, 5, 0, 3, b't', b'/', b'a']);
+        later(&mut world);
+    }
+    world.lose(publisher);
+    world.gateway.handle(world.now, Event::Stop { signal: "SIGTERM" });
+    later(&mut world);
+    let notes: Vec<Note> = core::iter::from_fn(|| world.gateway.poll_note()).collect();
+    let dropped = notes.iter().map(|note| match note {
+        Note::Drop { count, .. } => *count,
+        _ => 0,
+    });
+    assert_eq!(dropped.sum::<u64>(), 3, "{notes:?}");
+    assert!(matches!(notes.last(), Some(Note::Stopped { .. })), "{notes:?}");
+}
+
+#[test]
 fn new_rules_judge_what_waits_and_what_comes() {
     let mut world = World::new();
     let subscriber = world.client(b'c');

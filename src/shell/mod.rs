@@ -542,12 +542,12 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
     }
 
     fn write_notes(&mut self, now: Instant) {
-        if self.exit.is_some() {
-            // So that `stopped` is the last line.
-            self.logging.sum_up();
-        }
         for _ in 0..NOTES_A_TURN {
             let Some(note) = self.core.poll_note() else { break };
+            if matches!(note, Note::Stopped { .. }) {
+                // So that it is the last line.
+                self.logging.sum_up();
+            }
             self.logging.note(now, &note);
         }
         if now >= self.stats_at {
