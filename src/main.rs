@@ -20,7 +20,7 @@ use std::process::ExitCode;
 /// What `store.max_bytes` is when the configuration does not say.
 const STORE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 
-/// Times the store may be put aside within so long; more and the process ends.
+/// Times the store may be found damaged within so long; more and the process ends.
 const DAMAGED_MAX: u32 = 3;
 const DAMAGE_SPAN: Duration = Duration::from_secs(600);
 
@@ -191,7 +191,8 @@ fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
 type Loop = EventLoop<Gateway, SqliteStore>;
 
 /// Runs until the end. When the store turns out to be damaged everything begins anew as after a
-/// crash, with the store put aside and salvaged: a router never stays down for its queue.
+/// crash, with the store put aside and salvaged: a router never stays down for its queue. If all of
+/// it can be read now, the disk has failed to read it for a moment, and it stays in use.
 fn turn_for_good(
     file: &Path,
     mut config: Config,
@@ -211,9 +212,9 @@ fn turn_for_good(
             // What needs a restart keeps its value: the store that is damaged is the old one.
             config = config::reload(&config, &new).config;
         }
-        // Closes every connection and the store.
-        logging = event_loop.into_logging();
-        damaged = Some("damage was found in use");
+        // Closes every connection.
+        let (log, store) = event_loop.into_parts();
+        logging = log;
         let now = clock.now();
         if now.since(since) > DAMAGE_SPAN {
             (since, count) = (now, 0);
@@ -222,6 +223,9 @@ fn turn_for_good(
         if count > DAMAGED_MAX {
             return Err("the store is damaged again and again".to_owned());
         }
+        // What comes back is damage that reading does not show.
+        let passed = count == 1 && store.is_some_and(|mut store| store.is_sound());
+        damaged = (!passed).then_some("damage was found in use");
     }
 }
 
@@ -234,17 +238,14 @@ fn start(
     damaged: Option<&str>,
 ) -> Result<Loop, String> {
     let seed = seed().map_err(|error| format!("cannot read /dev/urandom: {error}"))?;
-    let (gateway, store) = match restore(config, clock, &mut logging, seed, damaged)? {
-        Some(both) => both,
-        // Once more, for what is made new is whole.
-        None => {
-            let damaged = Some("damage was found at start");
-            let again = restore(config, clock, &mut logging, seed, damaged)?;
-            again.ok_or("cannot read the store: it is damaged again")?
+    // Once more as it is, for a disk may fail to read for a moment; what is made new is whole.
+    for damaged in [damaged, None, Some("damage was found at start")] {
+        if let Some((gateway, store)) = restore(config, clock, &mut logging, seed, damaged)? {
+            return EventLoop::new(config, gateway, store, *clock, logging, paths(), seed)
+                .map_err(|error| error.to_string());
         }
-    };
-    EventLoop::new(config, gateway, store, *clock, logging, paths(), seed)
-        .map_err(|error| error.to_string())
+    }
+    Err("cannot read the store: it is damaged again".to_owned())
 }
 
 /// The core with what the store has for it. `None`: the store is damaged.

@@ -230,9 +230,9 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.damaged
     }
 
-    /// The log, for the next loop.
-    pub fn into_logging(self) -> Logging {
-        self.logging
+    /// The log, for the next loop, and the store, to be looked at.
+    pub fn into_parts(self) -> (Logging, Option<S>) {
+        (self.logging, self.store)
     }
 
     /// Turns until the core has stopped, or the store is damaged; the exit status of the process.

@@ -110,6 +110,23 @@ fn reads_that_fail_are_waited_out() {
 }
 
 #[test]
+fn a_page_that_cannot_be_read_once_is_no_damage() {
+    let (mut site, faults) = site();
+    let session = Connect::v5("absent").persistent();
+    session.open(site.gateway.port).subscribe(&[("other", 1)]);
+    publisher(0, 3000, 2).run(site.gateway.port);
+    faults.fail_some(Calls::Read, libc::EIO, 0, 1);
+    site.link.set(Mode::Pass);
+    site.gateway.wait("store_error");
+    assert_eq!(site.drained(), all(3000));
+    let came = site.far.messages().len();
+    assert_eq!(came, 3001, "each once");
+    assert!(session.open(site.gateway.port).connack.session_present);
+    let aside = site.gateway.events().into_iter().find(|e| e.name == "store_quarantined");
+    assert!(aside.is_none(), "{aside:?}");
+}
+
+#[test]
 fn a_crash_while_the_disk_fails_loses_nothing_accepted() {
     let (mut site, faults) = site();
     let port = site.gateway.port;

@@ -198,6 +198,14 @@ impl SqliteStore {
         }
     }
 
+    /// Reads the whole file: is nothing found damaged now? A page that could not be read a moment
+    /// ago, which SQLite calls damage as well, may be readable again.
+    pub fn is_sound(&mut self) -> bool {
+        self.rollback();
+        let found = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        found.is_ok_and(|word| word == "ok")
+    }
+
     fn write_slot_now(&mut self, slot: SlotId, at: usize, bytes: &[u8]) -> Result<(), StoreError> {
         assert!(at + bytes.len() <= SLOT_BYTES, "a record ends inside its slot");
         self.begin()?;
