@@ -137,7 +137,7 @@ fn a_message_whose_identifier_finds_no_room_is_not_passed_on() {
     let mut world = World::new();
     let client = world.client(b'c');
     for id in 1.. {
-        if world.gateway.queue.recv.insert(500, id, Stage::Durable).is_err() {
+        if world.gateway.queue.recv.insert(100, id, Stage::Durable).is_err() {
             break;
         }
     }

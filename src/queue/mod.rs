@@ -240,7 +240,7 @@ impl Queue {
             txn: flush::Txn::new(boxes.len()),
             boxes: boxes.into_boxed_slice(),
             log: Log::new(setup.slot_count),
-            recv: RecvIds::new(setup.receive_ids),
+            recv: RecvIds::new(setup.receive_ids, boxes_count),
             commits: 0,
             woken: Marks::new(usize::from(setup.connections)),
             sendable: Marks::new(boxes_count),
@@ -290,7 +290,7 @@ impl Queue {
             Pool::planned_bytes(setup.messages, setup.bytes),
             Slab::planned_bytes(entry_count(setup.messages, windows))
                 + boxes
-                + RecvIds::planned_bytes(setup.receive_ids),
+                + RecvIds::planned_bytes(setup.receive_ids, setup.boxes.len()),
             Log::planned_bytes(setup.slot_count) + 2 * SLOT_BYTES,
         ]
     }

@@ -23,6 +23,8 @@ pub struct RecvIds {
     table: Box<[u32]>,
     stages: Box<[Stage]>,
     len: u32,
+    /// How many each owner has: most have none, and the table need not be searched for them.
+    counts: Box<[u16]>,
 }
 
 /// The set has no room for one more identifier.
@@ -30,18 +32,20 @@ pub struct RecvIds {
 pub struct RecvFull;
 
 impl RecvIds {
-    /// Room for `count` identifiers.
-    pub fn new(count: u32) -> Self {
+    /// Room for `count` identifiers of so many owners.
+    pub fn new(count: u32, owners: usize) -> Self {
         let size = widen(count.max(8)).next_power_of_two() * 2;
         Self {
             table: vec![EMPTY; size].into_boxed_slice(),
             stages: vec![Stage::Ready; size].into_boxed_slice(),
             len: 0,
+            counts: vec![0; owners].into_boxed_slice(),
         }
     }
 
-    pub fn planned_bytes(count: u32) -> usize {
-        widen(count.max(8)).next_power_of_two() * 2 * (4 + size_of::<Stage>())
+    pub fn planned_bytes(count: u32, owners: usize) -> usize {
+        let places = widen(count.max(8)).next_power_of_two() * 2;
+        places * (4 + size_of::<Stage>()) + owners * size_of::<u16>()
     }
 
     pub fn len(&self) -> u32 {
@@ -70,6 +74,7 @@ impl RecvIds {
                 self.table[at] = key(owner, id);
                 self.stages[at] = stage;
                 self.len += 1;
+                self.counts[usize::from(owner)] += 1;
                 Ok(true)
             }
         }
@@ -80,6 +85,7 @@ impl RecvIds {
         let Ok(mut hole) = self.find(key(owner, id)) else { return false };
         let mask = self.table.len() - 1;
         self.len -= 1;
+        self.counts[usize::from(owner)] -= 1;
         // Close the hole: whatever probed past it moves back.
         let mut at = hole;
         loop {
@@ -103,7 +109,7 @@ impl RecvIds {
     /// Removes everything of one owner.
     pub fn clear(&mut self, owner: u16) {
         let mut at = 0;
-        while at < self.table.len() {
+        while self.counts[usize::from(owner)] > 0 {
             let value = self.table[at];
             if value != EMPTY && value >> 16 == u32::from(owner) {
                 self.remove(owner, u16::try_from(value & 0xFFFF).unwrap_or(0));
@@ -120,6 +126,7 @@ impl RecvIds {
             .iter()
             .filter(move |value| **value != EMPTY && **value >> 16 == u32::from(owner))
             .filter_map(|value| u16::try_from(value & 0xFFFF).ok())
+            .take(self.count(owner))
     }
 
     /// Is a commit done that has this identifier?
@@ -129,16 +136,21 @@ impl RecvIds {
 
     /// Calls `each` for every identifier of one owner; what it returns is the new stage.
     pub fn update(&mut self, owner: u16, each: &mut dyn FnMut(u16, Stage) -> Stage) {
+        let mut left = self.count(owner);
         for (value, stage) in self.table.iter().zip(&mut self.stages) {
+            if left == 0 {
+                break;
+            }
             if *value >> 16 == u32::from(owner) && *value != EMPTY {
                 let id = u16::try_from(*value & 0xFFFF).unwrap_or(0);
                 *stage = each(id, *stage);
+                left -= 1;
             }
         }
     }
 
     pub fn count(&self, owner: u16) -> usize {
-        self.of(owner).count()
+        usize::from(self.counts[usize::from(owner)])
     }
 
     fn find(&self, key: u32) -> Result<usize, usize> {
@@ -172,7 +184,7 @@ mod tests {
 
     #[test]
     fn behaves_like_a_set_under_random_use() {
-        let mut ids = RecvIds::new(64);
+        let mut ids = RecvIds::new(64, 3);
         let mut model = BTreeSet::new();
         let mut rng = Rng::new(1);
         for _ in 0..20_000 {
@@ -190,13 +202,21 @@ mod tests {
                 _ => assert_eq!(ids.remove(owner, id), model.remove(&(owner, id))),
             }
             assert_eq!(ids.contains(owner, id), model.contains(&(owner, id)));
-            assert_eq!(ids.count(owner), model.iter().filter(|(o, _)| *o == owner).count());
+            let mut own: Vec<u16> = ids.of(owner).collect();
+            own.sort_unstable();
+            assert!(own.iter().eq(model.iter().filter(|(o, _)| *o == owner).map(|(_, id)| id)));
+            let mut updated = 0;
+            ids.update(owner, &mut |_, stage| {
+                updated += 1;
+                stage
+            });
+            assert_eq!((ids.count(owner), updated), (own.len(), own.len()));
         }
     }
 
     #[test]
     fn full_is_an_answer() {
-        let mut ids = RecvIds::new(8);
+        let mut ids = RecvIds::new(8, 1);
         for id in 1..=8 {
             assert_eq!(ids.insert(0, id, Stage::Ready), Ok(true));
         }
