@@ -94,7 +94,7 @@ impl fmt::Display for StartError {
 }
 
 /// What the shell needs to know of a bridge.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Target {
     servers: Vec<Server>,
     interface: Option<String>,

@@ -41,6 +41,13 @@ impl Probes {
         }
     }
 
+    /// Nobody wants to know any more.
+    pub(super) fn cancel(&mut self, bridge: BridgeId) {
+        if let Some(probe) = self.probes.get_mut(usize::from(bridge.0)) {
+            *probe = Probe::Idle;
+        }
+    }
+
     /// The name's addresses.
     pub(super) fn resolved(
         &mut self,

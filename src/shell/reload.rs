@@ -62,7 +62,13 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         let Some(config) = self.source.offered.take() else { return };
         for (target, at) in self.targets.iter_mut().zip(0..) {
             let bridge: Option<&Bridge> = self.core.bridge(BridgeId(at));
-            *target = bridge.map(Target::of).unwrap_or_default();
+            let new = bridge.map(Target::of).unwrap_or_default();
+            if *target != new {
+                // An answer for the first server of before says nothing about this one.
+                self.resolver.cancel(2 * usize::from(at) + 1);
+                self.probes.cancel(BridgeId(at));
+                *target = new;
+            }
         }
         self.logging.set_level(config.log_level);
         if self.stats_interval != config.stats_interval {
