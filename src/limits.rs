@@ -85,6 +85,9 @@ pub const REFUSAL_CONNECTIONS: u16 = 8;
 /// From accepting a socket to its CONNECT.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
+/// So long nobody who has yet to say CONNECT makes room for another.
+pub const CONNECT_SURE: Duration = Duration::from_millis(250);
+
 /// How long a closing connection may take to read what it is told.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 

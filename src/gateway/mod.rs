@@ -45,9 +45,10 @@ use crate::broker::session::Sessions;
 use crate::broker::subs::Subs;
 use crate::config::{Bridge, Config};
 use crate::limits::{
-    REFUSAL_CONNECTIONS, STOP_WITHIN, STORE_REST_MAX, STORE_REST_SHARE, STORE_SLOW, STORE_SLOW_FOR,
+    CONNECT_SURE, REFUSAL_CONNECTIONS, STOP_WITHIN, STORE_REST_MAX, STORE_REST_SHARE, STORE_SLOW,
+    STORE_SLOW_FOR,
 };
-use crate::note::Note;
+use crate::note::{Note, text};
 use crate::queue::Queue;
 use crate::queue::marks::Marks;
 use crate::queue::outbox::DestId;
@@ -272,6 +273,28 @@ impl Gateway {
     /// The wall clock has jumped; before the next `flush`.
     pub fn wall_jumped(&mut self) {
         self.mark.outdated();
+    }
+
+    /// Is there a place for one more client? Of those that have not said CONNECT the oldest makes
+    /// room. `Err`: when to ask again; NEVER when all are in use.
+    pub fn room(&mut self, now: Instant) -> Result<(), Instant> {
+        let slots = || (0..self.client_slots).map(|slot| (slot, self.conn(slot)));
+        if slots().any(|(_, conn)| conn.role == Role::Free) {
+            return Ok(());
+        }
+        // One whose password is being looked at has said it.
+        let silent = slots().filter(|(_, conn)| conn.role == Role::Greeting && !conn.stalled);
+        let oldest = silent.min_by_key(|(_, conn)| conn.opened_at);
+        let Some((slot, conn)) = oldest else { return Err(Instant::NEVER) };
+        let sure_until = conn.opened_at.plus(CONNECT_SURE);
+        if sure_until > now {
+            return Err(sure_until);
+        }
+        let (client, reason) = (text("-"), text("place_needed"));
+        let note = Note::ClientRefused { client, addr: conn.peer, reason };
+        self.note(note);
+        self.close(now, slot, false);
+        Err(now)
     }
 
     /// A local client connected. `None`: there is not even a slot to refuse it with.

@@ -427,6 +427,37 @@ fn a_client_that_takes_its_session_over_needs_no_room_beside_its_own_will() {
 }
 
 #[test]
+fn the_oldest_that_has_not_said_connect_makes_room() {
+    let mut world = World::with("limit.clients = 1\nauth.password_file = /users\n", 64);
+    let peer = "127.0.0.1:9".parse().unwrap();
+    let accept = |world: &mut World| world.gateway.accept(world.now, 0, peer);
+    let hashing = accept(&mut world).unwrap();
+    let mut bytes = b"\x10\x13\0\x04MQTT\x04\xC2\0\0\0\x01c\0\x01u\0\x01p".to_vec();
+    world.gateway.receive(world.now, hashing, &mut bytes);
+    let tick = Duration::from_millis(1);
+    let mut silent = Vec::new();
+    while world.gateway.room(world.now) == Ok(()) {
+        silent.push(accept(&mut world).unwrap());
+        world.now = world.now.plus(tick);
+    }
+    let sure_until = Instant::START.plus(crate::limits::CONNECT_SURE);
+    assert_eq!(world.gateway.room(world.now), Err(sure_until), "not at once");
+    assert!(accept(&mut world).is_none());
+    world.now = sure_until;
+    assert_eq!(world.gateway.room(world.now), Err(world.now));
+    let closed = core::iter::from_fn(|| world.gateway.poll_action());
+    let closed: Vec<ConnId> = closed
+        .filter_map(|action| match action {
+            Action::Close { conn, .. } => Some(conn),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(closed, [silent[0]]);
+    world.lose(closed[0]);
+    assert_eq!(world.gateway.room(world.now), Ok(()));
+}
+
+#[test]
 fn what_is_handed_over_on_a_full_disk_survives_a_crash() {
     let mut world = World::new();
     let subscribe = b"\x82\x0F\0\x01\0\x0A$share/g/z\x01";

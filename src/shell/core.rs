@@ -14,6 +14,10 @@ pub trait Core {
     fn set_wall(&mut self, wall_s: u64);
     /// The wall clock has jumped.
     fn wall_jumped(&mut self);
+    /// Is there a place for one more client? `Err`: when to ask again.
+    fn room(&mut self, _now: Instant) -> Result<(), Instant> {
+        Ok(())
+    }
     /// A local client connected to a listener (by its place in the configuration). `None` = no
     /// slot, not even for a refusal.
     fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId>;
@@ -54,6 +58,10 @@ impl Core for Gateway {
 
     fn wall_jumped(&mut self) {
         Gateway::wall_jumped(self);
+    }
+
+    fn room(&mut self, now: Instant) -> Result<(), Instant> {
+        Gateway::room(self, now)
     }
 
     fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId> {

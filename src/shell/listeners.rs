@@ -13,7 +13,7 @@ use crate::note::{Note, text};
 use crate::vocab::Instant;
 use core::fmt;
 use core::time::Duration;
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use std::fs::File;
 use std::io;
@@ -29,6 +29,9 @@ const BACKLOG: u16 = 1024;
 /// How long the door stays shut when there is nothing to accept with.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
+/// How soon it is looked again whether there is a place for whoever waits.
+const ROOM_RETRY: Duration = Duration::from_millis(5);
+
 /// Addresses one listener's name may have.
 pub(super) const ADDRS_A_LISTENER: usize = resolver::ADDRS_MAX;
 
@@ -38,6 +41,8 @@ struct Door {
     /// Place in the configuration.
     listener: u16,
     ready: bool,
+    /// Let in next, and those behind it after it.
+    waiting: Option<(TcpStream, SocketAddr)>,
 }
 
 #[derive(Debug)]
@@ -85,7 +90,7 @@ impl Listeners {
                     Ok(socket) => {
                         // The configuration has fewer listeners than a u16 counts.
                         let listener = u16::try_from(at).unwrap_or(u16::MAX);
-                        doors.push(Door { socket, listener, ready: true });
+                        doors.push(Door { socket, listener, ready: true, waiting: None });
                     }
                     Err(error) => last = error,
                 }
@@ -132,8 +137,17 @@ impl Listeners {
         }
         for door in self.doors.iter_mut().filter(|door| door.ready) {
             for _ in 0..ACCEPTS_A_TURN {
-                match door.socket.accept() {
+                let next = door.waiting.take().map_or_else(|| door.socket.accept(), Ok);
+                match next {
                     Ok((stream, peer)) => {
+                        // It waits until somebody silent has made room.
+                        if let Err(again) = core.room(now)
+                            && again != Instant::NEVER
+                        {
+                            door.waiting = Some((stream, peer));
+                            self.open_at = again.min(now.plus(ROOM_RETRY));
+                            return;
+                        }
                         let Some(id) = core.accept(now, door.listener, peer) else {
                             refused(now, logging, peer, "connections_full");
                             continue;

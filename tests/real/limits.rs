@@ -32,6 +32,16 @@ fn one_client_too_many_is_told_so_until_there_is_room() {
 }
 
 #[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let gateway = Gateway::start("limit.clients = 2");
+    let mut silent: Vec<_> =
+        (0..30).map(|_| Wire::new(dial(gateway.port).expect("a connection"), 4)).collect();
+    Connect::v4("client").open(gateway.port).ping();
+    gateway.wait_with("client_refused", &[("reason", "place_needed")]);
+    assert!(silent[0].read_to_the_end().is_empty(), "the oldest");
+}
+
+#[test]
 fn a_listener_has_its_own_bound() {
     let second = crate::common::place::free_port();
     let gateway = Gateway::start(&format!(
