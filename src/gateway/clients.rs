@@ -22,10 +22,13 @@ impl Gateway {
         connect: &Connect<'_>,
     ) -> Result<Step, Fatal> {
         let conn = self.conn_mut(slot);
+        // One that waits for its password is presented again.
+        let again = core::mem::replace(&mut conn.greeted, true);
         conn.version = connect.version;
         if let Some(bytes) = connect.properties.maximum_packet_size() {
             conn.packet_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
         }
+        self.counters.connects += u64::from(!again);
         if let Err(fatal) = self.check_connect(connect) {
             return Err(self.refuse(slot, connect, fatal));
         }

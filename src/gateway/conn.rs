@@ -194,6 +194,8 @@ pub struct Conn {
     pub wants_problems: bool,
     /// When a paced stream may send again.
     pub pace_at: Instant,
+    /// It has said CONNECT.
+    pub greeted: bool,
     /// A local connection counts against `limit.clients`.
     pub counted: bool,
 }
@@ -237,6 +239,7 @@ impl Conn {
             aliases_max: 0,
             wants_problems: true,
             pace_at: Instant::NEVER,
+            greeted: false,
             counted: false,
         }
     }
@@ -274,6 +277,7 @@ impl Conn {
         self.aliases_max = 0;
         self.wants_problems = true;
         self.pace_at = Instant::NEVER;
+        self.greeted = false;
         self.counted = false;
     }
 

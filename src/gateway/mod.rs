@@ -16,6 +16,7 @@ mod failback;
 mod greeting;
 mod ingest;
 mod links;
+mod load;
 mod login;
 pub mod mark;
 mod open;
@@ -30,7 +31,7 @@ mod service;
 mod share;
 pub mod stats;
 mod subscribe;
-mod sys;
+pub mod sys;
 #[cfg(test)]
 mod tests;
 mod unsubscribe;
@@ -76,6 +77,9 @@ struct Counters {
     out_payload: u64,
     clients_max: u16,
     sessions_expired: u64,
+    /// Connections of clients, and those of them that have said CONNECT.
+    sockets: u64,
+    connects: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +122,7 @@ pub struct Gateway {
     due: Instant,
     counters: Counters,
     sys: sys::Sys,
+    load: load::Load,
     stop: Option<Stop>,
     /// A configuration that was read again, until the next flush.
     reloading: Option<Box<Config>>,
@@ -196,6 +201,7 @@ impl Gateway {
             due: now,
             counters: Counters::default(),
             sys: sys::Sys::new(config.bridges.len()),
+            load: load::Load::new(now),
             stop: None,
             reloading: None,
             parked_at: 0,
@@ -283,7 +289,7 @@ impl Gateway {
             return Ok(());
         }
         // One whose password is being looked at has said it.
-        let silent = slots().filter(|(_, conn)| conn.role == Role::Greeting && !conn.stalled);
+        let silent = slots().filter(|(_, conn)| conn.role == Role::Greeting && !conn.greeted);
         let oldest = silent.min_by_key(|(_, conn)| conn.opened_at);
         let Some((slot, conn)) = oldest else { return Err(Instant::NEVER) };
         let sure_until = conn.opened_at.plus(CONNECT_SURE);
@@ -306,6 +312,7 @@ impl Gateway {
         conn.open(Role::Greeting, peer, now);
         conn.listener = listener;
         let id = conn.id(slot);
+        self.counters.sockets += 1;
         self.heard.clear(slot);
         self.told.clear(slot);
         self.due_by(now.plus(crate::limits::CONNECT_WITHIN));
@@ -339,6 +346,7 @@ impl Gateway {
             };
         }
         self.expire_logins(now);
+        self.count_load(now);
         if now < self.due {
             return;
         }

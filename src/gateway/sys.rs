@@ -7,6 +7,7 @@
 use super::Gateway;
 use super::conn::Role;
 use super::ingest::{Message, Outcome, Source};
+use super::load::LOADS;
 use crate::mqtt::{Qos, topic};
 use crate::queue::outbox::DestId;
 use crate::queue::{Push, Reserve};
@@ -34,17 +35,37 @@ pub(super) struct Sys {
     due: Instant,
     /// Hashes of the values as they were told last, by figure.
     told: Box<[u64]>,
+    outside: Option<Outside>,
 }
+
+/// What only the shell knows, in bytes, as of the last `stats` line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outside {
+    pub resident: u64,
+    resident_max: u64,
+    pub store: u64,
+    pub store_written: u64,
+}
+
+impl Outside {
+    pub fn new(resident: u64, store: u64, store_written: u64) -> Self {
+        Self { resident, resident_max: resident, store, store_written }
+    }
+}
+
+/// Figures of all kinds, in their order: `FIGURES`, loads, those of outside, those of bridges.
+const ALL: usize = FIGURES.len() + LOADS + OUTSIDE.len();
 
 impl Sys {
     pub(super) fn new(bridges: usize) -> Self {
-        let count = FIGURES.len() + bridges * BRIDGE_FIGURES.len();
-        Self { due: Instant::NEVER, told: vec![0; count].into_boxed_slice() }
+        let count = ALL + bridges * BRIDGE_FIGURES.len();
+        let told = vec![0; count].into_boxed_slice();
+        Self { due: Instant::NEVER, told, outside: None }
     }
 
     /// Bytes `new` allocates.
     pub(super) fn planned_bytes(bridges: usize) -> usize {
-        (FIGURES.len() + bridges * BRIDGE_FIGURES.len()) * size_of::<u64>()
+        (ALL + bridges * BRIDGE_FIGURES.len()) * size_of::<u64>()
     }
 }
 
@@ -109,6 +130,16 @@ const FIGURES: &[Row] = &[
     ("spillway/resent", |of, _, out| number(out, of.queue.counters.resent)),
 ];
 
+/// The same of what only the shell knows.
+type OutsideRow = (&'static str, fn(&Outside) -> u64);
+
+const OUTSIDE: &[OutsideRow] = &[
+    ("broker/heap/current size", |of| of.resident),
+    ("broker/heap/maximum size", |of| of.resident_max),
+    ("spillway/store/bytes", |of| of.store),
+    ("spillway/store/written bytes", |of| of.store_written),
+];
+
 /// Topic behind `$SYS/spillway/bridge/NAME/`.
 type BridgeRow = (&'static str, fn(&Gateway, Instant, BridgeId, &mut Value));
 
@@ -144,6 +175,13 @@ impl Gateway {
         self.queue.totals().pending + u64::try_from(self.retained.len()).unwrap_or(0)
     }
 
+    /// What the shell has just written into a `stats` line.
+    pub fn know_outside(&mut self, outside: Outside) {
+        let before = self.sys.outside.map_or(0, |outside| outside.resident_max);
+        let resident_max = outside.resident_max.max(before);
+        self.sys.outside = Some(Outside { resident_max, ..outside });
+    }
+
     fn sys_count(&self) -> usize {
         self.sys.told.len()
     }
@@ -156,6 +194,14 @@ impl Gateway {
             return write!(out.topic, "{SYS}{name}").is_ok();
         }
         let at = at - FIGURES.len();
+        if let Some((count, span, _)) = self.load.get(at) {
+            return write!(out.topic, "{SYS}broker/load/{count}/{span}").is_ok();
+        }
+        let at = at - LOADS;
+        if let Some((name, _)) = OUTSIDE.get(at) {
+            return self.sys.outside.is_some() && write!(out.topic, "{SYS}{name}").is_ok();
+        }
+        let at = at - OUTSIDE.len();
         let (bridge, row) = (at / BRIDGE_FIGURES.len(), at % BRIDGE_FIGURES.len());
         let Some(config) = self.config.bridges.get(bridge) else { return false };
         let name = BRIDGE_FIGURES[row].0;
@@ -169,6 +215,16 @@ impl Gateway {
             return write(self, now, &mut out.value);
         }
         let at = at - FIGURES.len();
+        if let Some((_, _, average)) = self.load.get(at) {
+            // No average has more digits than there is room for.
+            let _ = write!(out.value, "{average:.2}");
+            return;
+        }
+        let at = at - LOADS;
+        if let (Some((_, value)), Some(outside)) = (OUTSIDE.get(at), &self.sys.outside) {
+            return number(&mut out.value, value(outside));
+        }
+        let Some(at) = at.checked_sub(OUTSIDE.len()) else { return };
         let (bridge, row) = (at / BRIDGE_FIGURES.len(), at % BRIDGE_FIGURES.len());
         if let Ok(bridge) = u16::try_from(bridge) {
             (BRIDGE_FIGURES[row].1)(self, now, BridgeId(bridge), &mut out.value);
@@ -196,6 +252,7 @@ impl Gateway {
     pub(super) fn hear_sys(&mut self, now: Instant, filter: &str) {
         let plain = topic::split_shared(filter).map_or(filter, |(_, plain)| plain);
         if plain.starts_with(SYS) {
+            self.count_load(now);
             self.sys.due = self.sys.due.min(now.plus(SYS_INTERVAL));
             self.due_by(self.sys.due);
         }

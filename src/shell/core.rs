@@ -3,6 +3,7 @@
 
 use crate::config::{Bridge, Config};
 use crate::gateway::Gateway;
+use crate::gateway::sys::Outside;
 use crate::gateway::verbs::{Action, Event, Taken};
 use crate::note::Note;
 use crate::queue::store::SpillStore;
@@ -47,6 +48,8 @@ pub trait Core {
         None
     }
     fn stats(&self, now: Instant) -> Note;
+    /// What the shell knows of itself.
+    fn know_outside(&mut self, _outside: Outside) {}
     /// `None` past the last bridge.
     fn stats_bridge(&self, now: Instant, bridge: u16) -> Option<Note>;
 }
@@ -126,6 +129,10 @@ impl Core for Gateway {
 
     fn bridge(&self, bridge: BridgeId) -> Option<&Bridge> {
         Gateway::bridge(self, bridge)
+    }
+
+    fn know_outside(&mut self, outside: Outside) {
+        Gateway::know_outside(self, outside);
     }
 
     fn stats(&self, now: Instant) -> Note {

@@ -1,6 +1,7 @@
 //! What only the shell can measure: how long turns take and with what, and how much memory the
 //! process has.
 
+use crate::gateway::sys::Outside;
 use crate::note::Note;
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -65,8 +66,9 @@ impl Figures {
             .then(|| Note::Stall { part: self.longest.0, duration_ms: millis(worst) })
     }
 
-    /// Adds what the shell knows to the core's figures and begins a new longest turn.
-    pub(super) fn complete(&mut self, note: &mut Note, store: Option<(u64, u64)>) {
+    /// Adds what the shell knows to the core's figures, which is returned, and begins a new longest
+    /// turn.
+    pub(super) fn complete(&mut self, note: &mut Note, store: Option<(u64, u64)>) -> Outside {
         let turn_max = core::mem::take(&mut self.turn_max);
         let resident = self.resident_kib();
         if let Note::Stats { loop_max_ms, rss_kib, store_bytes, store_written_bytes, .. } = note {
@@ -74,6 +76,8 @@ impl Figures {
             *rss_kib = resident;
             (*store_bytes, *store_written_bytes) = store.unwrap_or((0, 0));
         }
+        let (store, written) = store.unwrap_or((0, 0));
+        Outside::new(resident * 1024, store, written)
     }
 
     /// 0 when the system does not say.

@@ -560,7 +560,8 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.stats_at = self.stats_interval.map_or(Instant::NEVER, |span| now.plus(span));
         let mut note = self.core.stats(now);
         let store = self.store.as_ref().map(|store| (store.bytes(), store.written_bytes()));
-        self.figures.complete(&mut note, store);
+        let outside = self.figures.complete(&mut note, store);
+        self.core.know_outside(outside);
         self.logging.note(now, &note);
         let mut bridge = 0;
         while let Some(note) = self.core.stats_bridge(now, bridge) {

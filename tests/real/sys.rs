@@ -61,8 +61,16 @@ fn the_figures_tell_of_clients_messages_the_ring_and_each_bridge() {
     is("$SYS/spillway/bridge/far/up", "1");
     is("$SYS/spillway/bridge/far/waiting", "0");
     is(last, "5");
-    let sent: u64 = figures["$SYS/broker/bytes/sent"].parse().expect("a number");
-    assert!(sent > 0);
+    let number = |topic: &str| -> f64 { figures[topic].parse().expect("a number") };
+    assert!(number("$SYS/broker/bytes/sent") > 0.0);
+    // They are known since the first `stats` line.
+    assert!(number("$SYS/broker/heap/current size") > 100_000.0, "{figures:?}");
+    assert!(number("$SYS/spillway/store/bytes") > 0.0, "{figures:?}");
+    for count in ["messages/received", "bytes/sent", "publish/dropped", "connections"] {
+        for span in ["1min", "5min", "15min"] {
+            assert!(number(&format!("$SYS/broker/load/{count}/{span}")) >= 0.0);
+        }
+    }
 }
 
 #[test]
