@@ -103,6 +103,26 @@ fn a_damaged_file_is_put_aside_and_only_the_newest_is_kept() {
 }
 
 #[test]
+fn a_file_that_its_log_no_longer_fits_is_put_aside_and_no_reason_not_to_start() {
+    let dir = Dir::new("cut");
+    let mut store = open(&dir.db());
+    for slot in 0..32 {
+        store.write_slot(SlotId(slot), 0, &pattern(u64::from(slot), SLOT_BYTES)).unwrap();
+        store.commit().unwrap();
+    }
+    // As a kill leaves it, the last commit in its log.
+    let killed = Dir::new("cut-killed");
+    for end in ["db", "db-wal"] {
+        fs::copy(dir.db().with_extension(end), killed.db().with_extension(end)).unwrap();
+    }
+    let file = fs::OpenOptions::new().write(true).open(killed.db()).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 4).unwrap();
+    let store = open(&killed.db());
+    let reason = &store.quarantined.as_ref().unwrap().reason;
+    assert!(reason.contains("first checkpoint"), "{reason}");
+}
+
+#[test]
 fn a_log_without_its_database_is_not_applied_to_a_new_one() {
     let dir = Dir::new("orphan");
     let mut store = open(&dir.db());

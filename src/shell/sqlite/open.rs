@@ -151,7 +151,18 @@ impl SqliteStore {
             }
             let quota = Quota { path, max_bytes };
             match connect(&quota, sync, heap_bytes) {
-                Ok(parts) => return parts.store(lock, sync, boot, quarantined, mended),
+                Ok(parts) => {
+                    let fresh = quarantined.is_some();
+                    return match parts.store(lock, sync, boot, quarantined, mended) {
+                        // Its lock is free again: once more, with the file put aside.
+                        Err(Fault::Damaged(reason)) if !fresh => {
+                            Self::open_or_aside(path, max_bytes, sync, heap_bytes, Some(&reason))
+                        }
+                        Err(Fault::Damaged(reason)) => Err(OpenError::Io(reason)),
+                        Err(Fault::Refused(error)) => Err(error),
+                        Ok(store) => Ok(store),
+                    };
+                }
                 Err(Fault::Damaged(reason)) if quarantined.is_none() => {
                     quarantined = put(&reason, true)?;
                 }
@@ -185,7 +196,7 @@ impl Parts {
         boot: u64,
         quarantined: Option<Quarantined>,
         mended: bool,
-    ) -> Result<SqliteStore, OpenError> {
+    ) -> Result<SqliteStore, Fault> {
         let wal_due = self.wal_bytes / 16 * 7;
         let mut store = SqliteStore {
             db: self.db,
@@ -212,7 +223,7 @@ impl Parts {
         match store.checkpoint() {
             Ok(()) | Err(StoreError::Full | StoreError::Io) => Ok(store),
             Err(StoreError::Corrupt) => {
-                Err(OpenError::Io("damaged at the first checkpoint".into()))
+                Err(Fault::Damaged("damage was found at the first checkpoint".into()))
             }
         }
     }
