@@ -76,9 +76,6 @@ pub const FILTERS_PER_PACKET_MAX: usize = 768;
 /// we use no more ourselves.
 pub const TOPIC_ALIASES: u16 = 8;
 
-/// Maximum Packet Size below which an MQTT 5 client is refused: it could not take its CONNACK.
-pub const CLIENT_TAKES_LEAST: u32 = 64;
-
 /// Connections beyond `limit.clients` that are held only to be told why they are refused.
 pub const REFUSAL_CONNECTIONS: u16 = 8;
 

@@ -24,7 +24,7 @@ use super::shape::{Kind, Levels, Shape, fits};
 use crate::mqtt::{Qos, topic};
 use core::mem::size_of;
 
-pub use groups::{Group, PLAIN, Turn, way_of};
+pub use groups::{Group, PLAIN, PLAIN_OWN, Turn, is_way_shared, way_of};
 
 /// What a session asked for with one filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::Gateway;
 use super::ingest::{Message, Source};
 use super::plan::{Loss, Target};
 use super::share::Members;
-use crate::broker::subs::{Match, PLAIN, Subscription};
+use crate::broker::subs::{Match, PLAIN, PLAIN_OWN, Subscription};
 use crate::config::{Overflow, RetainRule};
 use crate::limits::SWEEP_INTERVAL;
 use crate::mqtt::Qos;
@@ -50,7 +50,10 @@ impl Gateway {
         let members = Members { queue, sessions, access, first };
         subs.matches(message.topic, &mut |found| match found {
             Match::Own(session, sub) if sub.no_local && own == Some(session) => {}
-            Match::Own(session, sub) => plan.add(target(session, sub, PLAIN)),
+            Match::Own(session, sub) => {
+                let way = if own == Some(session) { PLAIN_OWN } else { PLAIN };
+                plan.add(target(session, sub, way));
+            }
             Match::Group(group) => {
                 if let Some(choice) = members.choose(&group, message.topic, message.qos, body, None)
                 {

@@ -6,7 +6,7 @@ use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::{Gateway, State};
 use crate::broker::session::Will;
-use crate::limits::{CLIENT_TAKES_LEAST, CONNECT_WITHIN, TOPIC_ALIASES};
+use crate::limits::{CONNECT_WITHIN, TOPIC_ALIASES};
 use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
 use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version, topic};
 use crate::note::{Note, text};
@@ -42,7 +42,7 @@ impl Gateway {
         }
         let assigned;
         let client_id = if connect.client_id.is_empty() {
-            assigned = format!("auto-{:016x}", self.rng.next_u64());
+            assigned = assigned_id(self.rng.next_u64());
             assigned.as_str()
         } else {
             connect.client_id
@@ -98,9 +98,13 @@ impl Gateway {
         if connect.properties.authentication_method().is_some() {
             return Err(Reason::BAD_AUTH_METHOD.into());
         }
-        let takes = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
-        if takes < CLIENT_TAKES_LEAST {
-            return Err(Reason::IMPLEMENTATION_SPECIFIC.into());
+        if let Some(takes) = connect.properties.maximum_packet_size()
+            && usize::try_from(takes).is_ok_and(|takes| takes < self.connack_bytes(connect))
+        {
+            return Err(Fatal {
+                reason: Reason::IMPLEMENTATION_SPECIFIC,
+                word: "maximum_packet_size_too_small",
+            });
         }
         if let Some(will) = &connect.will {
             let properties = will.properties.as_bytes().len();
@@ -119,6 +123,16 @@ impl Gateway {
             return Err(Reason::SERVER_UNAVAILABLE.into());
         }
         Ok(())
+    }
+
+    /// How large the CONNACK of success will be.
+    fn connack_bytes(&self, connect: &Connect<'_>) -> usize {
+        let (expiry, keepalive) = (self.granted_expiry(connect), self.granted_keepalive(connect));
+        let like = assigned_id(0);
+        let mut buffer = [0; 256];
+        let said = self.connack_properties(connect, &like, expiry, keepalive, &mut buffer);
+        // Header, flags, code and the properties' length take a byte each, and Remaining Length.
+        5 + said.as_bytes().len()
     }
 
     /// Has the listener all the clients it may have, whose place is taken over aside?
@@ -202,15 +216,7 @@ impl Gateway {
         present: bool,
     ) -> Result<(), Fatal> {
         let is_v5 = connect.version == Version::V5;
-        let bound = self.config.session_expiry;
-        let expiry = match connect.version {
-            Version::V5 => {
-                let asked = connect.properties.session_expiry().unwrap_or(0);
-                if asked == u32::MAX { bound } else { bound.min(seconds(asked)) }
-            }
-            Version::V31 | Version::V311 if connect.clean_start => Duration::ZERO,
-            Version::V31 | Version::V311 => bound,
-        };
+        let expiry = self.granted_expiry(connect);
         let keepalive = self.granted_keepalive(connect);
         let will = self.will_of(connect);
         let entry = &mut self.sessions[session];
@@ -277,6 +283,18 @@ impl Gateway {
             let entry = &mut self.sessions[session];
             entry.in_doubt = false;
             entry.dirty = true;
+        }
+    }
+
+    fn granted_expiry(&self, connect: &Connect<'_>) -> Duration {
+        let bound = self.config.session_expiry;
+        match connect.version {
+            Version::V5 => {
+                let asked = connect.properties.session_expiry().unwrap_or(0);
+                if asked == u32::MAX { bound } else { bound.min(seconds(asked)) }
+            }
+            Version::V31 | Version::V311 if connect.clean_start => Duration::ZERO,
+            Version::V31 | Version::V311 => bound,
         }
     }
 
@@ -544,6 +562,11 @@ impl Gateway {
         self.actions.push_back(super::Action::Exit { lost });
         self.stop = Some(super::Stop { exited: true, ..stop });
     }
+}
+
+/// The client id of one that brought none.
+fn assigned_id(number: u64) -> String {
+    format!("auto-{number:016x}")
 }
 
 /// Refused because this limit leaves no room.

@@ -443,6 +443,15 @@ impl Gateway {
         packet: &Packet<'_>,
     ) -> Result<Step, Fatal> {
         let Some(dest) = self.dest_of(slot) else { return Ok(Step::Done) };
+        let mistaken = match packet {
+            Packet::Puback(ack) => self.queue.is_mistaken(dest, ack.packet_id, Qos::AtLeastOnce),
+            Packet::Pubrec(ack) => self.queue.is_mistaken(dest, ack.packet_id, Qos::ExactlyOnce),
+            _ => false,
+        };
+        if mistaken {
+            // [MQTT-4.8.0-1] [MQTT-4.13.1-1]
+            return Err(Fatal { reason: Reason::PROTOCOL_ERROR, word: "wrong_acknowledgement" });
+        }
         let acked = match packet {
             Packet::Puback(ack) | Packet::Pubrec(ack) if ack.reason.is_error() => {
                 self.refused(now, slot, dest, ack);

@@ -4,7 +4,7 @@
 use super::Gateway;
 use crate::broker::access::{Access, Right};
 use crate::broker::session::Sessions;
-use crate::broker::subs::{Group, PLAIN, Subscription, Turn};
+use crate::broker::subs::{Group, Subscription, Turn, is_way_shared};
 use crate::mqtt::Qos;
 use crate::mqtt::topic::is_shared;
 use crate::queue::outbox::DestId;
@@ -102,7 +102,7 @@ impl Gateway {
         for index in self.queue.transferable(dest) {
             let entry = &self.queue.entries[index];
             let (way, record) = (entry.rule, entry.record);
-            if way == PLAIN {
+            if !is_way_shared(way) {
                 continue;
             }
             let Self { queue, subs, sessions, access, .. } = self;

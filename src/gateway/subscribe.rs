@@ -193,9 +193,13 @@ impl Gateway {
         {
             return;
         }
-        let left = message.expires_at.since(now).as_secs();
-        let expiry_s = (message.expires_at != Instant::NEVER)
-            .then(|| u32::try_from(left).unwrap_or(u32::MAX).max(1));
+        // A second that has begun is not over [MQTT-3.3.2-6].
+        let left = message.expires_at.since(now).as_micros().div_ceil(1_000_000);
+        if left == 0 {
+            return; // It is over, and goes with the next look at the clock.
+        }
+        let expiry_s =
+            (message.expires_at != Instant::NEVER).then(|| u32::try_from(left).unwrap_or(u32::MAX));
         let head = Head {
             topic_bytes: u16::try_from(message.topic_bytes).unwrap_or(u16::MAX),
             props_bytes: u16::try_from(message.properties_bytes).unwrap_or(u16::MAX),

@@ -492,3 +492,29 @@ fn what_is_handed_over_on_a_full_disk_survives_a_crash() {
     told.extend(world.turn(other));
     assert!(told.ends_with(b"\0\x01z\0\x01x"), "{told:?}");
 }
+
+#[test]
+fn of_the_expiry_of_a_retained_message_whole_seconds_are_taken_off() {
+    let mut world = World::new();
+    let peer = "127.0.0.1:9".parse().unwrap();
+    let client = world.gateway.accept(world.now, 0, peer).unwrap();
+    world.receive(client, b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01c");
+    world.sent(client);
+    // RETAIN, 3 s.
+    world.receive(client, b"\x31\x0A\0\x01r\x05\x02\0\0\0\x03x");
+    let subscribe = b"\x82\x07\0\x01\0\0\x01r\0";
+    for (millis, left) in [(0, 3), (900, 3), (1000, 2), (2999, 1)] {
+        let passed = Duration::from_millis(millis);
+        world.now = Instant::START.plus(passed);
+        world.receive(client, subscribe);
+        let sent = world.sent(client);
+        assert_eq!(sent[..6], [0x90, 4, 0, 1, 0, 0], "after {passed:?}");
+        let publish = *b"\x31\x0A\0\x01r\x05\x02\0\0\0\x03x";
+        let expected = publish.map(|byte| if byte == 3 { left } else { byte });
+        assert_eq!(sent[6..], expected, "after {passed:?}");
+    }
+    // Over, whether or not somebody has looked at the clock.
+    world.now = Instant::START.plus(Duration::from_secs(3));
+    world.receive(client, subscribe);
+    assert_eq!(world.sent(client).len(), 6);
+}

@@ -226,6 +226,15 @@ impl Queue {
         }
     }
 
+    /// Was the message with this identifier sent, is it unacknowledged, and of another QoS than the
+    /// one that is answered so?
+    pub fn is_mistaken(&self, dest: DestId, id: PacketId, qos: Qos) -> bool {
+        self.by_id(dest, id).is_some_and(|index| {
+            let entry = &self.entries[index];
+            entry.state == State::Publish && !entry.flags.unsent && entry.qos != qos
+        })
+    }
+
     /// PUBACK.
     pub fn puback(&mut self, dest: DestId, id: PacketId, now: Instant) -> Acked {
         let Some(index) = self.by_id(dest, id) else { return Acked::Unknown };

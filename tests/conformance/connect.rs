@@ -281,4 +281,10 @@ fn a_client_that_takes_less_than_the_connack_is_refused_within_its_size() {
     for id in [SERVER_KEEPALIVE, SESSION_EXPIRY, ASSIGNED_CLIENT_ID, RECEIVE_MAXIMUM] {
         assert!(find(&client.connack.properties, id).is_some(), "{id:x}");
     }
+    // A short one fits into a few bytes.
+    let few = (MAXIMUM_PACKET_SIZE, vec![0, 0, 0, 20]);
+    let mut client = Connect::v5("few").keepalive(30).property(few).open(gateway.port);
+    assert_eq!(client.subscribe(&[("t", 2)]), [2]);
+    client.publish(&Message::new("t", "fits").qos(2));
+    assert_eq!(client.next().text(), "fits");
 }

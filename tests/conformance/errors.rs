@@ -115,6 +115,27 @@ fn each_is_answered_with_its_code_and_closed() {
 }
 
 #[test]
+fn an_acknowledgement_of_the_other_qos_ends_the_connection() {
+    let gateway = Gateway::start("");
+    let mut publisher = Connect::v5("publisher").open(gateway.port);
+    for level in [4, 5] {
+        for (qos, kind) in [(1, wire::PUBREC), (2, wire::PUBACK)] {
+            let mut client = Connect::new(level, "client").open(gateway.port);
+            client.subscribe(&[("t", qos)]);
+            client.acknowledges = false;
+            publisher.publish_without_waiting(&Message::new("t", "x").qos(qos));
+            let id = client.next().id;
+            let said = client.reaction(&wire::ack(kind, id));
+            match said {
+                Some(Packet::Disconnect { code: PROTOCOL_ERROR }) if level == 5 => {}
+                None if level == 4 => {}
+                said => panic!("QoS {qos} in version {level}: {said:x?}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn reserved_flags_of_every_packet_end_the_connection() {
     let gateway = Gateway::start("");
     // CONNECT is the second one here: its flags are judged first.

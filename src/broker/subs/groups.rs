@@ -6,8 +6,16 @@ use super::{NONE, Subs, Subscription};
 use crate::mqtt::topic;
 use crate::queue::entry::NO_RULE_YET;
 
-/// How a message came to a session: by a subscription of its own, or by this group.
+/// How a message came to a session: by subscriptions of its own, or by the group told by a higher
+/// number.
 pub const PLAIN: u8 = 0;
+
+/// The same for what the session published itself: No Local subscriptions have no part in it.
+pub const PLAIN_OWN: u8 = 1;
+
+pub fn is_way_shared(way: u8) -> bool {
+    way > PLAIN_OWN
+}
 
 /// The way of a group, told by its name and filter. It is kept with each message: when the session
 /// ends its messages go to others of the group. Two groups of one session may share a way; then
@@ -17,7 +25,7 @@ pub fn way_of(filter: &str) -> u8 {
         return PLAIN;
     }
     // The queue takes it for a rule, and has a meaning of its own for the last ones.
-    let [low, ..] = (1 + topic::topic_hash(filter) % u64::from(NO_RULE_YET - 1)).to_le_bytes();
+    let [low, ..] = (2 + topic::topic_hash(filter) % u64::from(NO_RULE_YET - 2)).to_le_bytes();
     low
 }
 
@@ -81,10 +89,11 @@ impl Subs {
     }
 
     /// Identifiers of the subscriptions by which a message came to a session: all that match for
-    /// one that came by its own [MQTT-3.3.4-3], the group's for one that was shared.
+    /// one that came by its own [MQTT-3.3.4-3] but No Local ones for what it published itself, the
+    /// group's for one that was shared.
     pub fn ids(&self, session: u16, way: u8, topic: &str) -> impl Iterator<Item = u32> {
-        let links = self.by_way(session, way, topic);
-        links.map(|link| self.links[usize::from(link)].sub.id).filter(|id| *id != 0)
+        let subs = self.by_way(session, way, topic).map(|link| self.links[usize::from(link)].sub);
+        subs.filter(move |sub| sub.id != 0 && !(way == PLAIN_OWN && sub.no_local)).map(|sub| sub.id)
     }
 
     fn by_way(&self, session: u16, way: u8, topic: &str) -> impl Iterator<Item = u16> {
@@ -95,8 +104,8 @@ impl Subs {
                 let link = self.links.get(usize::from(at))?;
                 next = link.session_next;
                 let shared = self.filters[usize::from(link.filter)].share_bytes > 0;
-                let same =
-                    shared == (way != PLAIN) && (!shared || way_of(self.text(link.filter)) == way);
+                let same = shared == is_way_shared(way)
+                    && (!shared || way_of(self.text(link.filter)) == way);
                 if same && topic::matches(self.inner(link.filter), topic) {
                     return Some(at);
                 }
