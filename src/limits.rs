@@ -50,6 +50,9 @@ pub const WINDOW_SLOTS_READ: u32 = 64;
 /// half of all entries are free: sessions that do not acknowledge never starve the others.
 pub const SESSION_WINDOW_SURE: u16 = 8;
 
+/// What came within this of each other leaves in order though only one of them is of QoS 0.
+pub const TOGETHER: Duration = Duration::from_secs(1);
+
 /// QoS 0 messages one destination may hold; the newest is dropped and counted beyond.
 pub const QOS0_QUEUE_MAX: u32 = 512;
 

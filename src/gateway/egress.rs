@@ -166,15 +166,15 @@ impl Gateway {
                 Some(bridge) => self.blocked_streams(now, slot, bridge, dest),
                 None => 0,
             };
-            let zero = self.queue.next_zero(dest);
-            let turn = self.conn(slot).zero_turn;
             let alone = link.is_some_and(|b| self.link(b).alone)
                 && !self.queue.outbox(dest).flight.is_empty()
                 && self.queue.outbox(dest).unsent != self.queue.outbox(dest).flight.head;
-            let queued =
-                if zero.is_some() && turn || alone { None } else { self.queue.next(dest, blocked) };
-            self.conn_mut(slot).zero_turn = !turn;
-            let Some(next) = queued.or(zero) else { break };
+            let queued = if alone { None } else { self.queue.next(dest, blocked) };
+            let next = match (queued, self.queue.next_zero(dest)) {
+                (Some(queued), Some(zero)) => self.first_of(slot, queued, zero),
+                (Some(next), None) | (None, Some(next)) => next,
+                (None, None) => break,
+            };
             let fresh = before + at == 0;
             match self.write_publish(now, slot, dest, link, next, &mut out[at..], fresh) {
                 Wrote::Whole(bytes) => at += bytes,

@@ -6,7 +6,7 @@ use super::conn::{Conn, Role};
 use super::links::{NO_RULE, SUBSCRIBE_ID};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
-use crate::limits::REFUSED_RETRY;
+use crate::limits::{REFUSED_RETRY, TOGETHER};
 use crate::mqtt::Version;
 use crate::mqtt::props::Properties;
 use crate::mqtt::{
@@ -15,6 +15,7 @@ use crate::mqtt::{
 use crate::note::{Note, text};
 use crate::queue::outbox::DestId;
 use crate::queue::pool::{Head, RecordId};
+use crate::queue::window::Next;
 use crate::queue::{DropReason, Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
@@ -134,6 +135,17 @@ impl Gateway {
             }
             reason => self.quarantine(now, dest, index, reason.word()),
         }
+    }
+
+    /// What came together leaves in the order it came in; else they take turns, so that neither
+    /// waits for a backlog of the other.
+    pub(super) fn first_of(&mut self, slot: u16, queued: Next, zero: Next) -> Next {
+        let conn = &mut self.conns[usize::from(slot)];
+        let zero_first = self.queue.came_before(zero, queued, TOGETHER).unwrap_or_else(|| {
+            conn.zero_turn = !conn.zero_turn;
+            conn.zero_turn
+        });
+        if zero_first { zero } else { queued }
     }
 
     /// Keepalive, acknowledgement time-out, probes of the first server.

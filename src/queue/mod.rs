@@ -466,6 +466,7 @@ impl Queue {
         entry.rule = push.rule;
         entry.stream = push.stream;
         entry.flags.retain = push.retain;
+        entry.seq = outbox.next_seq;
         outbox.blocks += head.blocks();
         outbox.records += 1;
         if push.qos == Qos::AtMostOnce && !outbox.params.queue_qos0 {
@@ -474,7 +475,6 @@ impl Queue {
             return;
         }
         entry.state = State::Waiting;
-        entry.seq = outbox.next_seq;
         outbox.next_seq += 1;
         outbox.pending += 1;
         outbox.pending_bytes += u64::from(entry.body_bytes);

@@ -169,6 +169,14 @@ impl Queue {
         if head == NONE { None } else { self.describe(head) }
     }
 
+    /// Did the first come before the second? One of them is of QoS 0, the other is not. `None` when
+    /// there is more than `within` between them.
+    pub fn came_before(&self, first: Next, second: Next, within: Duration) -> Option<bool> {
+        let [one, other] = [first, second].map(|next| &self.entries[next.entry]);
+        let apart = one.arrival.max(other.arrival).since(one.arrival.min(other.arrival));
+        (apart <= within).then_some((one.seq, one.qos) < (other.seq, other.qos))
+    }
+
     /// A publish at QoS 0 was written (or is given up): it is settled.
     pub fn sent_zero(&mut self, dest: DestId, index: u32) {
         self.settle(dest, index);

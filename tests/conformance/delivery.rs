@@ -50,6 +50,28 @@ fn overlapping_subscriptions_bring_one_message_at_the_highest_qos_with_every_ide
 }
 
 #[test]
+fn what_comes_together_leaves_in_its_order_whatever_its_qos() {
+    let gateway = Gateway::start("");
+    for level in [4, 5] {
+        let mut client = Connect::new(level, "client").open(gateway.port);
+        client.subscribe(&[("t", 2)]);
+        let mut publisher = Connect::new(level, "publisher").open(gateway.port);
+        let messages: Vec<Message> = (0..30_u16)
+            .map(|n| Message { id: n + 1, ..Message::new("t", n.to_string()) })
+            .map(|message| {
+                let qos = [1, 0, 2, 0, 0, 2][usize::from(message.id) % 6];
+                message.qos(qos)
+            })
+            .collect();
+        publisher.send(&messages.iter().flat_map(|m| m.bytes(level)).collect::<Vec<u8>>());
+        for wanted in &messages {
+            let got = client.next();
+            assert_eq!((got.text(), got.qos), (wanted.text(), wanted.qos));
+        }
+    }
+}
+
+#[test]
 fn ones_own_messages_stay_out_where_asked_and_only_there() {
     let gateway = Gateway::start("");
     let mut client = Connect::v5("client").persistent().open(gateway.port);
