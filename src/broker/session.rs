@@ -123,11 +123,11 @@ impl Sessions {
         u16::try_from(at).map_err(|_| SessionsFull)
     }
 
-    /// The unconnected session that ends first, to make room.
-    pub fn next_to_end(&self) -> Option<u16> {
+    /// The unconnected session that ends first of those that may, to make room.
+    pub fn next_to_end(&self, may: impl Fn(u16) -> bool) -> Option<u16> {
         (0..)
             .zip(self.table.iter())
-            .filter(|(_, session)| session.used && session.conn.is_none())
+            .filter(|(at, session)| session.used && session.conn.is_none() && may(*at))
             .min_by_key(|(_, session)| session.expires_at)
             .map(|(at, _)| at)
     }
@@ -195,9 +195,9 @@ mod tests {
         assert_eq!(sessions.add("c"), Err(SessionsFull));
         sessions[a].expires_at = Instant::from_micros(9);
         sessions[b].expires_at = Instant::from_micros(5);
-        assert_eq!(sessions.next_to_end(), Some(b));
+        assert_eq!(sessions.next_to_end(|_| true), Some(b));
         sessions[b].conn = Some(0);
-        assert_eq!(sessions.next_to_end(), Some(a));
+        assert_eq!(sessions.next_to_end(|_| true), Some(a));
         sessions.remove(a);
         assert_eq!(sessions.find("a"), None);
         assert_eq!(sessions.add("c"), Ok(a));

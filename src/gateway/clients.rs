@@ -191,11 +191,11 @@ impl Gateway {
         let session = match self.sessions.add(client_id) {
             Ok(session) => session,
             Err(_) => {
-                // A clean session that only waits to end makes room; a persistent one never does.
-                let old = self.sessions.next_to_end()?;
-                if self.sessions[old].expires_at > now {
-                    return None;
-                }
+                let next = self.sessions.next_to_end(|_| true)?;
+                // One that only waits to end makes room; else one that would not be missed.
+                let over = self.sessions[next].expires_at <= now;
+                let old =
+                    if over { next } else { self.sessions.next_to_end(|at| self.is_vacant(at))? };
                 self.end_session(now, old);
                 self.sessions.add(client_id).ok()?
             }
@@ -204,6 +204,13 @@ impl Gateway {
         let params = self.session_params(session, client_id, self.config.limit.inflight);
         self.queue.open(dest, params);
         Some(session)
+    }
+
+    /// Is there nothing in this session but its name?
+    fn is_vacant(&self, session: u16) -> bool {
+        self.subs.count_of(session) == 0
+            && self.sessions[session].will.is_none()
+            && self.queue.is_vacant(self.session_dest(session))
     }
 
     fn begin_session(

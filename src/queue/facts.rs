@@ -333,6 +333,15 @@ impl Queue {
         true
     }
 
+    /// Has it neither a message nor an exchange of QoS 2, its own or its peer's?
+    pub fn is_vacant(&self, dest: DestId) -> bool {
+        let outbox = self.outbox(dest);
+        outbox.pending + u64::from(outbox.received) == 0
+            && outbox.flight.is_empty()
+            && outbox.release.is_empty()
+            && outbox.left_open() == 0
+    }
+
     /// What a session may leave to another, oldest first: what waits, and what is in flight but for
     /// QoS 2 that was sent.
     pub fn transferable(&self, dest: DestId) -> Vec<u32> {

@@ -213,6 +213,29 @@ fn one_session_too_many_is_refused() {
 }
 
 #[test]
+fn a_session_with_nothing_in_it_makes_room_and_no_other_does() {
+    let gateway = Gateway::start("limit.sessions = 3");
+    let kept = |name: &str| Connect::v5(name).persistent();
+    let mut open = kept("exchange").open(gateway.port);
+    let message = Message { id: 7, ..Message::new("t", "x").qos(2) };
+    open.send(&message.bytes(5));
+    open.wait_ack(PUBREC, 7);
+    open.disconnect();
+    let mut subscriber = kept("subscriber").open(gateway.port);
+    subscriber.subscribe(&[("t", 1)]);
+    subscriber.disconnect();
+    // As firmware does that takes a new name at every start.
+    for n in 0..20 {
+        let mut client = kept(&format!("random-{n}")).open(gateway.port);
+        client.publish(&Message::new("other", "x").qos(2));
+        client.disconnect();
+    }
+    Connect::v5("clean").open(gateway.port).ping();
+    assert!(kept("exchange").open(gateway.port).connack.session_present);
+    assert!(kept("subscriber").open(gateway.port).connack.session_present);
+}
+
+#[test]
 fn more_in_flight_than_allowed_ends_an_mqtt_5_connection() {
     // A bridge that is never up and a store that may wait keep acknowledgements back.
     let dead = crate::common::gateway::bridge("up", 9, &["forward.1.local_topic = #"]);
