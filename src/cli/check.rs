@@ -6,6 +6,7 @@ use super::EXIT_FAILURE;
 use super::disk::{Disk, Medium, Place, look};
 use crate::config::{Ack, Bridge, Config, RING_SHARE, Sync, Warning};
 use crate::limits::{BLOCK_BYTES, SLOT_BYTES, SLOT_RECORDS_MAX};
+use crate::shell::has_address;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -52,10 +53,17 @@ fn report(
     }
     durability(config, disk, out)?;
     memory(plan, out)?;
-    let usable = match disk {
+    let mut usable = match disk {
         Some(disk) => flash(config, disk, out)?,
         None => true,
     };
+    for listener in &config.listeners {
+        if !has_address(&listener.host, listener.port) {
+            let (name, host) = (&listener.name, &listener.host);
+            writeln!(out, "listener {name}: {host} is no address and not in /etc/hosts")?;
+            usable = false;
+        }
+    }
     outage(config, disk, out)?;
     writeln!(out, "{}", if usable { "ok" } else { "the gateway would not start" })?;
     Ok(usable)
@@ -297,6 +305,15 @@ mod tests {
             let (usable, text) = said(BRIDGE, Some(&disk));
             assert!(!usable && text.contains(part) && !text.contains("\nok\n"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_listener_without_an_address_fails_the_check() {
+        let none = "listener.lan.url = mqtt://no.such.name.invalid:1883\nstore.path = none";
+        let (usable, text) = said(none, None);
+        assert!(!usable && text.contains("listener lan: no.such.name.invalid is no"), "{text}");
+        let (usable, text) = said(&none.replace("no.such.name.invalid", "localhost"), None);
+        assert!(usable, "{text}");
     }
 
     #[test]

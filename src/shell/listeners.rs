@@ -67,6 +67,11 @@ impl fmt::Display for BindError {
     }
 }
 
+/// Has the name of a listener an address on this machine?
+pub fn has_address(host: &str, port: u16) -> bool {
+    !resolver::local(&Paths::default(), host, port).is_empty()
+}
+
 impl Listeners {
     /// Opens every listener of the configuration, at every address its name has here. One that
     /// gets no address at all is an error.

@@ -32,7 +32,7 @@ mod tests;
 
 pub use self::buffers::memory_bytes;
 pub use self::core::Core;
-pub use self::listeners::BindError;
+pub use self::listeners::{BindError, has_address};
 pub use self::resolver::Paths;
 pub use self::signals::hold_reload;
 pub use self::system::{claim_descriptors, program_bytes};
