@@ -137,8 +137,8 @@ impl Gateway {
         }
     }
 
-    /// What came together leaves in the order it came in; else they take turns, so that neither
-    /// waits for a backlog of the other.
+    /// What came together leaves in the order it came in, but for QoS 2 that waits for the store;
+    /// else they take turns, so that neither waits for a backlog of the other.
     pub(super) fn first_of(&mut self, slot: u16, queued: Next, zero: Next) -> Next {
         let conn = &mut self.conns[usize::from(slot)];
         let zero_first = self.queue.came_before(zero, queued, TOGETHER).unwrap_or_else(|| {

@@ -234,12 +234,12 @@ impl Queue {
         }
     }
 
-    /// Was the message with this identifier sent, is it unacknowledged, and of another QoS than the
-    /// one that is answered so?
+    /// Was the message with this identifier sent, is its exchange not over, and its QoS another
+    /// than the one that is answered so?
     pub fn is_mistaken(&self, dest: DestId, id: PacketId, qos: Qos) -> bool {
         self.by_id(dest, id).is_some_and(|index| {
             let entry = &self.entries[index];
-            entry.state == State::Publish && !entry.flags.unsent && entry.qos != qos
+            !entry.flags.unsent && entry.qos != qos
         })
     }
 

@@ -119,12 +119,18 @@ fn an_acknowledgement_of_the_other_qos_ends_the_connection() {
     let gateway = Gateway::start("");
     let mut publisher = Connect::v5("publisher").open(gateway.port);
     for level in [4, 5] {
-        for (qos, kind) in [(1, wire::PUBREC), (2, wire::PUBACK)] {
+        for (qos, kind, begun) in
+            [(1, wire::PUBREC, false), (2, wire::PUBACK, false), (2, wire::PUBACK, true)]
+        {
             let mut client = Connect::new(level, "client").open(gateway.port);
             client.subscribe(&[("t", qos)]);
             client.acknowledges = false;
             publisher.publish_without_waiting(&Message::new("t", "x").qos(qos));
             let id = client.next().id;
+            if begun {
+                client.send(&wire::ack(wire::PUBREC, id));
+                client.wait_ack(wire::PUBREL, id);
+            }
             let said = client.reaction(&wire::ack(kind, id));
             match said {
                 Some(Packet::Disconnect { code: PROTOCOL_ERROR }) if level == 5 => {}
