@@ -35,6 +35,8 @@ pub struct Retained {
     pub payload_bytes: usize,
     /// `NEVER` without a message expiry interval.
     pub expires_at: Instant,
+    /// What was given to `sign`; 0 = nothing.
+    pub publisher: u64,
 }
 
 impl Retained {
@@ -81,6 +83,7 @@ enum State {
 struct Entry {
     hash: u64,
     expires_at: Instant,
+    publisher: u64,
     /// First block of the body; `NONE` only while free.
     first: u32,
     topic_bytes: u32,
@@ -100,6 +103,7 @@ struct Entry {
 const EMPTY: Entry = Entry {
     hash: 0,
     expires_at: Instant::NEVER,
+    publisher: 0,
     first: NONE,
     topic_bytes: 0,
     properties_bytes: 0,
@@ -206,6 +210,7 @@ impl RetainedMessages {
         let span = expiry.map(|seconds| Duration::from_secs(u64::from(seconds)));
         let entry = &mut self.entries[index(id)];
         entry.expires_at = span.map_or(Instant::NEVER, |span| now.plus(span));
+        entry.publisher = 0;
         // No longer than `topic_bytes_max`, which is at most 65 535.
         entry.topic_bytes = u32::try_from(topic.len()).unwrap_or(0);
         entry.properties_bytes = properties_len;
@@ -217,6 +222,13 @@ impl RetainedMessages {
         entry.dirty = true;
         self.expires_next = self.expires_next.min(entry.expires_at);
         Ok(())
+    }
+
+    /// Says who has published the topic's message that was just set.
+    pub fn sign(&mut self, topic: &str, publisher: u64) {
+        if let Some(id) = self.find(hash(topic.as_bytes()), topic.as_bytes()) {
+            self.entries[index(id)].publisher = publisher;
+        }
     }
 
     /// Forgets the topic's message. `false` when there was none.
@@ -377,6 +389,7 @@ impl RetainedMessages {
             properties_bytes: index(entry.properties_bytes),
             payload_bytes: index(entry.payload_bytes),
             expires_at: entry.expires_at,
+            publisher: entry.publisher,
         }
     }
 

@@ -224,7 +224,7 @@ impl Gateway {
             self.subs.chosen(*turn);
         }
         if message.retain {
-            self.retain(now, message);
+            self.retain(now, source, message);
         }
         self.count_in(source);
         if source != Source::Own {
@@ -321,7 +321,7 @@ impl Gateway {
         record
     }
 
-    fn retain(&mut self, now: Instant, message: &Message<'_>) {
+    fn retain(&mut self, now: Instant, source: Source, message: &Message<'_>) {
         let set = self.retained.set(
             message.topic,
             message.qos,
@@ -341,8 +341,16 @@ impl Gateway {
             self.note(Note::Drop { reason, destination, count: 1 });
             return;
         }
+        if let Source::Client { session, .. } | Source::Will { session } = source {
+            self.retained.sign(message.topic, self.signature(session));
+        }
         self.retained_since = self.retained_since.or(Some(now));
         self.due_by(self.retained.expires_at());
+    }
+
+    /// Stands for a client among the publishers of retained messages; never 0.
+    pub(super) fn signature(&self, session: u16) -> u64 {
+        topic::topic_hash(&self.sessions[session].client_id).max(1)
     }
 
     /// Whose packet identifiers come on this connection.

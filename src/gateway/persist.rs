@@ -20,6 +20,9 @@ const NODE_ID_KEY: &[u8] = b"node_id";
 /// Retained rows one commit writes at most; the rest follows in the next turns.
 const RETAINED_ROWS: usize = 64;
 
+/// Bit of a retained row's first byte: who published it is in the row.
+const SIGNED: u8 = 0x80;
+
 /// Windows smaller than this are not learned: their commits would be too small for the flash.
 const WINDOW_LEARNED_MIN: usize = 8;
 
@@ -315,11 +318,15 @@ impl Gateway {
             if matches!(change, Change::Cleared(_)) {
                 store.delete(Table::Retained, topic)?;
             } else {
-                let mut value = Vec::with_capacity(16 + body.len());
-                value.push(message.qos.as_u8());
+                let mut value = Vec::with_capacity(24 + body.len());
+                let signed = if message.publisher == 0 { 0 } else { SIGNED };
+                value.push(message.qos.as_u8() | signed);
                 value.extend_from_slice(&message.expires_at.as_micros().to_le_bytes());
                 let props = u32::try_from(message.properties_bytes).unwrap_or(0);
                 value.extend_from_slice(&props.to_le_bytes());
+                if message.publisher != 0 {
+                    value.extend_from_slice(&message.publisher.to_le_bytes());
+                }
                 value.extend_from_slice(&body[message.topic_bytes..]);
                 seal(Table::Retained, topic, &mut value);
                 store.put(Table::Retained, topic, &value)?;
@@ -519,18 +526,26 @@ impl Gateway {
 
     fn restore_retained(&mut self, now: Instant, topic: &str, row: &[u8]) -> Option<()> {
         let row = unseal(Table::Retained, topic.as_bytes(), row)?;
-        let qos = Qos::from_u8(*row.first()?)?;
+        let first = *row.first()?;
+        let qos = Qos::from_u8(first & !SIGNED)?;
         let expires_at = u64::from_le_bytes(row.get(1..9)?.try_into().ok()?);
         let expires_at = Instant::from_micros(expires_at);
         let props = u32::from_le_bytes(row.get(9..13)?.try_into().ok()?);
         let props = usize::try_from(props).ok()?;
-        let body = row.get(13..)?;
+        let mut body = row.get(13..)?;
+        let mut publisher = 0;
+        if first & SIGNED != 0 {
+            let (signature, behind) = body.split_first_chunk::<8>()?;
+            (publisher, body) = (u64::from_le_bytes(*signature), behind);
+        }
         let (properties, payload) = (body.get(..props)?, body.get(props..)?);
         // Whole seconds, and not one too few.
         let left = expires_at.since(now).as_micros().div_ceil(1_000_000);
         let left = u32::try_from(left).unwrap_or(u32::MAX);
         let expiry = (expires_at != Instant::NEVER).then_some(left);
-        self.retained.set(topic, qos, properties, [payload], expiry, now).ok()
+        self.retained.set(topic, qos, properties, [payload], expiry, now).ok()?;
+        self.retained.sign(topic, publisher);
+        Some(())
     }
 }
 

@@ -160,7 +160,10 @@ impl Gateway {
                         self.conn_mut(slot).subscribing = Some(progress);
                         return false;
                     }
-                    self.queue_retained(now, slot, dest, &message, &sub);
+                    // One's own stay out where asked, kept ones too [MQTT-3.8.3-3].
+                    if !sub.no_local || message.publisher != self.signature(session) {
+                        self.queue_retained(now, slot, dest, &message, &sub);
+                    }
                     progress.cursor = next;
                 }
                 while let Some((next, figure)) = self.next_sys(now, filter, progress.sys) {

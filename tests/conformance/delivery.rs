@@ -1,5 +1,6 @@
 //! What a subscriber gets, and how much of it at once.
 
+use crate::common::client::Client;
 use crate::common::gateway::Gateway;
 use crate::common::wire::{
     self, Ack, Connect, MAXIMUM_PACKET_SIZE, Message, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet,
@@ -87,6 +88,33 @@ fn ones_own_messages_stay_out_where_asked_and_only_there() {
     client.publish(&Message::new("a/c", "unwanted").qos(2));
     client.publish(&Message::new("last", "last").qos(1));
     assert_eq!(client.until("last"), []);
+}
+
+#[test]
+fn ones_own_retained_messages_stay_out_where_asked_over_a_restart_too() {
+    let mut gateway = Gateway::start("");
+    let no_local = 0x04;
+    let connect = Connect::v5("client");
+    let kept = |client: &mut Client, options: u8| {
+        client.subscribe(&[("kept/#", 1 | options)]);
+        client.publish(&Message::new("kept/end", "end").qos(1));
+        client.publish(&Message::new("last", "last").qos(1));
+        client.until("last").iter().map(Message::text).collect::<Vec<_>>()
+    };
+    let mut other = Connect::v5("other").open(gateway.port);
+    other.publish(&Message::new("kept/theirs", "theirs").qos(1).retained());
+    let mut client = connect.open(gateway.port);
+    client.subscribe(&[("last", 1)]);
+    client.publish(&Message::new("kept/mine", "mine").qos(1).retained());
+    assert_eq!(kept(&mut client, no_local), ["theirs"]);
+    let mut all = kept(&mut client, 0);
+    all.sort();
+    assert_eq!(all, ["end", "mine", "theirs"]);
+    gateway.stop();
+    gateway.run();
+    let mut client = connect.open(gateway.port);
+    client.subscribe(&[("last", 1)]);
+    assert_eq!(kept(&mut client, no_local), ["theirs"]);
 }
 
 #[test]
