@@ -73,6 +73,28 @@ fn what_comes_together_leaves_in_its_order_whatever_its_qos() {
 }
 
 #[test]
+fn more_identifiers_than_there_is_room_for_leave_the_message_whole() {
+    let gateway = Gateway::start("");
+    let mut client = Connect::v5("client").open(gateway.port);
+    // All 64 filters of six levels that match, with the longest identifiers there are.
+    for n in 0..64 {
+        let levels = (0..6).map(|level| if n >> level & 1 == 1 { "+" } else { "a" });
+        let filter = levels.collect::<Vec<_>>().join("/");
+        client.subscribe_with(&[(&filter, 1)], &[subscription_id((1 << 21) + n)]);
+    }
+    client.publish(&Message::new("a/a/a/a/a/a", "whole").qos(1));
+    let message = client.next();
+    assert_eq!(message.text(), "whole");
+    let mut ids = message.properties.clone();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), message.properties.len(), "each once");
+    assert!((50..64).contains(&ids.len()), "{}", ids.len());
+    client.publish(&Message::new("a/a/a/a/a/a", "next").qos(1));
+    assert_eq!(client.next().text(), "next", "and once");
+}
+
+#[test]
 fn ones_own_messages_stay_out_where_asked_and_only_there() {
     let gateway = Gateway::start("");
     let mut client = Connect::v5("client").persistent().open(gateway.port);

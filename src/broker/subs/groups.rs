@@ -213,4 +213,19 @@ mod tests {
         assert!(subs.group_of(0, way_of("$share/h/a/b"), "b").is_none());
         assert!(subs.group_of(1, way_of("$share/h/a/b"), "a/b").is_none());
     }
+
+    #[test]
+    fn groups_of_one_session_that_share_a_way_are_told_apart_by_the_topic() {
+        let mut names = (0..).map(|n| format!("$share/{n}/b"));
+        let wanted = way_of("$share/g/a");
+        let other = names.find(|name| way_of(name) == wanted).unwrap();
+        let mut subs = Subs::new(8, 40, 1);
+        subs.subscribe(0, "$share/g/a", sub(1)).unwrap();
+        subs.subscribe(0, &other, sub(2)).unwrap();
+        for (topic, id) in [("a", 1), ("b", 2)] {
+            assert_eq!(subs.ids(0, wanted, topic).collect::<Vec<_>>(), [id]);
+            let members = subs.group_of(0, wanted, topic).unwrap();
+            assert_eq!(members.members().next().unwrap().2.id, id);
+        }
+    }
 }
