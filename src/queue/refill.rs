@@ -196,6 +196,9 @@ impl Queue {
             self.forget_streams(dest);
             return Ok(false);
         }
+        if self.log.slots[widen(at)].first_seq >= self.held_from(dest) {
+            return Ok(false);
+        }
         self.read_slot(at, store)?;
         if !self.log.slots[widen(at)].known {
             self.learn(dest, at, classify);

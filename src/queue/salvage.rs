@@ -55,6 +55,8 @@ pub(super) struct Salvage {
     rescued: u64,
     lost: u64,
     in_doubt: Vec<(DestId, u32)>,
+    /// Sequence numbers from here on are those of new messages.
+    new_from: u64,
     bytes: Vec<u8>,
     image: Vec<u8>,
     staged: Staged,
@@ -131,6 +133,7 @@ impl Queue {
             rescued: 0,
             lost: 0,
             in_doubt: Vec::new(),
+            new_from: u64::MAX,
             bytes: vec![0; SLOT_BYTES],
             image: Vec::with_capacity(SLOT_BYTES),
             staged: Staged::default(),
@@ -172,8 +175,9 @@ impl Queue {
         }
         salvage.todo.sort_unstable();
         let newest = salvage.todo.iter().map(|old| old.first_seq).max().unwrap_or(0);
+        salvage.new_from = newest.saturating_add(SEQ_DISTANCE);
         for outbox in self.boxes.iter_mut().filter(|outbox| outbox.used) {
-            outbox.next_seq = outbox.next_seq.max(newest.saturating_add(SEQ_DISTANCE));
+            outbox.next_seq = outbox.next_seq.max(salvage.new_from);
         }
         self.salvage = Some(salvage);
         self.hold_back();
@@ -188,6 +192,13 @@ impl Queue {
     /// Is there something to salvage that may find room now?
     pub(super) fn wants_salvage(&self) -> bool {
         self.salvage.as_ref().is_some_and(|s| s.stalled_at != Some(self.changes))
+    }
+
+    /// From which sequence number on a destination's backlog waits for what may still be rescued.
+    /// When that waits for room itself, what is new may have to make it.
+    pub(super) fn held_from(&self, dest: DestId) -> u64 {
+        let salvage = self.salvage.as_ref().filter(|salvage| salvage.stalled_at.is_none());
+        salvage.filter(|_| self.outbox(dest).salvaging).map_or(u64::MAX, |s| s.new_from)
     }
 
     /// Moves a few slots into the open transaction.

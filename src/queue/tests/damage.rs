@@ -71,3 +71,29 @@ fn damage_to_what_is_to_be_sent_again_stops_nobody() {
     world.connect(A, true);
     assert_eq!(world.drain(A), ["1", "2", "5"]);
 }
+
+#[test]
+fn what_is_rescued_goes_before_what_is_new_at_every_destination() {
+    let mut world = World::new();
+    for dest in [A, B] {
+        for _ in 0..6 {
+            world.publish(dest, "old", Qos::AtLeastOnce, 30_000);
+        }
+        world.evict(dest);
+    }
+    world.disk.put_aside();
+    world.start();
+    for dest in [A, B] {
+        world.connect(dest, true);
+        world.publish(dest, "new", Qos::AtLeastOnce, 10);
+    }
+    let mut got = [Vec::new(), Vec::new()];
+    for _ in 0..20 {
+        world.pass(300);
+        world.flush();
+        got[0].append(&mut world.drain(A));
+        got[1].append(&mut world.drain(B));
+    }
+    assert_eq!(got, [["old", "old", "old", "old", "old", "old", "new"]; 2]);
+    assert!(!world.queue.is_salvaging());
+}

@@ -34,12 +34,21 @@ struct Content {
 pub(crate) struct Disk {
     content: Content,
     committed: Content,
+    /// What was put aside as damaged.
+    wreck: Content,
     /// The next commits that fail.
     pub commits_failing: u32,
     /// The next reads that fail.
     reads_failing: u32,
     /// No slot can be written beyond where it was before.
     pub full: bool,
+}
+
+impl Disk {
+    fn put_aside(&mut self) {
+        self.wreck = core::mem::take(&mut self.committed);
+        self.content = Content::default();
+    }
 }
 
 impl SpillStore for Disk {
@@ -108,6 +117,26 @@ impl SpillStore for Disk {
     }
 
     fn maintain(&mut self, _: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn wreck_slots(&self) -> u32 {
+        self.wreck.slots.keys().last().map_or(0, |last| last + 1)
+    }
+
+    fn wreck_row(&mut self, slot: SlotId) -> Option<Vec<u8>> {
+        self.wreck.rows.get(&(Table::Slot, slot.0.to_be_bytes().to_vec())).cloned()
+    }
+
+    fn wreck_slot(&mut self, slot: SlotId, out: &mut [u8]) -> bool {
+        let Some(data) = self.wreck.slots.get(&slot.0) else { return false };
+        out.fill(0);
+        out[..data.len()].copy_from_slice(data);
+        true
+    }
+
+    fn wreck_done(&mut self, _: bool) -> Result<(), StoreError> {
+        self.wreck = Content::default();
         Ok(())
     }
 
