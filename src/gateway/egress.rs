@@ -452,7 +452,7 @@ impl Gateway {
         let topic_bytes = usize::from(head.topic_bytes);
         let payload = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
         let props_bytes = usize::from(head.props_bytes);
-        let mut props = [0; 256];
+        let mut props = [0; 264];
         let large_props: &[u8];
         let local: &str = match queue.pool.contiguous(sending.record) {
             Some(body) => {
@@ -502,7 +502,7 @@ impl Gateway {
             }
             if has_ids {
                 let session = dest.0 - u16::try_from(links.len()).unwrap_or(0);
-                let mut ids: heapless::Vec<u32, 49> = heapless::Vec::new();
+                let mut ids: heapless::Vec<u32, 50> = heapless::Vec::new();
                 for id in subs.ids(session, sending.rule, local) {
                     // What does not fit is left out.
                     let _ = ids.push(id);
