@@ -323,6 +323,11 @@ impl Outbox {
         self.short_number() & mask == rule & mask
     }
 
+    /// Is a record its own that has this rule?
+    pub fn owns(&self, rule: u32) -> bool {
+        self.params.rules.contains(&rule) || self.is_named(rule)
+    }
+
     /// A slot of its own that begins with this sequence number.
     pub fn new_slot(&self, own: DestId, first_seq: u64) -> NewSlot {
         let fleeting = !self.params.persistent;

@@ -288,13 +288,14 @@ impl Queue {
         self.read_slot(index, store)?;
         let first_seq = self.log.slots[widen(index)].first_seq;
         let (count, used, last_seq, damaged) = self.measure(index);
+        let broken = self.broken_end(index, used, count, last_seq);
         let place = &mut self.log.slots[widen(index)];
         let said = place.count;
         // A large record lies in more than this slot, and is proved when it is loaded.
         let large = LogHead::decode(&self.slot_buffer).is_some_and(|h| h.bytes() > SLOT_BYTES);
         place.count = count.max(u16::from(large && said == 1));
         place.used = u32::try_from(used).unwrap_or(u32::MAX);
-        if place.count < said || damaged > 0 || !last {
+        if place.count < said || damaged > 0 || broken > 0 || !last {
             // Nothing may be appended over what might still be rescued.
             place.closed = true;
         }
@@ -306,7 +307,7 @@ impl Queue {
             self.log.mark(index);
         }
         let tail = u64::from(said.saturating_sub(count)) - u64::try_from(known).unwrap_or(0);
-        let lost = tail + damaged;
+        let lost = tail.max(broken) + damaged;
         self.note_damaged("corrupt", lost);
         Ok(last_seq.unwrap_or(first_seq))
     }

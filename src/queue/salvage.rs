@@ -435,9 +435,7 @@ impl Queue {
     pub(super) fn owner_of_record(&self, bytes: &[u8], classify: &mut impl Classify) -> DestId {
         let found = LogHead::decode(bytes).and_then(|head| {
             let named = |outbox: &super::Outbox| {
-                outbox.used
-                    && outbox.params.persistent
-                    && (outbox.params.rules.contains(&head.rule) || outbox.is_named(head.rule))
+                outbox.used && outbox.params.persistent && outbox.owns(head.rule)
             };
             let mut dests = (0u16..).zip(self.boxes.iter());
             let by_name = dests.find(|(_, outbox)| named(outbox)).map(|(at, _)| DestId(at));

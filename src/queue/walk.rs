@@ -227,6 +227,25 @@ impl Queue {
         }
     }
 
+    /// How many records at the open end of the slot in the buffer go on with its numbering and are
+    /// damaged: its row does not count them yet. What a former life of the slot left there has
+    /// smaller numbers, or is another destination's.
+    pub(super) fn broken_end(&self, slot: u32, at: usize, count: u16, last: Option<u64>) -> u64 {
+        let super::log::Slot { owner, first_seq, .. } = self.log.slots[widen(slot)];
+        let Some(outbox) = self.boxes.get(usize::from(owner)) else { return 0 };
+        let bound = u16::try_from(SLOT_RECORDS_MAX).unwrap_or(u16::MAX);
+        let mut walk = Walk { at, ordinal: count, count: bound };
+        let (mut next, mut broken) = (last.map_or(first_seq, |last| last.saturating_add(1)), 0);
+        while let Some((_, _, head)) = walk.step(&self.slot_buffer) {
+            if head.seq < next || !outbox.owns(head.rule) {
+                break;
+            }
+            next = head.seq.saturating_add(1);
+            broken += 1;
+        }
+        broken
+    }
+
     /// The configured destination that a slot's row or record names.
     pub(super) fn owner_by_number(&self, number: u64) -> Option<DestId> {
         let named = |outbox: &super::Outbox| outbox.used && outbox.number == number;

@@ -97,3 +97,37 @@ fn what_is_rescued_goes_before_what_is_new_at_every_destination() {
     assert_eq!(got, [["old", "old", "old", "old", "old", "old", "new"]; 2]);
     assert!(!world.queue.is_salvaging());
 }
+
+#[test]
+fn what_was_appended_last_and_is_damaged_is_counted() {
+    let mut world = World::new();
+    for topic in ["1", "2", "3"] {
+        world.publish(A, topic, Qos::AtLeastOnce, 7000);
+        world.evict(A);
+    }
+    let slot = world.queue.outbox(A).chain.head;
+    // In the payload of the third, which no row of the slot knows of.
+    world.disk.content.slots.get_mut(&slot).unwrap()[2 * RECORD + RECORD / 2] ^= 1;
+    world.disk.commit().unwrap();
+    world.restart();
+    assert_eq!(world.queue.counters.corrupt, 1);
+    world.connect(A, true);
+    assert_eq!(world.drain(A), ["1", "2"]);
+    // Of a former life of the slot nothing is counted.
+    let mut world = World::new();
+    world.connect(A, true);
+    for _ in 0..5 {
+        world.publish(A, "old", Qos::AtLeastOnce, 7000);
+    }
+    world.evict(A);
+    assert_eq!(world.drain(A).len(), 5);
+    world.queue.disconnected(A);
+    world.run(1000);
+    for _ in 0..4 {
+        world.publish(A, "new", Qos::AtLeastOnce, 7000);
+    }
+    world.evict(A);
+    assert_eq!(world.queue.outbox(A).chain.tail, slot, "it is used again");
+    world.restart();
+    assert_eq!(world.queue.counters.corrupt, 0);
+}
