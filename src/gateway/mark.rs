@@ -34,7 +34,7 @@ pub(super) struct Mark {
     known: Option<(Instant, Readings)>,
     pub(super) wall_s: u64,
     written_at: Option<Instant>,
-    /// The wall clock has jumped since.
+    /// The wall clock has jumped since, or something that is written now needs it.
     urgent: bool,
     staged: bool,
 }
@@ -48,6 +48,11 @@ impl Mark {
     /// The wall clock has jumped: the old mark would make the jump downtime.
     pub(super) fn outdated(&mut self) {
         self.urgent = self.written_at.is_some();
+    }
+
+    /// What the open transaction writes is told by the clock of now.
+    pub(super) fn renew(&mut self) {
+        self.urgent = self.known.is_some();
     }
 
     /// Must be written even if nothing else is.

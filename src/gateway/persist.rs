@@ -318,6 +318,10 @@ impl Gateway {
             if matches!(change, Change::Cleared(_)) {
                 store.delete(Table::Retained, topic)?;
             } else {
+                if message.expires_at != Instant::NEVER {
+                    // Or by an older mark it would be due later than it was to begin with.
+                    self.mark.renew();
+                }
                 let mut value = Vec::with_capacity(24 + body.len());
                 let signed = if message.publisher == 0 { 0 } else { SIGNED };
                 value.push(message.qos.as_u8() | signed);
