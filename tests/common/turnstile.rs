@@ -2,7 +2,6 @@
 //! right after. Whoever waits for that then kills a process or cuts the link, exactly there.
 
 use super::PATIENCE;
-use super::place::free_port;
 use super::wire::{self, PUBACK, PUBCOMP, PUBLISH};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -70,8 +69,8 @@ pub struct Turnstile {
 
 impl Turnstile {
     pub fn start(target: u16) -> Self {
-        let port = free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
         let shared = Arc::new(Shared::default());
         thread::spawn({
             let shared = Arc::clone(&shared);
