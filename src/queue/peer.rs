@@ -88,7 +88,9 @@ impl Queue {
     fn park(&mut self, dest: DestId, next: PeerId) {
         let Some(peer) = self.outbox(dest).peer else { return };
         let mut open: Vec<u16> = Vec::new();
-        for list in [self.outbox(dest).flight, self.outbox(dest).release] {
+        // PUBREL leaves in the order of PUBREC [MQTT-4.6.0-4]: what awaits PUBREC comes behind what
+        // has it, and a peer that passes messages on at PUBREL passes them on in their order.
+        for list in [self.outbox(dest).release, self.outbox(dest).flight] {
             let mut at = list.head;
             while at != NONE {
                 let entry = &self.entries[at];

@@ -138,6 +138,28 @@ fn what_was_left_open_at_a_server_takes_its_part_of_the_window() {
 }
 
 #[test]
+fn what_was_left_open_is_released_in_the_order_it_was_sent() {
+    let mut world = World::new();
+    world.connect(A, true);
+    for _ in 0..8 {
+        world.publish(A, "t", Qos::ExactlyOnce, 10);
+    }
+    world.run(1000);
+    let sent: Vec<PacketId> = core::iter::from_fn(|| world.send(A)).map(|(_, id)| id).collect();
+    for id in &sent[..3] {
+        world.queue.pubrec(A, *id, world.now);
+    }
+    world.queue.greeted(A, PeerId::new(2), false, 8, world.now);
+    world.run(1000);
+    // Over a restart, too.
+    world.restart();
+    world.queue.greeted(A, peer(), true, 8, world.now);
+    let released: Vec<PacketId> =
+        core::iter::from_fn(|| world.queue.next_release(A, world.now)).collect();
+    assert_eq!(released, sent);
+}
+
+#[test]
 fn one_server_too_many_does_not_take_the_place_of_the_next() {
     let mut world = World::new();
     world.connect(A, true);
