@@ -91,6 +91,10 @@ pub const CONNECT_SURE: Duration = Duration::from_millis(250);
 /// How long a closing connection may take to read what it is told.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
+/// Bytes a closing connection may still send: they are thrown away so that it reads what it is told
+/// before the end. At the bound it is closed.
+pub const CLOSE_BYTES: usize = 64 * 1024;
+
 /// A clean stop takes no longer.
 pub const STOP_WITHIN: Duration = Duration::from_secs(4);
 

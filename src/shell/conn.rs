@@ -6,6 +6,7 @@
 
 use super::buffers::{Large, OWN_BYTES, Smalls};
 use super::transport::Transport;
+use crate::limits::CLOSE_BYTES;
 use crate::vocab::{ConnId, Instant};
 use core::time::Duration;
 
@@ -20,9 +21,9 @@ pub(super) enum State {
     /// Dialled, not yet established.
     Connecting,
     Open,
-    /// Closing: what the core still gives goes out first, input is discarded.
+    /// Closing: what the core still gives goes out first, input is discarded up to a bound.
     Flushing,
-    /// Closing: all is said, the peer's end is awaited, input is discarded.
+    /// Closing: all is said, the peer's end is awaited, input is discarded up to the same bound.
     Draining,
 }
 
@@ -72,6 +73,8 @@ pub(super) struct Conn {
     pub(super) full: bool,
     /// The core may have bytes.
     pub(super) wants: bool,
+    /// Bytes of its input that may still be thrown away while it is closing.
+    pub(super) discard_left: usize,
     /// Writing failed: whatever the peer said before is read, then it is over for this reason.
     pub(super) broken: Option<&'static str>,
 }
@@ -113,6 +116,7 @@ impl Conn {
             waiting: false,
             full: false,
             wants: false,
+            discard_left: CLOSE_BYTES,
             broken: None,
         }
     }
@@ -124,7 +128,7 @@ impl Conn {
             && match self.state {
                 State::Connecting => false,
                 State::Open => !self.paused && !self.waiting && !self.full,
-                State::Flushing | State::Draining => true,
+                State::Flushing | State::Draining => self.discard_left > 0,
             }
     }
 
@@ -141,6 +145,14 @@ impl Conn {
     /// The peer is at its end, and what it said before cannot be read for now.
     pub(super) fn is_deaf(&self) -> bool {
         self.state == State::Open && !self.finished && (self.paused || self.waiting || self.full)
+    }
+
+    /// It goes on sending though it was told everything, and has that: there is nothing left to
+    /// wait for. While it has not, a close now would take back what is still on its way; that ends
+    /// at the deadline.
+    pub(super) fn has_poured(&self) -> bool {
+        let told = self.state == State::Draining && self.discard_left == 0;
+        told && self.transport.outstanding() == 0
     }
 
     /// The socket takes no more bytes. A bridge judges its link by what the remote answers.

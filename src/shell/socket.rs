@@ -110,6 +110,15 @@ pub(super) fn set_backlog(socket: &impl AsRawFd, count: u16) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes that were written and that the peer's system has not acknowledged yet. 0 also when the
+/// kernel does not say.
+pub(super) fn outstanding(socket: &impl AsRawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (SIOCOUTQ) writes one integer to where the pointer shows.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if answer == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
 /// The index of an interface, for scoped IPv6 addresses.
 pub(super) fn interface_index(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;

@@ -64,6 +64,13 @@ impl Transport {
         }
     }
 
+    /// Bytes that were written and that the peer's side has not confirmed.
+    pub(super) fn outstanding(&self) -> usize {
+        match self {
+            Self::Tcp(stream) => socket::outstanding(stream),
+        }
+    }
+
     /// Says goodbye: the peer reads what was written and then the end.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         match self {

@@ -351,3 +351,16 @@ fn too_few_file_descriptors_are_said_before_a_client_is_refused() {
     });
     assert!(said.is_some(), "{:?}", running.log.lines());
 }
+
+#[test]
+fn a_giant_that_goes_on_after_it_was_refused_is_not_read_to_its_end() {
+    let gateway = Gateway::start("");
+    let mut client = Connect::v5("client").open(gateway.port);
+    // The fixed header of 20 MiB and more, and what it promises.
+    client.send(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F]);
+    let chunk = [b'x'; 16 * 1024];
+    let sent = (0..20 * 64).take_while(|_| client.wire.send(&chunk).is_ok()).count();
+    assert!(sent < 20 * 64, "all of it was taken");
+    assert_eq!(disconnect_code(&client.wait_closed()), Some(0x95));
+    Connect::v5("other").open(gateway.port).ping();
+}

@@ -1,4 +1,8 @@
 //! Ends: the peer's, ours, and those that deadlines bring.
+//!
+//! A gentle close says everything, then reads on until the peer's end: bytes that lie unread in a
+//! socket turn its close into a reset, which may overtake what was said. Bounded in time by the
+//! core's deadline and in bytes by [`CLOSE_BYTES`](crate::limits::CLOSE_BYTES).
 
 use super::Links;
 use crate::gateway::verbs::Event;
@@ -71,7 +75,7 @@ impl Links {
         }
         conn.state = State::Draining;
         conn.readable = true;
-        if conn.transport.finish().is_err() || conn.finished {
+        if conn.transport.finish().is_err() || conn.finished || conn.has_poured() {
             self.close_now(now, slot, "closed", core);
         }
     }

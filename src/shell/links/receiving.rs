@@ -60,7 +60,9 @@ impl Links {
         if let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) {
             conn.tidy_up(&mut self.smalls);
         }
-        if let Some(Conn { broken: Some(reason), readable: false, .. }) = self.conn(slot) {
+        if self.conn(slot).is_some_and(|conn| conn.has_poured()) {
+            self.close_now(now, slot, "closed", core);
+        } else if let Some(Conn { broken: Some(reason), readable: false, .. }) = self.conn(slot) {
             let reason = *reason;
             self.close_now(now, slot, reason, core);
         } else {
@@ -192,9 +194,10 @@ impl Links {
         let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
             return Ok(0);
         };
-        let room = self.scratch.len();
+        let room = self.scratch.len().min(conn.discard_left);
         conn.rest = 0;
         let read = read_into(conn, Some(&mut self.scratch), room)?;
+        conn.discard_left -= read;
         if read < room && read > 0 && !conn.ending {
             conn.readable = false;
         }

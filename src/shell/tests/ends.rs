@@ -133,3 +133,58 @@ fn a_client_that_takes_nothing_of_what_waits_for_it_is_closed() {
     event_loop.links.expire(later, &mut event_loop.core);
     assert_eq!(event_loop.core.seen, [Seen::Closed(lazy_id, "slow_reader")]);
 }
+
+/// A writer that counts what it is rid of until the other end refuses more.
+fn pour(mut stream: TcpStream) -> JoinHandle<usize> {
+    std::thread::spawn(move || {
+        let chunk = [7; 16 * 1024];
+        (0..20 * 64).take_while(|_| stream.write_all(&chunk).is_ok()).count() * chunk.len()
+    })
+}
+
+#[test]
+fn what_a_closing_peer_still_sends_is_thrown_away_up_to_a_bound() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (mut stream, id) = client(&mut event_loop, addr);
+    event_loop.core.send(id, b"the last word");
+    let deadline = event_loop.clock.now().plus(Duration::from_secs(3600));
+    event_loop.core.actions.push_back(Action::Close { conn: id, after_flush: true, deadline });
+    let pouring = pour(stream.try_clone().unwrap());
+    turn_until(&mut event_loop, |event_loop| {
+        event_loop.links.conn(id.slot).is_none_or(|conn| conn.discard_left == 0)
+    });
+    // What it was told may still be on its way.
+    event_loop.links.expire(deadline, &mut event_loop.core);
+    assert_eq!(event_loop.core.seen, [Seen::Closed(id, "closed")]);
+    assert!(pouring.join().unwrap() < 20 * 1024 * 1024, "not all of it was read");
+    let mut got = [0; 13];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"the last word");
+}
+
+#[test]
+fn a_closing_peer_that_reads_late_hears_everything_however_much_it_sends() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (mut stream, id) = client(&mut event_loop, addr);
+    // More than the system keeps for a socket.
+    let words = vec![42; 32 * 1024 * 1024];
+    event_loop.core.send(id, &words);
+    let deadline = event_loop.clock.now().plus(Duration::from_secs(3600));
+    event_loop.core.actions.push_back(Action::Close { conn: id, after_flush: true, deadline });
+    let pouring = pour(stream.try_clone().unwrap());
+    turn_until(&mut event_loop, |event_loop| {
+        event_loop.links.conn(id.slot).is_some_and(|conn| conn.discard_left == 0)
+    });
+    // Nothing is left to do but to write: no turn is spent on what it sends.
+    assert!(!event_loop.links.is_reading());
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; 32 * 1024 * 1024];
+        stream.read_exact(&mut got).unwrap();
+        got
+    });
+    turn_until(&mut event_loop, |_| reader.is_finished());
+    assert!(reader.join().unwrap() == words);
+    event_loop.links.expire(deadline, &mut event_loop.core);
+    assert_eq!(event_loop.core.seen, [Seen::Closed(id, "closed")]);
+    assert!(pouring.join().unwrap() < 20 * 1024 * 1024);
+}
