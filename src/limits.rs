@@ -68,6 +68,10 @@ pub const QOS0_RETRY: Duration = Duration::from_millis(2);
 /// Retained messages put into one session's queue at a time; the rest follows as it drains.
 pub const RETAINED_BATCH: u32 = 32;
 
+/// Retained messages that all searches of a turn pass over together (a text that is compared counts
+/// as `broker::retained::TEXT_LOOKS` of them); what is left goes on in the next turn.
+pub const SEARCH_LOOKS_A_TURN: u32 = 32 * 1024;
+
 /// Encoded one-off replies (CONNACK, SUBACK, PINGRESP …) a connection may owe, in bytes. At the
 /// bound its input waits.
 pub const CONTROL_BYTES: usize = 1024;

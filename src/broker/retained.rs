@@ -11,6 +11,8 @@
 //!
 //! Read MQTT 5 section 3.3.1.3 first.
 
+mod search;
+
 use super::blocks::{Blocks, NONE, index};
 use super::index::Index;
 use super::shape::fits;
@@ -18,6 +20,10 @@ use crate::mqtt::Qos;
 use crate::vocab::Instant;
 use core::mem::size_of;
 use core::time::Duration;
+use search::{Probe, Signature};
+
+/// What comparing a text costs of what a search may look at.
+pub const TEXT_LOOKS: u32 = 32;
 
 /// No room for the message; the value there was stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +51,16 @@ impl Retained {
     }
 }
 
+/// What a search came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// A message whose topic matches, and the cursor for the next call.
+    Found(usize, Retained),
+    /// It has used up what it may look at; the cursor to go on from.
+    Later(usize),
+    Done,
+}
+
 /// What has to be saved about one topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -57,6 +73,8 @@ pub struct RetainedMessages {
     count_max: usize,
     topic_bytes_max: usize,
     entries: Box<[Entry]>,
+    /// Of each entry's topic, while it is live.
+    signatures: Box<[Signature]>,
     entry_free: u32,
     /// Entries from here on were never used.
     entry_fresh: u32,
@@ -128,6 +146,7 @@ impl RetainedMessages {
             count_max: index(count_max),
             topic_bytes_max: topic_bytes_max.min(usize::from(u16::MAX)),
             entries: vec![EMPTY; entries].into_boxed_slice(),
+            signatures: vec![Signature::NONE; entries].into_boxed_slice(),
             entry_free: NONE,
             entry_fresh: 0,
             index: Index::new(entries),
@@ -143,7 +162,7 @@ impl RetainedMessages {
     /// What `new` with the same arguments allocates.
     pub fn bytes_planned(count_max: u32, bytes_max: usize) -> usize {
         let entries = entry_count(count_max);
-        entries * size_of::<Entry>()
+        entries * (size_of::<Entry>() + size_of::<Signature>())
             + Index::bytes_planned(entries)
             + Blocks::bytes_planned(bytes_max)
     }
@@ -218,6 +237,7 @@ impl RetainedMessages {
         entry.stamp = self.stamp;
         entry.qos = qos;
         entry.state = State::Live;
+        self.signatures[index(id)] = Signature::of(topic.as_bytes());
         self.dirty_count += usize::from(!entry.dirty);
         entry.dirty = true;
         self.expires_next = self.expires_next.min(entry.expires_at);
@@ -241,39 +261,46 @@ impl RetainedMessages {
         live.is_some()
     }
 
-    /// The first message at `cursor` or behind it whose topic matches, and the cursor for the next
-    /// call; begin with 0. What is set or cleared meanwhile may or may not be met, all else is met
-    /// exactly once.
-    pub fn next_match(
-        &self,
-        filter: &str,
-        cursor: usize,
-        now: Instant,
-    ) -> Option<(usize, Retained)> {
-        let wanted = |entry: &Entry| entry.state == State::Live && entry.expires_at > now;
+    /// The first message at `cursor` or behind it whose topic matches; begin with 0. What is set or
+    /// cleared meanwhile may or may not be met, all else is met exactly once.
+    ///
+    /// `looks` is what the caller has left for comparisons: an entry passed over costs 1, a text
+    /// that is compared and a message that is found [`TEXT_LOOKS`] each.
+    pub fn search(&self, filter: &str, cursor: usize, now: Instant, looks: &mut u32) -> Search {
+        let wanted = |id: u32| {
+            let entry = &self.entries[index(id)];
+            entry.state == State::Live && entry.expires_at > now
+        };
         if !filter.contains(['+', '#']) {
+            *looks = looks.saturating_sub(TEXT_LOOKS);
             let exact =
                 (cursor == 0).then(|| self.find(hash(filter.as_bytes()), filter.as_bytes()));
-            let id = exact.flatten().filter(|id| wanted(&self.entries[index(*id)]))?;
-            return Some((self.entries.len(), self.view(id)));
+            return match exact.flatten().filter(|id| wanted(*id)) {
+                Some(id) => Search::Found(self.entries.len(), self.view(id)),
+                None => Search::Done,
+            };
         }
-        let leading = filter.starts_with(['+', '#']);
-        let end = self.entry_fresh;
-        for id in u32::try_from(cursor).ok()?..end {
-            let entry = &self.entries[index(id)];
-            if !wanted(entry) {
+        let probe = Probe::new(filter.as_bytes());
+        let end = index(self.entry_fresh);
+        let mut at = cursor;
+        while at < end {
+            if *looks == 0 {
+                return Search::Later(at);
+            }
+            *looks -= 1;
+            let here = at;
+            at += 1;
+            if !probe.may_fit(&self.signatures[here]) {
                 continue;
             }
-            let mut topic = self.topic(id).peekable();
-            // [MQTT-4.7.2-1]
-            if leading && topic.peek() == Some(&b'$') {
-                continue;
-            }
-            if fits(filter.as_bytes(), topic) {
-                return Some((index(id) + 1, self.view(id)));
+            *looks = looks.saturating_sub(TEXT_LOOKS);
+            // There are no more entries than an id can name.
+            let Ok(id) = u32::try_from(here) else { return Search::Done };
+            if wanted(id) && fits(filter.as_bytes(), self.topic(id)) {
+                return Search::Found(at, self.view(id));
             }
         }
-        None
+        Search::Done
     }
 
     /// Copies the body from `at` on into `out`; the number of bytes is less than `out.len()` only
@@ -438,6 +465,7 @@ impl RetainedMessages {
         entry.payload_bytes = 0;
         entry.expires_at = Instant::NEVER;
         entry.state = State::Cleared;
+        self.signatures[index(id)] = Signature::NONE;
         if entry.stored {
             self.dirty_count += usize::from(!entry.dirty);
             entry.dirty = true;

@@ -106,6 +106,11 @@ pub struct Gateway {
     clients: u16,
     ready: Marks,
     resume: Marks,
+    /// Connections whose search for retained messages goes on in the next turn, how many there were
+    /// in the last, and what the one at hand may still look at.
+    later: Marks,
+    searchers: u32,
+    looks: u32,
     actions: VecDeque<Action>,
     notes: VecDeque<Note>,
     notes_lost: u64,
@@ -186,6 +191,9 @@ impl Gateway {
             told: alias::Aliases::new(conns.len(), limit.topic_bytes),
             ready: Marks::new(conns.len()),
             resume: Marks::new(conns.len()),
+            later: Marks::new(conns.len()),
+            searchers: 0,
+            looks: 0,
             conns: conns.into_boxed_slice(),
             client_slots,
             clients: 0,
@@ -365,6 +373,9 @@ impl Gateway {
 
     /// When `expire` or `flush` has something to do if nothing else happens.
     pub fn poll_at(&self) -> Instant {
+        if !self.later.is_empty() {
+            return self.now;
+        }
         let retained = self
             .retained_since
             .map_or(Instant::NEVER, |t| t.plus(self.config.store.retained_after));

@@ -60,6 +60,7 @@ impl Gateway {
     /// Makes durable what has to be, and loads what can be sent soon.
     pub fn flush(&mut self, now: Instant, store: &mut impl SpillStore) {
         self.now = now;
+        self.search_on();
         self.reload_from(now, store);
         if !self.queue.store_due(now) {
             self.wake_destinations();
@@ -121,6 +122,7 @@ impl Gateway {
     /// Without a store: only what was parked is tried again.
     pub fn flush_ram(&mut self, now: Instant) {
         self.now = now;
+        self.search_on();
         self.reload_in_ram(now);
         self.retained.saved(usize::MAX);
         self.retained_since = None;

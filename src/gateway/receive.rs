@@ -72,6 +72,7 @@ impl Gateway {
         self.now = now;
         let nothing = Taken { kept: 0, open: true, packet_bytes: None };
         let Some(slot) = self.live(id) else { return nothing };
+        self.looks = self.looks_now();
         let (parked, retry) = {
             let conn = self.conn_mut(slot);
             (core::mem::take(&mut conn.parked), core::mem::take(&mut conn.retry))

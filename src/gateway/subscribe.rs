@@ -7,9 +7,9 @@
 use super::Gateway;
 use super::conn::Progress;
 use super::receive::{Fatal, Step};
-use crate::broker::retained::Retained;
+use crate::broker::retained::{Retained, Search};
 use crate::broker::subs::{Added, Subscription};
-use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH};
+use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH, SEARCH_LOOKS_A_TURN};
 use crate::mqtt::props::Properties;
 use crate::mqtt::{
     Packet, Qos, Reason, Suback, Subscribe, SubscribeOptions, Unsubscribe, Version, topic,
@@ -46,9 +46,6 @@ impl Gateway {
         let done = self.send_retained(now, slot, session, subscribe);
         if done {
             self.conn_mut(slot).subscribing = None;
-            for (filter, _) in subscribe.filters.iter() {
-                self.settle_handling(session, filter);
-            }
         }
         Ok(if done { Step::Done } else { Step::Stall })
     }
@@ -122,7 +119,8 @@ impl Gateway {
         }
     }
 
-    /// From here on `retain_handling` of the stored subscription says nothing more.
+    /// From here on `retain_handling` of the stored subscription says nothing more; the same filter
+    /// once more in the packet brings nothing twice.
     fn settle_handling(&mut self, session: u16, filter: &str) {
         if let Some(sub) = self.subs.find_in(session, filter)
             && sub.retain_handling != SKIP
@@ -133,7 +131,8 @@ impl Gateway {
         }
     }
 
-    /// Queues retained messages as far as the session takes them. `true`: all are queued.
+    /// Queues retained messages as far as the session takes them, and as far as this turn may
+    /// search. `true`: all are queued.
     fn send_retained(
         &mut self,
         now: Instant,
@@ -150,9 +149,18 @@ impl Gateway {
                 continue;
             };
             if sub.retain_handling != SKIP {
-                while let Some((next, message)) =
-                    self.retained.next_match(filter, progress.cursor, now)
-                {
+                loop {
+                    let (cursor, looks) = (progress.cursor, &mut self.looks);
+                    let (next, message) = match self.retained.search(filter, cursor, now, looks) {
+                        Search::Found(next, message) => (next, message),
+                        Search::Later(next) => {
+                            progress.cursor = next;
+                            self.conn_mut(slot).subscribing = Some(progress);
+                            self.search_later(slot);
+                            return false;
+                        }
+                        Search::Done => break,
+                    };
                     let outbox = self.queue.outbox(dest);
                     let waiting = outbox.zero.len + outbox.records;
                     let fits = self.queue.fits(Reserve::ForOthers, message.body_bytes(), 1);
@@ -176,11 +184,30 @@ impl Gateway {
                     }
                     progress.sys = next;
                 }
+                self.settle_handling(session, filter);
             }
             progress = Progress { filter: progress.filter + 1, ..Progress::default() };
         }
         self.ready.set(slot);
         true
+    }
+
+    /// What this connection searches for goes on in the next turn.
+    fn search_later(&mut self, slot: u16) {
+        self.later.set(slot);
+    }
+
+    /// A turn has served everybody: who has used up what one connection may search goes on.
+    pub(super) fn search_on(&mut self) {
+        self.searchers = self.later.len();
+        while let Some(slot) = self.later.pop() {
+            self.resume.set(slot);
+        }
+    }
+
+    /// What one connection may look at when its bytes are presented: who searches shares a turn.
+    pub(super) fn looks_now(&self) -> u32 {
+        SEARCH_LOOKS_A_TURN / self.searchers.max(1)
     }
 
     fn queue_retained(

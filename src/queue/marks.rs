@@ -32,6 +32,11 @@ impl Marks {
         u16::try_from(at * 64 + bit).ok()
     }
 
+    /// How many are marked.
+    pub fn len(&self) -> u32 {
+        self.count
+    }
+
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
