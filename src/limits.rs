@@ -105,9 +105,13 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// QoS 2 packet identifiers one session may leave unreleased; more and it is closed.
 pub const UNRELEASED_MAX: u32 = 1024;
 
-/// QoS 2 messages on the wire to a remote before MQTT 5, which cannot say what it takes. Debian's
-/// mosquitto takes 20 by default, and answers more with a PUBREC that means refusal.
-pub const QOS2_WINDOW_UNTOLD: u16 = 20;
+/// QoS 1/2 messages on the wire to a remote unless the configuration says; never over its Receive
+/// Maximum.
+pub const BRIDGE_WINDOW: u16 = 64;
+
+/// The same before MQTT 5, where a remote cannot say what it takes. A mosquitto takes 20 by
+/// default: of more it acknowledges some that it never passes on, or passes on out of order.
+pub const BRIDGE_WINDOW_UNTOLD: u16 = 20;
 
 /// Packet identifiers of publishes; those of our SUBSCRIBEs lie above.
 pub const PUBLISH_ID_MAX: u16 = 60_000;

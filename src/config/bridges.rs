@@ -9,7 +9,7 @@ use super::values::{
     same_server, seconds, servers, size, text,
 };
 use super::{Bridge, Limits, Overflow, ServerPolicy, Will};
-use crate::limits::{FORWARDS_MAX, SERVERS_MAX};
+use crate::limits::{BRIDGE_WINDOW, BRIDGE_WINDOW_UNTOLD, FORWARDS_MAX, SERVERS_MAX};
 use crate::mqtt::{Qos, Version};
 use core::time::Duration;
 
@@ -88,6 +88,7 @@ fn bridge(
     if !reader.is_written("bridge.NAME.server", at) {
         reader.error("bridge.NAME.server", at, "is missing");
     }
+    let window = reader.maybe("bridge.NAME.max_inflight", at, number(1, INFLIGHT_MAX));
     let bridge = Bridge {
         name: at.name.to_owned(),
         servers: reader.maybe("bridge.NAME.server", at, servers(SERVERS_MAX)).unwrap_or_default(),
@@ -120,7 +121,8 @@ fn bridge(
             at,
             duration(Duration::from_millis(10), second * 86_400),
         ),
-        max_inflight: reader.take("bridge.NAME.max_inflight", at, number(1, INFLIGHT_MAX)),
+        max_inflight: window.unwrap_or(BRIDGE_WINDOW),
+        max_inflight_untold: window.unwrap_or(BRIDGE_WINDOW_UNTOLD),
         max_packet_bytes: reader
             .maybe("bridge.NAME.max_packet_size", at, or_off(size(128, PACKET_BYTES_MAX)))
             .flatten(),

@@ -89,7 +89,11 @@ pub const KEYS: &[Key] = &[
     key("bridge.NAME.ack_timeout", "20s", "a message unacknowledged for longer = link dead"),
     key("bridge.NAME.backoff_min", "1s", "first wait before connecting again"),
     key("bridge.NAME.backoff_max", "60s", "longest wait before connecting again"),
-    key("bridge.NAME.max_inflight", "64", "unacknowledged QoS 1/2 messages on the wire"),
+    key(
+        "bridge.NAME.max_inflight",
+        "64; before MQTT 5, where a remote cannot say, 20",
+        "unacknowledged QoS 1/2 messages on the wire",
+    ),
     key("bridge.NAME.max_packet_size", "the remote's word", "never send larger packets"),
     key("bridge.NAME.rate", "off", "token bucket on messages to this remote"),
     key("bridge.NAME.max_messages", "off", "quota of its queue in messages"),

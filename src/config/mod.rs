@@ -26,6 +26,7 @@ pub use reload::{Reload, reload};
 pub use users::{HASH_BYTES, Scheme, User, Users, check_name, name_in};
 pub use values::PORT_DEFAULT;
 
+use crate::limits::{BRIDGE_WINDOW, BRIDGE_WINDOW_UNTOLD};
 use crate::mqtt::topic::Mapping;
 use crate::mqtt::{Qos, Version};
 use core::time::Duration;
@@ -151,7 +152,10 @@ pub struct Bridge {
     pub ack_timeout: Duration,
     pub backoff_min: Duration,
     pub backoff_max: Duration,
+    /// Unacknowledged QoS 1/2 messages on the wire to an MQTT 5 remote, which says if it takes less.
     pub max_inflight: u16,
+    /// The same before MQTT 5, where a remote cannot say; never more than `max_inflight`.
+    pub max_inflight_untold: u16,
     pub max_packet_bytes: Option<usize>,
     pub rate: Option<Rate>,
     pub max_messages: Option<u64>,
@@ -186,7 +190,8 @@ impl Bridge {
             ack_timeout: Duration::MAX,
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(60),
-            max_inflight: VACANT_WINDOW,
+            max_inflight: BRIDGE_WINDOW,
+            max_inflight_untold: BRIDGE_WINDOW_UNTOLD,
             max_packet_bytes: None,
             rate: None,
             max_messages: None,
@@ -205,9 +210,6 @@ impl Bridge {
         self.name.is_empty()
     }
 }
-
-/// The window that room is kept for before it is known: what a bridge has by default.
-const VACANT_WINDOW: u16 = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {

@@ -7,7 +7,7 @@ use super::replies::properties;
 use super::verbs::Action;
 use super::{Gateway, State};
 use crate::bridge::link::{Remote, Subscribed};
-use crate::limits::{QOS2_WINDOW_UNTOLD, STABLE_AFTER};
+use crate::limits::STABLE_AFTER;
 use crate::mqtt::props::{Properties, Property};
 use crate::mqtt::{Connack, Connect, Packet, Qos, Reason, Version, Will, topic};
 use crate::note::Note;
@@ -146,8 +146,6 @@ impl Gateway {
         link.heard = true;
         link.held_until = Instant::ZERO;
         let (window, first) = (link.remote.receive_maximum, link.first);
-        let told = self.conn(slot).version == Version::V5;
-        self.queue.set_qos2_window(dest, if told { u16::MAX } else { QOS2_WINDOW_UNTOLD });
         let left = self.queue.outbox(dest).peer.is_some_and(|last| last != peer);
         let in_doubt = self.queue.greeted(dest, peer, connack.session_present, window, now);
         if in_doubt > 0 {
@@ -205,13 +203,14 @@ impl Gateway {
         if let Some(told) = props.server_keepalive() {
             keepalive = seconds(u32::from(told));
         }
-        let max_inflight = config.max_inflight;
-        remote.receive_maximum = remote.receive_maximum.min(max_inflight);
-        if self.conn(slot).version != Version::V5 {
+        let window = match self.conn(slot).version {
+            Version::V5 => config.max_inflight,
             // Such a remote cannot say what it takes; how it ended before does.
-            let cap = self.link(bridge).window_cap;
-            remote.receive_maximum = remote.receive_maximum.min(cap);
-        }
+            Version::V31 | Version::V311 => {
+                config.max_inflight_untold.min(self.link(bridge).window_cap)
+            }
+        };
+        remote.receive_maximum = remote.receive_maximum.min(window);
         if let Some(assigned) = props.assigned_client_id() {
             self.link_mut(bridge).client_id = assigned.to_string();
         }

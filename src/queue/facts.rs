@@ -236,11 +236,6 @@ impl Queue {
         before
     }
 
-    /// QoS 2 messages the peer may have on the wire.
-    pub fn set_qos2_window(&mut self, dest: DestId, window: u16) {
-        self.outbox_mut(dest).window_qos2 = window;
-    }
-
     pub fn set_round_trip(&mut self, dest: DestId, smoothed: Duration) {
         self.outbox_mut(dest).srtt = smoothed;
     }
@@ -253,7 +248,6 @@ impl Queue {
         let flying = matches!(entry.state, State::Publish | State::Release);
         if before == Qos::ExactlyOnce && flying && qos != before {
             let outbox = self.outbox_mut(dest);
-            outbox.inflight_qos2 -= 1;
             // The row may name its identifier, and is to forget it before the record is settled.
             outbox.row_dirty |= outbox.params.journal;
         }

@@ -251,7 +251,7 @@ impl Queue {
         let blocked = self.outbox(dest).paced;
         loop {
             let outbox = self.outbox(dest);
-            if !outbox.has_room() || outbox.inflight_qos2 >= outbox.window_qos2 {
+            if !outbox.has_room() {
                 // The next acknowledgement asks again.
                 return;
             }

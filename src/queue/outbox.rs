@@ -117,9 +117,6 @@ pub struct Outbox {
     pub next_id: u16,
     /// Entries in `flight` and `release`.
     pub inflight: u16,
-    /// Those of QoS 2 among them, and how many of these there may be.
-    pub inflight_qos2: u16,
-    pub window_qos2: u16,
     /// `params.window` and the peer's Receive Maximum, whichever is less.
     pub window: u16,
     /// A QoS 2 message at the head of a stream waits for its barrier.
@@ -255,8 +252,6 @@ impl Outbox {
             wire: vec![NONE; wire].into_boxed_slice(),
             next_id: 1,
             inflight: 0,
-            inflight_qos2: 0,
-            window_qos2: u16::MAX,
             window,
             qos2_wanted: false,
             load_wanted: false,

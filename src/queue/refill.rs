@@ -132,7 +132,7 @@ impl Queue {
     fn room_for(&self, outbox: &Outbox) -> u128 {
         let open = outbox.unpaced();
         // Whatever QoS the next one has.
-        let in_window = outbox.has_room() && outbox.inflight_qos2 < outbox.window_qos2;
+        let in_window = outbox.has_room();
         if self.has_refill_room() {
             u128::MAX
         } else if outbox.starved && in_window && outbox.active & open == 0 {

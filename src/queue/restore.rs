@@ -362,7 +362,6 @@ impl Queue {
         entry.packet_id = flight.packet_id;
         outbox.wire[usize::from(flight.packet_id) & mask] = index;
         outbox.inflight += 1;
-        outbox.inflight_qos2 += 1;
         if let Some(place) = place {
             self.log.slots[widen(place.slot)].taken_bits.set(place.ordinal);
         } else {

@@ -165,7 +165,6 @@ impl Queue {
         let outbox = &mut self.boxes[usize::from(dest.0)];
         outbox.wire.fill(NONE);
         outbox.inflight = 0;
-        outbox.inflight_qos2 = 0;
         outbox.unsent = NONE;
         outbox.unsent_release = NONE;
         for list in [&mut outbox.flight, &mut outbox.release] {

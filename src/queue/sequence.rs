@@ -135,7 +135,6 @@ impl Queue {
         if record.qos == Qos::ExactlyOnce {
             // Nor is it in the store.
             entry.flags.barrier = true;
-            outbox.inflight_qos2 += 1;
             outbox.row_dirty = true;
             outbox.row_urgent = true;
         }

@@ -388,7 +388,6 @@ impl Queue {
                 }
                 self.entries.unlink(&mut outbox.flight, Chain::Line, index);
                 outbox.inflight -= 1;
-                outbox.inflight_qos2 -= u16::from(entry.qos == Qos::ExactlyOnce);
             }
             State::Release => {
                 if outbox.unsent_release == index {
@@ -396,7 +395,6 @@ impl Queue {
                 }
                 self.entries.unlink(&mut outbox.release, Chain::Line, index);
                 outbox.inflight -= 1;
-                outbox.inflight_qos2 -= u16::from(entry.qos == Qos::ExactlyOnce);
             }
             State::Waiting | State::Free | State::Done | State::Conflated => {}
         }

@@ -70,12 +70,6 @@ impl Queue {
         while open != 0 {
             let stream = pick(outbox, open);
             let head = outbox.streams[widen(stream)].list.head;
-            if self.entries[head].qos == Qos::ExactlyOnce
-                && outbox.inflight_qos2 >= outbox.window_qos2
-            {
-                open &= !(1 << stream);
-                continue;
-            }
             if journal && self.entries[head].qos == Qos::ExactlyOnce {
                 // Its identifier has to be durable first: the flush puts it into the window.
                 outbox.qos2_wanted = true;
@@ -212,7 +206,6 @@ impl Queue {
         let mask = outbox.wire.len() - 1;
         outbox.wire[usize::from(id.raw()) & mask] = index;
         outbox.inflight += 1;
-        outbox.inflight_qos2 += u16::from(self.entries[index].qos == Qos::ExactlyOnce);
         Some(id)
     }
 
@@ -369,7 +362,6 @@ impl Queue {
             }
         }
         outbox.inflight -= 1;
-        outbox.inflight_qos2 -= u16::from(self.entries[index].qos == Qos::ExactlyOnce);
         let mask = outbox.wire.len() - 1;
         let id = core::mem::replace(&mut self.entries[index].packet_id, 0);
         outbox.wire[usize::from(id) & mask] = NONE;

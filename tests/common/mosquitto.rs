@@ -23,13 +23,22 @@ impl Mosquitto {
         Self::start_with("persistence true\nautosave_interval 1\nautosave_on_changes true\n")
     }
 
-    /// One with these lines in its configuration.
+    /// One with these lines in its configuration; a slow subscriber's queue has no end.
     pub fn start_with(configuration: &str) -> Self {
+        Self::configured(&format!("max_queued_messages 0\n{configuration}"))
+    }
+
+    /// One as it is out of the package: what it takes and keeps is what it takes by default.
+    pub fn stock() -> Self {
+        Self::configured("")
+    }
+
+    fn configured(configuration: &str) -> Self {
         let directory = Directory::new();
         let port = free_port();
         let user = "user root\n";
         let text = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n\
+            "listener {port} 127.0.0.1\nallow_anonymous true\n\
              persistence_location {}/\nlog_dest stderr\nlog_type all\n{user}{configuration}",
             directory.path().display(),
         );

@@ -20,7 +20,7 @@ struct Scene {
 
 /// A gateway with a bridge for `n` whose link is down.
 fn cut(more: &str) -> Scene {
-    let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+    let remote = Mosquitto::start();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "n");
     let rules = ["forward.1.local_topic = n"];
@@ -58,7 +58,7 @@ fn a_backlog_outlives_a_kill() {
 #[test]
 fn a_backlog_outlives_kills_while_it_drains() {
     for (qos, version) in [(1, "5"), (2, "5"), (2, "4")] {
-        let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+        let remote = Mosquitto::start();
         let link = Proxy::start_in(Mode::Refuse, remote.port);
         link.delay(Duration::from_millis(2));
         let far = Collector::start(remote.port, "far", "n");
@@ -83,7 +83,7 @@ fn a_backlog_outlives_kills_while_it_drains() {
 #[test]
 fn a_kill_in_the_middle_of_everything_loses_nothing_accepted() {
     for qos in [1, 2] {
-        let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+        let remote = Mosquitto::start();
         let far = Collector::start(remote.port, "far", "n");
         let rules = ["forward.1.local_topic = n"];
         let mut gateway = Gateway::start(&bridge("up", remote.port, &rules));
@@ -167,7 +167,7 @@ fn ten_thousand_drain_over_a_20_ms_round_trip() {
 
 #[test]
 fn several_publishers_keep_their_own_order_through_an_outage_and_a_kill() {
-    let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+    let remote = Mosquitto::start();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "p/#");
     let mut gateway = Gateway::start(&bridge("up", link.port, &["forward.1.local_topic = p/#"]));

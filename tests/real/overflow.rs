@@ -195,7 +195,7 @@ fn a_full_store_blocks_and_then_drains_wholly() {
 #[test]
 fn kills_while_ring_and_store_are_full_lose_and_repeat_nothing() {
     for level in [4, 5] {
-        let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+        let remote = Mosquitto::start();
         let link = Proxy::start_in(Mode::Refuse, remote.port);
         let far = Collector::start(remote.port, "far", "#");
         let small = "store.max_bytes = 1MiB\nring.messages = 64\nring.bytes = 256KiB\n";

@@ -31,7 +31,7 @@ struct Cut {
 /// A bridge `up` whose link is down, with everything at the remote collected.
 fn cut(top: &str, rules: &[&str]) -> Cut {
     // With a window of its own mosquitto 2.0.11 sends what comes before what it has queued.
-    let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+    let remote = Mosquitto::start();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "#");
     let gateway = Gateway::start(&format!("{QUICK}{top}{}", bridge("up", link.port, rules)));

@@ -44,7 +44,7 @@ fn publish(port: u16, name: &str, count: usize) {
 
 /// A backlog of `backlog` drains while each of four publishers has `more` accepted.
 fn nobody_is_lost(sync: Duration, backlog: usize, more: usize, keepalive: u16) {
-    let remote = Mosquitto::start_with("max_inflight_messages 0\nmax_keepalive 60\n");
+    let remote = Mosquitto::start_with("max_keepalive 60\n");
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start_with(remote.port, Connect::v4("far").persistent(), "n/#", 1);
     let rules = ["forward.1.local_topic = n/#", "keepalive = 5s"];

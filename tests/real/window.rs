@@ -12,6 +12,7 @@ use crate::common::wire::{
     Property, RECEIVE_MAXIMUM, RETAIN_AVAILABLE, ack_with, numbered_plan,
 };
 use crate::common::{collector::Collector, number_of};
+use std::time::Duration;
 
 /// A remote that greets with these properties and then leaves PUBLISHes without an answer, but
 /// everything else is answered.
@@ -163,6 +164,41 @@ fn a_mosquitto_with_a_small_window_gets_everything_in_order() {
 fn a_3_1_1_mosquitto_that_cannot_say_its_window_gets_a_burst_at_qos_2() {
     // mosquitto 2 takes 20 at once unless told otherwise, and closes the connection at one more.
     assert_eq!(through_mosquitto("", "4", 2), 0, "duplicates at QoS 2");
+}
+
+/// With more than its `max_inflight_messages` on the wire a mosquitto acknowledges messages that it
+/// never passes on, or passes on out of order, as soon as its subscriber does not keep up.
+#[test]
+fn a_3_1_1_mosquitto_as_it_is_out_of_the_package_passes_everything_on_in_order() {
+    const COUNT: usize = 3000;
+    for qos in [1, 2] {
+        let remote = Mosquitto::stock();
+        // Its subscriber is far away; the bridge is not.
+        let way = Proxy::start(remote.port);
+        way.delay(Duration::from_millis(2));
+        let far = Collector::start(way.port, "far", "t/#");
+        let rules = ["forward.1.local_topic = t/#", "proto_ver = 4"];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        assert_eq!(gateway.wait("bridge_up").number("receive_maximum"), 20);
+        Publisher::numbered("publisher", "t/1", qos, COUNT).run(gateway.port);
+        assert_eq!(far.wait_all_in_order(COUNT), 0, "duplicates at QoS {qos}");
+    }
+}
+
+#[test]
+fn the_window_before_mqtt_5_is_what_a_mosquitto_takes_unless_another_is_asked_for() {
+    let windows = [("4", None, 20), ("3", None, 20), ("5", None, 64), ("4", Some(50), 50)];
+    for (version, asked, window) in windows {
+        let remote = mute(vec![]);
+        let version = format!("proto_ver = {version}");
+        let asked = asked.map(|window| format!("max_inflight = {window}"));
+        let mut rules = vec!["forward.1.local_topic = t", "keepalive = 1s", &version];
+        rules.extend(asked.as_deref());
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        assert_eq!(gateway.wait("bridge_up").number("receive_maximum"), window);
+        let _client = flood(&gateway, 1, 80);
+        only(&remote, usize::try_from(window).expect("small"));
+    }
 }
 
 #[test]

@@ -69,7 +69,8 @@ fn a_bridge_has_the_documented_defaults() {
     assert_eq!((b.version, b.bridge_bit, b.clean_start), (Version::V5, true, false));
     assert_eq!((b.keepalive, b.ack_timeout), (Duration::from_secs(30), Duration::from_secs(20)));
     assert_eq!((b.backoff_min, b.backoff_max), (Duration::from_secs(1), Duration::from_secs(60)));
-    assert_eq!((b.max_inflight, b.rate, b.max_messages, b.max_bytes), (64, None, None, None));
+    assert_eq!((b.max_inflight, b.max_inflight_untold), (64, 20));
+    assert_eq!((b.rate, b.max_messages, b.max_bytes), (None, None, None));
     assert_eq!(b.overflow, Overflow::DropNewest);
     assert!(b.client_id.is_none() && b.will.is_none() && b.notify_topic.is_none());
     let f = &b.forward[0];

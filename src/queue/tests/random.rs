@@ -316,7 +316,7 @@ impl Play {
         for dest in [A, B] {
             let outbox = queue.outbox(dest);
             assert_eq!((outbox.pending, outbox.pending_bytes, outbox.stored), (0, 0, 0));
-            assert_eq!((outbox.inflight, outbox.inflight_qos2, outbox.gaps), (0, 0, 0));
+            assert_eq!((outbox.inflight, outbox.gaps), (0, 0));
             assert_eq!((outbox.custody_bytes, outbox.custody_held, outbox.custody_qos2), (0, 0, 0));
             assert_eq!((outbox.blocks, outbox.records, outbox.unknown_slots), (0, 0, 0));
             assert!(outbox.chain.len <= 1, "all but the open slot are free");

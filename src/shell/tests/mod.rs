@@ -274,7 +274,6 @@ fn bridge() -> Bridge {
         session_expiry: Duration::from_secs(60),
         keepalive: Duration::from_secs(30),
         ack_timeout: Duration::from_secs(20),
-        max_inflight: 64,
         ..Bridge::vacant()
     }
 }
