@@ -20,6 +20,7 @@
 //! | 0 | [`limits`] | bounds fixed at compile time, with unit and what happens there | logic |
 //! | 0 | [`vocab`] | [`vocab::Instant`], ids, a seeded generator, the overflow policies | a clock |
 //! | 0 | [`note`] | one variant a log event, with its keys | printing |
+//! | 0 | [`fit`] | numbers from one width to another, and no wrong ones | a guess |
 //! | 0 | [`planted`] | seven bugs for the simulator to find; nothing without the feature | effect |
 //! | 1 | [`mqtt`] | frames, packets, properties, topics and their mapping, 3.1 to 5 | state |
 //! | 2 | [`config`] | the table of keys; text → `Raw` → [`config::Config`] | reading files |
@@ -120,6 +121,7 @@ pub mod bridge;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod fit;
 pub mod gateway;
 pub mod limits;
 pub mod mqtt;

@@ -12,6 +12,10 @@ pub const SLOT_BYTES: usize = 8 * 4032;
 /// early.
 pub const SLOT_RECORDS_MAX: usize = 448;
 
+/// Bytes of the encoded MQTT 5 properties that are passed on with a message: as many as a record's
+/// head can say. A PUBLISH or a will with more is refused.
+pub const PROPERTIES_BYTES_MAX: usize = (1 << 20) - 1;
+
 /// Streams (lanes and paced topics) of one bridge. Paced topics beyond share streams by hash.
 pub const STREAMS_MAX: usize = 128;
 

@@ -20,6 +20,7 @@ const LINE_CHARS_MAX: usize = 100;
 const FLOORS: &[(&str, u8)] = &[
     ("limits", 0),
     ("vocab", 0),
+    ("fit", 0),
     ("note", 0),
     ("planted", 0),
     ("mqtt", 1),

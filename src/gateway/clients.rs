@@ -6,7 +6,7 @@ use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::{Gateway, State};
 use crate::broker::session::Will;
-use crate::limits::{CONNECT_WITHIN, TOPIC_ALIASES};
+use crate::limits::{CONNECT_WITHIN, PROPERTIES_BYTES_MAX, TOPIC_ALIASES};
 use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
 use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version, topic};
 use crate::note::{Note, text};
@@ -109,6 +109,10 @@ impl Gateway {
         if let Some(will) = &connect.will {
             let properties = will.properties.as_bytes().len();
             let bytes = will.topic.len() + will.payload.len() + properties;
+            if properties > PROPERTIES_BYTES_MAX {
+                let reason = Reason::PACKET_TOO_LARGE;
+                return Err(Fatal { reason, word: "will_properties_too_large" });
+            }
             if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
                 return Err(Reason::TOPIC_NAME_INVALID.into());
             }

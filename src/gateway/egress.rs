@@ -6,8 +6,9 @@ use super::Gateway;
 use super::alias::Alias;
 use super::conn::{Conn, Debts, Role, Sending};
 use super::reasons::{Reader, encode};
+use crate::fit::index;
 use crate::limits::STREAMS_MAX;
-use crate::mqtt::codec::{PublishHead, encode_publish_head};
+use crate::mqtt::codec::{PUBLISH_HEAD_OVERHEAD_MAX, PublishHead, encode_publish_head};
 use crate::mqtt::props::{Properties, Property, Variable};
 use crate::mqtt::{Ack, Packet, PacketId, Qos, Version, Writer};
 use crate::planted::{Bug, planted};
@@ -16,6 +17,16 @@ use crate::queue::window::Next;
 use crate::queue::{DropReason, Queue};
 use crate::vocab::{BridgeId, ConnId, Instant};
 use core::time::Duration;
+
+/// Subscription identifiers one PUBLISH says; what a client has beyond is left out.
+const IDS_MAX: usize = 50;
+
+/// Bytes of the properties we add: expiry and alias, then the identifiers.
+const OWN_PROPERTIES_BYTES: usize = 5 + 3 + IDS_MAX * 5;
+
+/// Bytes of the longest head of a PUBLISH.
+pub(super) const HEAD_BYTES_MAX: usize =
+    PUBLISH_HEAD_OVERHEAD_MAX + super::TOPIC_BYTES + OWN_PROPERTIES_BYTES;
 
 /// What became of one publish.
 enum Wrote {
@@ -327,9 +338,9 @@ impl Gateway {
         self.counters.out_payload += u64::from(payload);
         if total <= out.len() {
             let head = self.write_head(slot, dest, link, &sending, out);
-            let body_at = self.payload_at(&sending);
-            let payload = self.queue.pool.read(next.record, body_at, &mut out[head..total]);
-            debug_assert_eq!(head + payload, total);
+            let body_at = self.passed_on_at(slot, &sending);
+            let rest = self.queue.pool.read(next.record, body_at, &mut out[head..total]);
+            debug_assert_eq!(head + rest, total);
             self.finished(now, dest, &sending);
             return Wrote::Whole(total);
         }
@@ -362,7 +373,7 @@ impl Gateway {
         };
         let mut scratch = core::mem::take(&mut self.scratch);
         let head = self.write_head(slot, dest, link, &sending, &mut scratch);
-        let body_at = self.payload_at(&sending);
+        let body_at = self.passed_on_at(slot, &sending);
         let body = self.queue.pool.head(sending.record).body_bytes();
         let total = head + body - body_at;
         let mut at = 0;
@@ -390,9 +401,14 @@ impl Gateway {
         at
     }
 
-    fn payload_at(&self, sending: &Sending) -> usize {
+    /// Where in the body begins what goes out as it came, right behind the head: the properties
+    /// in MQTT 5, the payload before.
+    fn passed_on_at(&self, slot: u16, sending: &Sending) -> usize {
         let head = self.queue.pool.head(sending.record);
-        usize::from(head.topic_bytes) + usize::from(head.props_bytes)
+        match self.conn(slot).version {
+            Version::V5 => usize::from(head.topic_bytes),
+            Version::V31 | Version::V311 => head.payload_at(),
+        }
     }
 
     /// Bytes of the whole packet, and how it says its topic; `None` when that cannot be mapped.
@@ -403,14 +419,14 @@ impl Gateway {
         link: Option<BridgeId>,
         sending: &mut Sending,
     ) -> Option<usize> {
-        let head = *self.queue.pool.head(sending.record);
-        let payload = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
+        let passed_on =
+            self.queue.pool.head(sending.record).body_bytes() - self.passed_on_at(slot, sending);
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut probe = *sending;
         // The identifier is as long as any other.
         probe.packet_id = probe.packet_id.or(PacketId::new(1));
         let mut bytes = self.try_head(slot, dest, link, &mut probe, Pass::Choose, &mut scratch);
-        let too_large = |head: usize| head + payload > self.conn(slot).packet_bytes_max;
+        let too_large = |head: usize| head + passed_on > self.conn(slot).packet_bytes_max;
         if probe.alias != Alias::None && bytes.is_some_and(too_large) {
             // Nothing is too large for its alias.
             probe.alias = Alias::None;
@@ -418,7 +434,7 @@ impl Gateway {
         }
         sending.alias = probe.alias;
         self.scratch = scratch;
-        bytes.map(|head| head + payload)
+        bytes.map(|head| head + passed_on)
     }
 
     fn write_head(
@@ -433,7 +449,7 @@ impl Gateway {
         self.try_head(slot, dest, link, &mut sending.clone(), Pass::Write, out).unwrap_or(0)
     }
 
-    /// Everything before the payload, as this peer shall see it.
+    /// Everything before what goes out as it came, as this peer shall see it.
     fn try_head(
         &mut self,
         slot: u16,
@@ -450,23 +466,16 @@ impl Gateway {
         let head = *queue.pool.head(sending.record);
         let (local, mapped) = topics.split_at_mut(super::TOPIC_BYTES);
         let topic_bytes = usize::from(head.topic_bytes);
-        let payload = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
-        let props_bytes = usize::from(head.props_bytes);
-        let mut props = [0; 264];
-        let large_props: &[u8];
-        let local: &str = match queue.pool.contiguous(sending.record) {
-            Some(body) => {
-                large_props = &body[topic_bytes..topic_bytes + props_bytes];
-                core::str::from_utf8(&body[..topic_bytes]).ok()?
-            }
+        let mut props = [0; OWN_PROPERTIES_BYTES];
+        let local: &[u8] = match queue.pool.contiguous(sending.record) {
+            Some(body) => &body[..topic_bytes],
             None => {
-                let both = topic_bytes + props_bytes;
-                let both = &mut local[..both.min(super::TOPIC_BYTES)];
-                queue.pool.read(sending.record, 0, both);
-                large_props = both.get(topic_bytes..)?;
-                core::str::from_utf8(&both[..topic_bytes]).ok()?
+                let local = &mut local[..topic_bytes];
+                queue.pool.read(sending.record, 0, local);
+                local
             }
         };
+        let local = core::str::from_utf8(local).ok()?;
         let topic = match link {
             Some(bridge) => {
                 let rules = &links[usize::from(bridge.0)].rules;
@@ -502,7 +511,7 @@ impl Gateway {
             }
             if has_ids {
                 let session = dest.0 - u16::try_from(links.len()).unwrap_or(0);
-                let mut ids: heapless::Vec<u32, 50> = heapless::Vec::new();
+                let mut ids: heapless::Vec<u32, IDS_MAX> = heapless::Vec::new();
                 for id in subs.ids(session, sending.rule, local) {
                     // What does not fit is left out.
                     let _ = ids.push(id);
@@ -520,8 +529,9 @@ impl Gateway {
             retain: sending.retain,
             topic,
             packet_id: if sending.qos == Qos::AtMostOnce { None } else { sending.packet_id },
-            properties: [own.into_bytes(), large_props, &[]],
-            payload_bytes: payload,
+            properties: own.into_bytes(),
+            passed_on_bytes: index(head.props_bytes),
+            payload_bytes: index(head.payload_bytes),
         };
         encode_publish_head(version, &head, out).ok()
     }

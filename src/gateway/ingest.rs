@@ -4,6 +4,7 @@
 use super::Gateway;
 use super::conn::{Debt, Role};
 use super::plan::Loss;
+use crate::fit::fit;
 use crate::limits::UNRELEASED_MAX;
 use crate::mqtt::{PacketId, Qos, Reason, Version, topic};
 use crate::note::Note;
@@ -302,9 +303,9 @@ impl Gateway {
 
     fn insert(&mut self, now: Instant, source: Source, message: &Message<'_>) -> RecordId {
         let head = Head {
-            topic_bytes: u16::try_from(message.topic.len()).unwrap_or(u16::MAX),
-            props_bytes: u16::try_from(message.properties.len()).unwrap_or(u16::MAX),
-            payload_bytes: u32::try_from(message.payload.len()).unwrap_or(u32::MAX),
+            topic_bytes: fit(message.topic.len(), "topic bytes"),
+            props_bytes: fit(message.properties.len(), "property bytes"),
+            payload_bytes: fit(message.payload.len(), "payload bytes"),
             qos: message.qos,
             retain: message.retain,
             arrival: now,

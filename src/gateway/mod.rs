@@ -202,7 +202,7 @@ impl Gateway {
             notes_lost: 0,
             rng,
             plan: plan::Plan::new(destinations, usize::from(limit.subscriptions)),
-            scratch: vec![0; limit.packet_bytes.max(4096)].into_boxed_slice(),
+            scratch: vec![0; scratch_bytes(&config)].into_boxed_slice(),
             topic: vec![0; 2 * TOPIC_BYTES].into_boxed_slice(),
             now,
             started: now,
@@ -255,9 +255,8 @@ impl Gateway {
         let tables = 2 * clients + 2 * config.bridge_room();
         let aliases = alias::Aliases::planned_bytes(tables, limit.topic_bytes);
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
-        let scratch = limit.packet_bytes.max(4096)
-            + 2 * TOPIC_BYTES
-            + sys::Sys::planned_bytes(config.bridge_room());
+        let scratch =
+            scratch_bytes(config) + 2 * TOPIC_BYTES + sys::Sys::planned_bytes(config.bridge_room());
         let parts = [
             ("ring", ring),
             ("queues", entries),
@@ -555,6 +554,12 @@ const NOTES_MAX: usize = 256;
 
 /// Bytes of the longest topic MQTT knows.
 const TOPIC_BYTES: usize = 65_535;
+
+/// Room for the properties of any packet that comes in, and for the head of any PUBLISH that goes
+/// out.
+fn scratch_bytes(config: &Config) -> usize {
+    config.limit.packet_bytes.max(egress::HEAD_BYTES_MAX)
+}
 
 /// Messages of QoS 1/2 a remote may have unacknowledged towards us.
 fn inbound_window(config: &Config) -> u16 {

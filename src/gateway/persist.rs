@@ -5,7 +5,8 @@ use super::Gateway;
 use crate::bridge::link::Link;
 use crate::broker::retained::Change;
 use crate::broker::subs::Subscription;
-use crate::limits::{QOS0_RETRY, STREAMS_MAX};
+use crate::fit::fit;
+use crate::limits::{PROPERTIES_BYTES_MAX, QOS0_RETRY, STREAMS_MAX};
 use crate::mqtt::{Qos, Version};
 use crate::queue::Queue;
 use crate::queue::outbox::DestId;
@@ -328,7 +329,7 @@ impl Gateway {
                 let signed = if message.publisher == 0 { 0 } else { SIGNED };
                 value.push(message.qos.as_u8() | signed);
                 value.extend_from_slice(&message.expires_at.as_micros().to_le_bytes());
-                let props = u32::try_from(message.properties_bytes).unwrap_or(0);
+                let props: u32 = fit(message.properties_bytes, "property bytes");
                 value.extend_from_slice(&props.to_le_bytes());
                 if message.publisher != 0 {
                     value.extend_from_slice(&message.publisher.to_le_bytes());
@@ -384,7 +385,7 @@ impl Gateway {
         row.push(entry.version.level() | flags);
         if let Some(user) = user {
             // `USER_BYTES_MAX` is less than a byte can say.
-            row.push(u8::try_from(user.len()).unwrap_or(0));
+            row.push(fit(user.len(), "bytes of a user name"));
             row.extend_from_slice(user.as_bytes());
         }
         for (filter, sub) in self.subs.of_session(session) {
@@ -393,7 +394,7 @@ impl Gateway {
                 | u8::from(sub.retain_as_published) << 3;
             row.push(flags);
             row.extend_from_slice(&sub.id.to_le_bytes());
-            let bytes = u16::try_from(filter.len()).unwrap_or(0);
+            let bytes: u16 = fit(filter.len(), "bytes of a filter");
             row.extend_from_slice(&bytes.to_le_bytes());
             row.extend_from_slice(filter.as_bytes());
         }
@@ -537,7 +538,7 @@ impl Gateway {
         let expires_at = u64::from_le_bytes(row.get(1..9)?.try_into().ok()?);
         let expires_at = Instant::from_micros(expires_at);
         let props = u32::from_le_bytes(row.get(9..13)?.try_into().ok()?);
-        let props = usize::try_from(props).ok()?;
+        let props = usize::try_from(props).ok().filter(|props| *props <= PROPERTIES_BYTES_MAX)?;
         let mut body = row.get(13..)?;
         let mut publisher = 0;
         if first & SIGNED != 0 {

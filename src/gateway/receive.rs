@@ -8,7 +8,7 @@ use super::oversize::Swallowed;
 use super::sys;
 use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
-use crate::limits::CLOSE_WITHIN;
+use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
 use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, Version, decode, frame, topic};
 use crate::note::{Note, text};
@@ -366,6 +366,14 @@ impl Gateway {
         } else {
             copy_without(publish.properties, &hop, scratch).map_err(|_| Reason::PACKET_TOO_LARGE)?
         };
+        if properties > PROPERTIES_BYTES_MAX {
+            let said = match source {
+                Source::Client { .. } => Reason::QUOTA_EXCEEDED,
+                Source::Link { .. } | Source::Will { .. } | Source::Own => Reason::SUCCESS,
+            };
+            let done = self.swallow_as(slot, publish, "properties_too_large", said);
+            return Ok(done == Step::Done);
+        }
         let mut message = Message {
             topic: publish.topic,
             qos: publish.qos,

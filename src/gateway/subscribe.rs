@@ -9,6 +9,7 @@ use super::conn::Progress;
 use super::receive::{Fatal, Step};
 use crate::broker::retained::{Retained, Search};
 use crate::broker::subs::{Added, Subscription};
+use crate::fit::fit;
 use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH, SEARCH_LOOKS_A_TURN};
 use crate::mqtt::props::Properties;
 use crate::mqtt::{
@@ -231,9 +232,9 @@ impl Gateway {
         let expiry_s =
             (message.expires_at != Instant::NEVER).then(|| u32::try_from(left).unwrap_or(u32::MAX));
         let head = Head {
-            topic_bytes: u16::try_from(message.topic_bytes).unwrap_or(u16::MAX),
-            props_bytes: u16::try_from(message.properties_bytes).unwrap_or(u16::MAX),
-            payload_bytes: u32::try_from(message.payload_bytes).unwrap_or(u32::MAX),
+            topic_bytes: fit(message.topic_bytes, "topic bytes"),
+            props_bytes: fit(message.properties_bytes, "property bytes"),
+            payload_bytes: fit(message.payload_bytes, "payload bytes"),
             qos: message.qos,
             retain: true,
             arrival: now,

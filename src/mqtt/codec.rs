@@ -1,4 +1,5 @@
-//! Encoding: whole packets, and the head of a PUBLISH whose payload lies elsewhere.
+//! Encoding: whole packets, and the head of a PUBLISH whose payload, and the properties that are
+//! passed on with it, lie elsewhere.
 //!
 //! Trusts this program for what the wire could not say either way (topics, filters, properties are
 //! not validated again) and asserts what would corrupt the stream. What a version does not have is
@@ -14,7 +15,7 @@ pub use super::writer::Full;
 /// packet identifier, property length.
 pub const PUBLISH_HEAD_OVERHEAD_MAX: usize = 1 + 4 + 2 + 2 + 4;
 
-/// Everything of a PUBLISH before its payload.
+/// Everything of a PUBLISH before what is passed on as it came: properties and payload.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishHead<'a> {
     /// Left out at QoS 0 [MQTT-3.3.1-2].
@@ -24,16 +25,18 @@ pub struct PublishHead<'a> {
     pub topic: &'a str,
     /// `Some` when `qos` is not 0; ignored at QoS 0.
     pub packet_id: Option<PacketId>,
-    /// MQTT 5: encoded properties, written one after the other. Ignored before.
-    pub properties: [&'a [u8]; 3],
+    /// MQTT 5: encoded properties of this hop. Ignored before.
+    pub properties: &'a [u8],
+    /// MQTT 5: bytes of the encoded properties that the caller writes behind the head, before the
+    /// payload. Nothing of them may be written before MQTT 5.
+    pub passed_on_bytes: usize,
     pub payload_bytes: usize,
 }
 
 impl PublishHead<'_> {
     #[inline]
     fn properties_bytes(&self) -> usize {
-        let [a, b, c] = self.properties;
-        a.len() + b.len() + c.len()
+        self.properties.len() + self.passed_on_bytes
     }
 
     /// The id on the wire.
@@ -70,14 +73,17 @@ fn length_bytes(value: usize) -> usize {
     u32::try_from(value).map_or(4, super::reader::variable_bytes)
 }
 
-/// Size of the whole packet, payload included.
+/// Size of the whole packet, all that follows the head included.
 #[inline]
 pub fn publish_bytes(version: Version, head: &PublishHead<'_>) -> usize {
     let remaining = head.remaining(version);
     1 + length_bytes(remaining) + remaining
 }
 
-/// Writes everything before the payload; returns the bytes written.
+/// Writes everything before what is passed on; returns the bytes written.
+///
+/// # Errors
+/// [`Full`]: `out` is too small, or the packet larger than MQTT can say.
 ///
 /// # Panics
 /// When `qos` is not 0 and there is no packet identifier.
@@ -102,10 +108,8 @@ pub fn encode_publish_head(
     }
     if version == Version::V5 {
         writer.variable(head.properties_bytes())?;
-        for properties in head.properties {
-            if !properties.is_empty() {
-                writer.bytes(properties)?;
-            }
+        if !head.properties.is_empty() {
+            writer.bytes(head.properties)?;
         }
     }
     Ok(writer.len())
@@ -161,7 +165,8 @@ fn encode_publish(version: Version, publish: &Publish<'_>, out: &mut [u8]) -> Re
         retain: publish.retain,
         topic: publish.topic,
         packet_id: publish.packet_id,
-        properties: [publish.properties.as_bytes(), &[], &[]],
+        properties: publish.properties.as_bytes(),
+        passed_on_bytes: 0,
         payload_bytes: publish.payload.len(),
     };
     let head_bytes = encode_publish_head(version, &head, out)?;

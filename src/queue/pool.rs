@@ -23,7 +23,7 @@ pub struct RecordId {
 pub struct Head {
     pub topic_bytes: u16,
     /// Encoded MQTT 5 properties without Message Expiry, Topic Alias and Subscription Identifiers.
-    pub props_bytes: u16,
+    pub props_bytes: u32,
     pub payload_bytes: u32,
     /// As the publisher sent it.
     pub qos: Qos,
@@ -40,8 +40,12 @@ pub struct Head {
 impl Head {
     /// Bytes of topic, properties and payload together.
     pub fn body_bytes(&self) -> usize {
-        let payload = usize::try_from(self.payload_bytes).unwrap_or(usize::MAX);
-        usize::from(self.topic_bytes) + usize::from(self.props_bytes) + payload
+        self.payload_at() + widen(self.payload_bytes)
+    }
+
+    /// Where the payload begins in the body, behind topic and properties.
+    pub fn payload_at(&self) -> usize {
+        usize::from(self.topic_bytes) + widen(self.props_bytes)
     }
 
     /// Blocks the body takes.

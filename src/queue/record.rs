@@ -2,12 +2,21 @@
 //! same bytes as in RAM. A CRC-32 covers the content and its place, so that neither a flipped bit
 //! nor a record of a slot's former life is ever taken for a message.
 
-use super::pool::Head;
+use super::pool::{Head, widen};
+use crate::limits::PROPERTIES_BYTES_MAX;
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
 
 /// Bytes before the body.
 pub const HEAD_BYTES: usize = 40;
+
+/// Bits of a payload's length: no packet of MQTT is larger. The four above them in the same field
+/// are the upper ones of the properties' length; records of earlier versions have none there.
+const PAYLOAD_BITS: u32 = 28;
+
+const PAYLOAD_MASK: u32 = (1 << PAYLOAD_BITS) - 1;
+
+const _: () = assert!(PROPERTIES_BYTES_MAX < 1 << (16 + 32 - PAYLOAD_BITS));
 
 /// Where a record lies, as far as its CRC is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +34,8 @@ pub struct LogHead {
     pub crc: u32,
     pub seq: u64,
     pub topic_bytes: u16,
-    pub props_bytes: u16,
+    /// At most [`PROPERTIES_BYTES_MAX`].
+    pub props_bytes: u32,
     pub payload_bytes: u32,
     /// As this destination shall get it.
     pub qos: Qos,
@@ -55,14 +65,13 @@ impl LogHead {
     }
 
     pub fn body_bytes(&self) -> usize {
-        let payload = usize::try_from(self.payload_bytes).unwrap_or(usize::MAX);
-        // A damaged head may say anything.
-        payload.saturating_add(usize::from(self.topic_bytes) + usize::from(self.props_bytes))
+        // A damaged head may say anything, but no more than its fields have bits.
+        usize::from(self.topic_bytes) + widen(self.props_bytes) + widen(self.payload_bytes)
     }
 
     /// Head and body.
     pub fn bytes(&self) -> usize {
-        self.body_bytes().saturating_add(HEAD_BYTES)
+        self.body_bytes() + HEAD_BYTES
     }
 
     /// When it arrived. What a lost mark of the clock makes later than now has just come.
@@ -71,7 +80,14 @@ impl LogHead {
     }
 
     /// Writes the head with the given CRC.
+    ///
+    /// # Panics
+    /// When a length is beyond its bits: what is so long is refused where it enters.
     pub fn encode(&self, out: &mut [u8; HEAD_BYTES]) {
+        let [low, more, above, none] = self.props_bytes.to_le_bytes();
+        assert!(above < 16 && none == 0, "properties of {} bytes", self.props_bytes);
+        assert!(self.payload_bytes <= PAYLOAD_MASK, "payload of {} bytes", self.payload_bytes);
+        let lengths = self.payload_bytes | u32::from(above) << PAYLOAD_BITS;
         let flags = self.qos.as_u8()
             | u8::from(self.retain) << 2
             | u8::from(self.expiry_s.is_some()) << 3
@@ -81,8 +97,8 @@ impl LogHead {
         out[4] = flags;
         out[5] = self.ordinal;
         out[6..8].copy_from_slice(&self.topic_bytes.to_le_bytes());
-        out[8..10].copy_from_slice(&self.props_bytes.to_le_bytes());
-        out[10..14].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        out[8..10].copy_from_slice(&[low, more]);
+        out[10..14].copy_from_slice(&lengths.to_le_bytes());
         out[14..22].copy_from_slice(&self.seq.to_le_bytes());
         out[22..26].copy_from_slice(&self.rule.to_le_bytes());
         out[26..32].copy_from_slice(&self.arrival_ms.to_le_bytes()[..6]);
@@ -103,14 +119,15 @@ impl LogHead {
         }
         let mut arrival = [0; 8];
         arrival[..6].copy_from_slice(&bytes[26..32]);
+        let lengths = u32_at(10);
         let mut seq = [0; 8];
         seq.copy_from_slice(&bytes[14..22]);
         Some(Self {
             crc: u32_at(0),
             seq: u64::from_le_bytes(seq),
             topic_bytes: u16_at(6),
-            props_bytes: u16_at(8),
-            payload_bytes: u32_at(10),
+            props_bytes: u32::from(u16_at(8)) | lengths >> PAYLOAD_BITS << 16,
+            payload_bytes: lengths & PAYLOAD_MASK,
             qos: Qos::from_u8(flags & 3)?,
             retain: flags & 4 != 0,
             rule: u32_at(22),
@@ -178,6 +195,33 @@ mod tests {
         let head = LogHead { expiry_s: None, retain: false, session: false, ..head };
         head.encode(&mut bytes);
         assert_eq!(LogHead::decode(&bytes), Some(head));
+    }
+
+    #[test]
+    fn lengths_at_their_borders_come_back() {
+        let largest = u32::try_from(PROPERTIES_BYTES_MAX).unwrap();
+        for props_bytes in [0, 65_535, 65_536, 131_071, largest] {
+            for payload_bytes in [0, 65_535, 65_536, PAYLOAD_MASK] {
+                let head = LogHead { topic_bytes: 65_535, props_bytes, payload_bytes, ..sample() };
+                let mut bytes = [0; HEAD_BYTES];
+                head.encode(&mut bytes);
+                assert_eq!(LogHead::decode(&bytes), Some(head));
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_reads_as_it_did() {
+        let mut bytes = [0; HEAD_BYTES];
+        sample().encode(&mut bytes);
+        // Two bytes of properties, then four of payload, least first.
+        assert_eq!(bytes[6..14], [7, 0, 0x2C, 0x01, 0x70, 0x11, 0x01, 0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "properties of 1048576 bytes")]
+    fn a_length_beyond_its_bits_is_never_written() {
+        LogHead { props_bytes: 1 << 20, ..sample() }.encode(&mut [0; HEAD_BYTES]);
     }
 
     #[test]

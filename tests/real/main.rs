@@ -45,6 +45,7 @@ mod rules;
 mod sessions;
 mod sessions_survive;
 mod shared;
+mod sizes;
 mod slow_disk;
 mod status;
 mod steps;
