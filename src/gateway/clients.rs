@@ -4,11 +4,11 @@
 use super::conn::Role;
 use super::receive::{Fatal, Step};
 use super::replies::properties;
+use super::wills::will_of;
 use super::{Gateway, State};
-use crate::broker::session::Will;
-use crate::limits::{CONNECT_WITHIN, PROPERTIES_BYTES_MAX, TOPIC_ALIASES};
-use crate::mqtt::props::{Properties, Property, PropertyId, copy_without};
-use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version, topic};
+use crate::limits::{CONNECT_WITHIN, TOPIC_ALIASES};
+use crate::mqtt::props::{Properties, Property};
+use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version};
 use crate::note::{Note, text};
 use crate::queue::DropReason;
 use crate::vocab::{ConnId, Instant};
@@ -107,21 +107,7 @@ impl Gateway {
             });
         }
         if let Some(will) = &connect.will {
-            let properties = will.properties.as_bytes().len();
-            let bytes = will.topic.len() + will.payload.len() + properties;
-            if properties > PROPERTIES_BYTES_MAX {
-                let reason = Reason::PACKET_TOO_LARGE;
-                return Err(Fatal { reason, word: "will_properties_too_large" });
-            }
-            if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
-                return Err(Reason::TOPIC_NAME_INVALID.into());
-            }
-            // The one it takes the place of makes room.
-            let own = self.sessions.find(connect.client_id);
-            let own = own.and_then(|own| self.sessions[own].will.as_ref()).map_or(0, Will::bytes);
-            if self.sessions.will_bytes() - own + bytes > self.config.limit.will_bytes {
-                return Err(quota("limit_will_bytes"));
-            }
+            self.check_will(connect.client_id, will)?;
         }
         if self.stop.is_some() {
             return Err(Reason::SERVER_UNAVAILABLE.into());
@@ -229,7 +215,7 @@ impl Gateway {
         let is_v5 = connect.version == Version::V5;
         let expiry = self.granted_expiry(connect);
         let keepalive = self.granted_keepalive(connect);
-        let will = self.will_of(connect);
+        let will = connect.will.as_ref().map(will_of);
         let entry = &mut self.sessions[session];
         if entry.user.as_deref() != connect.username {
             entry.user = connect.username.map(str::to_owned);
@@ -347,23 +333,6 @@ impl Gateway {
             add(Property::AssignedClientId(client_id));
         }
         properties(&list, buffer)
-    }
-
-    fn will_of(&self, connect: &Connect<'_>) -> Option<Will> {
-        let will = connect.will.as_ref()?;
-        let hop = [PropertyId::WillDelay, PropertyId::MessageExpiry];
-        let mut properties = vec![0; will.properties.as_bytes().len()];
-        let bytes = copy_without(will.properties, &hop, &mut properties).unwrap_or(0);
-        properties.truncate(bytes);
-        Some(Will {
-            topic: will.topic.to_string(),
-            payload: will.payload.to_vec(),
-            properties,
-            expiry_s: will.properties.message_expiry(),
-            qos: will.qos,
-            retain: will.retain,
-            delay: seconds(will.properties.will_delay().unwrap_or(0)),
-        })
     }
 
     pub(super) fn client_disconnect(
@@ -581,7 +550,7 @@ fn assigned_id(number: u64) -> String {
 }
 
 /// Refused because this limit leaves no room.
-fn quota(word: &'static str) -> Fatal {
+pub(super) fn quota(word: &'static str) -> Fatal {
     Fatal { reason: Reason::QUOTA_EXCEEDED, word }
 }
 

@@ -10,7 +10,8 @@ use crate::common::wire::{Connect, Message, Property, user_property};
 
 /// Every message of these tests fits, and two of them into the ring.
 const ROOM: &str = "limit.packet_size = 256KiB\nring.bytes = 4MiB\nlimit.retained_bytes = 4MiB\n\
-                    session.max_bytes = 16MiB\nstore.retained_after = 0s\nlimit.will_bytes = 1MiB\n";
+                    session.max_bytes = 16MiB\nstore.retained_after = 0s\n\
+                    limit.will_bytes = 1MiB\n";
 
 /// User properties of `bytes` in all, as they are encoded.
 fn user_properties(mut bytes: usize) -> Vec<Property> {
