@@ -73,14 +73,16 @@ macro_rules! notes {
             pub fn part(&self) -> &'static str {
                 match self { $(Note::$variant { .. } => $part,)* }
             }
-        }
 
-        impl fmt::Display for Note {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            /// Shows every key with its value, in the order of the source, until one is an error.
+            /// A key whose value is not known is left out.
+            pub fn visit(
+                &self,
+                see: &mut dyn FnMut(&'static str, &dyn Field) -> fmt::Result,
+            ) -> fmt::Result {
                 match self {
                     $(Note::$variant { $($key),* } => {
-                        f.write_str(concat!("event=", $name))?;
-                        $(write!(f, concat!(" ", stringify!($key), "={}"), $key.show())?;)*
+                        $(if $key.is_known() { see(stringify!($key), $key)?; })*
                         Ok(())
                     })*
                 }
@@ -89,33 +91,99 @@ macro_rules! notes {
     };
 }
 
-/// How a value looks in a line.
-trait Show {
-    type Out<'a>: fmt::Display
-    where
-        Self: 'a;
-    fn show(&self) -> Self::Out<'_>;
-}
+impl Note {
+    /// How many things of its kind the line stands for, where it says that.
+    pub fn count(&self) -> Option<u64> {
+        let mut count = None;
+        // The closure never fails.
+        let _ = self.visit(&mut |key, value| {
+            if key == "count" {
+                count = value.number();
+            }
+            Ok(())
+        });
+        count
+    }
 
-macro_rules! show_number {
-    ($($kind:ty),*) => { $(impl Show for $kind {
-        type Out<'a> = $kind;
-        fn show(&self) -> $kind { *self }
-    })* };
-}
-show_number!(u16, u32, u64, usize, bool, core::net::SocketAddr);
-
-impl Show for Text {
-    type Out<'a> = Value<'a>;
-    fn show(&self) -> Value<'_> {
-        Value(self.as_str())
+    /// Writes the line with another `count=`: that of several lines together.
+    pub fn write(&self, out: &mut dyn fmt::Write, count: Option<u64>) -> fmt::Result {
+        write!(out, "event={}", self.event())?;
+        self.visit(&mut |key, value| {
+            write!(out, " {key}=")?;
+            match count {
+                Some(count) if key == "count" => write!(out, "{count}"),
+                _ => value.write(out),
+            }
+        })
     }
 }
 
-impl Show for &'static str {
-    type Out<'a> = Value<'a>;
-    fn show(&self) -> Value<'_> {
-        Value(self)
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, None)
+    }
+}
+
+/// A value in a line.
+pub trait Field {
+    /// As it looks in the line, quoted where that is needed.
+    fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+
+    fn number(&self) -> Option<u64> {
+        None
+    }
+
+    /// `false`: its key is left out.
+    fn is_known(&self) -> bool {
+        true
+    }
+}
+
+macro_rules! number_fields {
+    ($($kind:ty),*) => { $(impl Field for $kind {
+        fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+            write!(out, "{self}")
+        }
+
+        fn number(&self) -> Option<u64> {
+            u64::try_from(*self).ok()
+        }
+    })* };
+}
+number_fields!(u16, u32, u64, usize);
+
+macro_rules! word_fields {
+    ($($kind:ty),*) => { $(impl Field for $kind {
+        fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+            write!(out, "{self}")
+        }
+    })* };
+}
+word_fields!(bool, core::net::SocketAddr);
+
+impl Field for Text {
+    fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        write!(out, "{}", Value(self.as_str()))
+    }
+}
+
+impl Field for &'static str {
+    fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        write!(out, "{}", Value(self))
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        self.as_ref().map_or(Ok(()), |value| value.write(out))
+    }
+
+    fn number(&self) -> Option<u64> {
+        self.as_ref().and_then(Field::number)
+    }
+
+    fn is_known(&self) -> bool {
+        self.is_some()
     }
 }
 
@@ -177,6 +245,9 @@ notes! {
     Stall = Warn "stall" "loop" { part: &'static str, duration_ms: u64 }
     Stopping = Info "stopping" "main" { signal: &'static str }
     Stopped = Info "stopped" "main" { lost: u64, duration_ms: u64 }
+    LogLimited = Warn "log_limited" "log" {
+        of: &'static str, suppressed: u64, count: Option<u64>,
+    }
     Stats = Info "stats" "stats" {
         uptime_s: u64, clients: u32, sessions: u32, subs: u32, retained: u32, ring_msgs: u32,
         ring_cap: u32, ring_bytes: u64, store_msgs: u64, store_bytes: u64, inflight: u32,

@@ -425,6 +425,10 @@ impl Gateway {
         if let Some(note) = self.notes.pop_front() {
             return Some(note);
         }
+        let suppressed = core::mem::take(&mut self.notes_lost);
+        if suppressed > 0 {
+            return Some(Note::LogLimited { of: "any", suppressed, count: None });
+        }
         self.queue.poll_note()
     }
 
@@ -471,7 +475,8 @@ impl Gateway {
     }
 
     fn note(&mut self, note: Note) {
-        if self.notes.len() < NOTES_MAX {
+        let room = if note.part() == "client" { NOTES_OF_CLIENTS_MAX } else { NOTES_MAX };
+        if self.notes.len() < room {
             self.notes.push_back(note);
         } else {
             self.notes_lost += 1;
@@ -551,6 +556,9 @@ impl Gateway {
 
 /// Notes the core keeps until the shell takes them; more are counted.
 const NOTES_MAX: usize = 256;
+
+/// So many of them may be about clients: a crowd of these leaves room for what else there is.
+const NOTES_OF_CLIENTS_MAX: usize = 192;
 
 /// Bytes of the longest topic MQTT knows.
 const TOPIC_BYTES: usize = 65_535;

@@ -396,6 +396,14 @@ impl Queue {
         true
     }
 
+    pub fn poll_note(&mut self) -> Option<Note> {
+        if let Some(note) = self.notes.pop_front() {
+            return Some(note);
+        }
+        let suppressed = core::mem::take(&mut self.notes_lost);
+        (suppressed > 0).then_some(Note::LogLimited { of: "any", suppressed, count: None })
+    }
+
     /// Are there drops that no note told of yet?
     pub fn has_drops(&self) -> bool {
         !self.drops.is_empty()

@@ -221,7 +221,7 @@ pub struct Queue {
     gaps: heapless::Vec<Gap, GAPS_MAX>,
     slot_in_buffer: u32,
     notes: heapless::Deque<Note, 64>,
-    pub notes_lost: u64,
+    notes_lost: u64,
     wall_s: u32,
 }
 
@@ -564,10 +564,6 @@ impl Queue {
 
     pub(crate) fn wake(&mut self, source: u16) {
         self.woken.set(source);
-    }
-
-    pub fn poll_note(&mut self) -> Option<Note> {
-        self.notes.pop_front()
     }
 
     pub(crate) fn note(&mut self, note: Note) {

@@ -7,7 +7,7 @@
 
 use super::clock;
 use super::throttle::{Heading, Line, Throttle};
-use crate::note::{Level, Note};
+use crate::note::{Level, Note, text};
 use crate::vocab::Instant;
 use core::fmt::{self, Write as _};
 use core::time::Duration;
@@ -120,21 +120,24 @@ impl Logging {
         if !self.shared.wants(heading) {
             return;
         }
-        let mut line = Line::default();
-        // Writing to a line cannot fail.
-        let _ = write!(line, "{note}");
         let shared = &self.shared;
-        let periodic = matches!(note, Note::Stats { .. } | Note::StatsBridge { .. });
-        let print = |heading: Heading, line: &Line| shared.print(heading, line.as_str());
-        if periodic || self.throttle.admit(now, heading, &line, print) {
-            shared.print(heading, line.as_str());
+        let mut print = |heading: Heading, line: &Line| shared.print(heading, line.as_str());
+        if matches!(note, Note::Stats { .. } | Note::StatsBridge { .. }) {
+            self.throttle.pass(now, heading, note, &mut print);
+        } else {
+            self.throttle.note(now, heading, note, &mut print);
         }
+    }
+
+    /// The names of all bridges there are from here on.
+    pub(super) fn know_bridges<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        self.throttle.know_bridges(names.map(text));
     }
 
     /// Sums whose second is over, and as many bytes as stderr takes. Once a turn.
     pub(super) fn turn(&mut self, now: Instant) {
         let shared = &self.shared;
-        self.throttle.expire(now, |heading, line| shared.print(heading, line.as_str()));
+        self.throttle.expire(now, &mut |heading, line| shared.print(heading, line.as_str()));
         let mut output = shared.output();
         let mut chunks = 0;
         while chunks < CHUNKS_A_TURN && output.write_chunk(0) {
@@ -155,7 +158,7 @@ impl Logging {
     /// Prints every sum, over or not.
     pub(super) fn sum_up(&mut self) {
         let shared = &self.shared;
-        self.throttle.drain(|heading, line| shared.print(heading, line.as_str()));
+        self.throttle.drain(&mut |heading, line| shared.print(heading, line.as_str()));
     }
 
     /// The end: everything that stderr takes without keeping us long.
@@ -347,7 +350,6 @@ impl fmt::Display for Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::note::text;
     use std::io::Read;
     use std::os::fd::OwnedFd;
 
@@ -358,6 +360,21 @@ mod tests {
 
     fn drop_note(destination: &str) -> Note {
         Note::Drop { reason: "expired", destination: text(destination), count: 1 }
+    }
+
+    /// A line that nothing sums up.
+    fn figures(fwd_acked: u64) -> Note {
+        Note::StatsBridge {
+            name: text("a"),
+            up: true,
+            inflight: 0,
+            ring: 0,
+            store: 0,
+            oldest_ms: 0,
+            rtt_ms: 0,
+            reconnects: 0,
+            fwd_acked,
+        }
     }
 
     #[test]
@@ -406,7 +423,7 @@ mod tests {
         let mut logging = Logging::to_file(writer, log::LevelFilter::Info, None);
         let lines = 5000_u64;
         for number in 0..lines {
-            logging.note(Instant::ZERO, &drop_note(&number.to_string()));
+            logging.note(Instant::ZERO, &figures(number));
             // Returns although the pipe has been full for long.
             logging.turn(Instant::ZERO);
         }
@@ -439,7 +456,7 @@ mod tests {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         let mut logging = Logging::to_file(writer, log::LevelFilter::Info, None);
         for number in 0..10_000 {
-            logging.note(Instant::ZERO, &drop_note(&number.to_string()));
+            logging.note(Instant::ZERO, &figures(number));
             logging.turn(Instant::ZERO);
         }
         assert_eq!(logging.poll_at(), Instant::NEVER);

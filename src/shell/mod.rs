@@ -9,6 +9,7 @@
 //! against nobody (`away`).
 
 mod away;
+mod budget;
 mod buffers;
 pub mod clock;
 mod conn;
@@ -192,6 +193,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             let name = config.listeners.get(usize::from(listener)).map_or("", |l| &l.name);
             logging.note(now, &Note::Listening { listener: text(name), addr });
         }
+        logging.know_bridges(config.bridges.iter().map(|bridge| bridge.name.as_str()));
         let mut targets: Vec<Target> = config.bridges.iter().map(Target::of).collect();
         targets.resize_with(bridges, Target::default);
         Ok(Self {

@@ -71,6 +71,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             }
         }
         self.logging.set_level(config.log_level);
+        self.logging.know_bridges(config.bridges.iter().map(|bridge| bridge.name.as_str()));
         if self.stats_interval != config.stats_interval {
             self.stats_interval = config.stats_interval;
             self.stats_at = config.stats_interval.map_or(Instant::NEVER, |span| now.plus(span));
