@@ -60,6 +60,9 @@ pub const TOGETHER: Duration = Duration::from_secs(1);
 /// QoS 0 messages one destination may hold; the newest is dropped and counted beyond.
 pub const QOS0_QUEUE_MAX: u32 = 512;
 
+/// Messages whose drop is reckoned with before a new one is taken; more make no more room.
+pub const DROPS_FORESEEN_MAX: usize = 64;
+
 /// A subscriber that has acknowledged something within this keeps up.
 pub const KEEPS_UP_WITHIN: Duration = Duration::from_secs(1);
 

@@ -10,7 +10,7 @@ use crate::mqtt::{PacketId, Qos, Reason, Version, topic};
 use crate::note::Note;
 use crate::queue::outbox::DestId;
 use crate::queue::pool::{Head, RecordId};
-use crate::queue::{DropReason, Push, Reserve};
+use crate::queue::{DropReason, Foreseen, Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
 
 /// A message as the gateway passes it on: local topic, properties without those of one hop.
@@ -190,25 +190,34 @@ impl Gateway {
             if !self.queue.could_fit(body) {
                 return self.drop_everywhere(DropReason::TooLarge);
             }
-            // What goes for it may be what it needs.
-            let count = self.plan.targets.len();
-            if self.lose_oldest() && self.queue.fits(reserve, body, count) {
-                return self.take_in(now, source, message, refused);
+            // What goes for it may be what it needs, and goes only if that is enough.
+            if !self.makes_room(reserve, body) {
+                return self.wait_for_room(now, message.qos);
             }
-            self.queue.press_now();
-            if message.qos == Qos::AtMostOnce {
-                let mut wait = false;
-                for at in 0..self.plan.targets.len() {
-                    wait |= self.queue.may_wait(self.plan.targets[at].dest, now);
-                }
-                if wait {
-                    return Outcome::Parked;
-                }
-                return self.drop_everywhere(DropReason::QueueFull);
-            }
-            return Outcome::Parked;
         }
         self.take_in(now, source, message, refused)
+    }
+
+    /// Is there room once the oldest messages are dropped that go for this one?
+    fn makes_room(&self, reserve: Reserve, body: usize) -> bool {
+        let mut gone = Foreseen::new();
+        for (dest, loss) in &self.plan.losses {
+            if let Loss::Oldest(scope) = loss {
+                self.queue.foresee(&mut gone, *dest, *scope);
+            }
+        }
+        !gone.is_empty() && self.queue.fits_without(&gone, reserve, body, self.plan.targets.len())
+    }
+
+    /// The pool is short: the next flush makes room. QoS 0 waits for it for a moment where that
+    /// helps; else it is dropped, and nothing that was accepted is for its sake.
+    fn wait_for_room(&mut self, now: Instant, qos: Qos) -> Outcome {
+        let mut wait = qos != Qos::AtMostOnce || self.queue.can_squeeze(now);
+        self.queue.press_now(wait);
+        for at in 0..self.plan.targets.len() {
+            wait |= self.queue.may_wait(self.plan.targets[at].dest, now);
+        }
+        if wait { Outcome::Parked } else { self.drop_everywhere(DropReason::QueueFull) }
     }
 
     /// There is room everywhere: what has to go for the message goes, and it is where it belongs.
@@ -260,17 +269,13 @@ impl Gateway {
         Outcome::Routed { reason, record: Some(record) }
     }
 
-    /// Drops the oldest messages that go for this one; `true` when there were some.
-    fn lose_oldest(&mut self) -> bool {
-        let mut lost = false;
+    /// Drops the oldest messages that go for this one, which has its room.
+    fn lose_oldest(&mut self) {
         for at in 0..self.plan.losses.len() {
             if let (dest, Loss::Oldest(scope)) = self.plan.losses[at] {
                 self.queue.drop_oldest(dest, scope, DropReason::QueueFull);
-                lost = true;
             }
         }
-        self.plan.losses.retain(|(_, loss)| matches!(loss, Loss::Newest(_)));
-        lost
     }
 
     /// Counts the destinations that do not get the message.

@@ -1,6 +1,7 @@
 //! The whole core over a disk in memory: what a client is told, and when.
 
 mod plan;
+mod room;
 mod search;
 mod sys;
 

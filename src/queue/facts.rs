@@ -156,9 +156,11 @@ impl Queue {
         self.full_until = Instant::ZERO;
     }
 
-    /// A message found no room in the pool: the next flush makes some, up to a quarter.
-    pub fn press_now(&mut self) {
+    /// A message found no room in the pool: the next flush makes some, up to a quarter; where it
+    /// `waits` for that, at the cost of what sessions without a place on disk have.
+    pub fn press_now(&mut self, waits: bool) {
         self.pressed = true;
+        self.squeezed |= waits;
     }
 
     /// From here on everything is committed as soon as can be.

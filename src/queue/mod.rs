@@ -24,6 +24,7 @@ pub mod recv;
 pub mod refill;
 pub mod restore;
 mod rewire;
+mod room;
 mod rows;
 mod salvage;
 mod sequence;
@@ -54,6 +55,7 @@ use walk::{GAPS_MAX, Gap};
 
 pub use crate::limits::SLOT_BYTES;
 pub use facts::slots_for;
+pub use room::Foreseen;
 
 /// Why a destination does not take a message now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +206,10 @@ pub struct Queue {
     commit_all: bool,
     /// A message was settled that its publisher waits for.
     settled_source: bool,
+    /// The next flush makes room in the pool.
     pressed: bool,
+    /// Somebody waits for that whose message gets in then.
+    squeezed: bool,
     stopping: bool,
     changes: u64,
     drops: heapless::Vec<(DestId, DropReason, u64), 64>,
@@ -258,6 +263,7 @@ impl Queue {
             commit_all: false,
             settled_source: false,
             pressed: false,
+            squeezed: false,
             stopping: false,
             changes: 0,
             drops: heapless::Vec::new(),
@@ -428,26 +434,11 @@ impl Queue {
 
     /// Has the destination no room only because the disk fails?
     pub fn waits_for_disk(&self, dest: DestId) -> bool {
-        let outbox = self.outbox(dest);
+        self.box_waits_for_disk(self.outbox(dest))
+    }
+
+    fn box_waits_for_disk(&self, outbox: &Outbox) -> bool {
         self.setup.stored && self.failing && outbox.params.persistent && !outbox.stuck
-    }
-
-    /// Room in the pool for a message that goes to `destinations`? `reserve`: the part of it that
-    /// is left free, as a divisor.
-    pub fn fits(&self, reserve: Reserve, body_bytes: usize, destinations: usize) -> bool {
-        let entries = u32::try_from(destinations).unwrap_or(u32::MAX);
-        let enough = self.pool.fits(body_bytes) && self.entries.free_count() >= entries;
-        enough
-            && match reserve {
-                Reserve::Nothing => true,
-                Reserve::ForRemotes => self.is_free_above(16),
-                Reserve::ForOthers => self.is_free_above(4),
-            }
-    }
-
-    /// Could the pool ever take a body of this size?
-    pub fn could_fit(&self, body_bytes: usize) -> bool {
-        blocks_for(body_bytes) <= self.pool.block_count() / 2
     }
 
     /// Gives `dest` a reference to `record`. Room was asked for by `admit` and `fits`.

@@ -257,6 +257,12 @@ impl Pool {
         }
     }
 
+    /// Would so many references and holds less free its bytes, and its head?
+    pub fn would_free(&self, id: RecordId, refs: usize, holds: usize) -> (bool, bool) {
+        let record = self.at(id);
+        (widen(record.refs) <= refs, widen(record.holds) <= holds)
+    }
+
     /// One more destination must settle it before it is acknowledged.
     pub fn hold(&mut self, id: RecordId) {
         self.at_mut(id).holds += 1;

@@ -16,19 +16,6 @@ impl Queue {
         self.is_free_below(8)
     }
 
-    pub(super) fn is_free_below(&self, part: u32) -> bool {
-        self.pool.free_blocks() < self.pool.block_count() / part
-            || self.pool.free_records() < self.pool.record_count() / part
-            || self.entries.free_count() < self.entries.count() / part
-    }
-
-    /// More than that part of everything is free: what `fits` keeps for others.
-    pub(super) fn is_free_above(&self, part: u32) -> bool {
-        self.pool.free_blocks() > self.pool.block_count() / part
-            && self.pool.free_records() > self.pool.record_count() / part
-            && self.entries.free_count() > self.entries.count() / part
-    }
-
     /// Would anything of this destination leave RAM with a commit?
     fn can_leave(&self, outbox: &Outbox) -> bool {
         let staged = outbox.has_stored();
@@ -57,7 +44,7 @@ impl Queue {
                 outbox.evict = true;
             }
         }
-        if core::mem::take(&mut self.pressed) || self.is_short() {
+        if self.pressed || self.is_short() {
             let laggard = (0usize..)
                 .zip(self.boxes.iter())
                 .filter(|(_, outbox)| outbox.used && !outbox.stuck && self.can_leave(outbox))
@@ -65,17 +52,34 @@ impl Queue {
             if let Some((index, _)) = laggard {
                 self.boxes[index].evict = true;
             }
-            self.squeeze_zero();
-            self.squeeze(now);
         }
+        self.press_in_ram(now);
     }
 
     /// The same where there is no store at all.
     pub fn press_in_ram(&mut self, now: Instant) {
-        if core::mem::take(&mut self.pressed) || self.is_short() {
+        let short = self.is_short();
+        if core::mem::take(&mut self.pressed) || short {
             self.squeeze_zero();
+        }
+        // Nothing that was accepted goes for QoS 0 that is not there any more.
+        if core::mem::take(&mut self.squeezed) || short {
             self.squeeze(now);
         }
+    }
+
+    /// Would the next flush take something that waits in RAM from a session that has no place on
+    /// disk?
+    pub fn can_squeeze(&self, now: Instant) -> bool {
+        !self.is_resting(now)
+            && (!self.setup.stored || self.store_due(now))
+            && self.boxes.iter().any(|outbox| self.is_squeezable(outbox))
+    }
+
+    /// While the disk fails what is accepted stays: whoever sends waits.
+    fn is_squeezable(&self, outbox: &Outbox) -> bool {
+        let session = outbox.used && outbox.params.session && outbox.active != 0;
+        session && self.keeps_in_ram(outbox) && !self.box_waits_for_disk(outbox)
     }
 
     /// QoS 0 that its peers do not read goes first, the longest queue's oldest, until more than a
@@ -105,10 +109,9 @@ impl Queue {
             if self.is_free_above(4) {
                 return;
             }
-            let waits = |outbox: &Outbox| outbox.active != 0 && self.keeps_in_ram(outbox);
             let laggard = (0u16..)
                 .zip(self.boxes.iter())
-                .filter(|(_, outbox)| outbox.used && outbox.params.session && waits(outbox))
+                .filter(|(_, outbox)| self.is_squeezable(outbox))
                 .max_by_key(|(_, outbox)| (!goes_at_once(outbox, now), weight(outbox)));
             let Some((index, _)) = laggard else { return };
             let before = self.outbox(DestId(index)).records;

@@ -81,7 +81,7 @@ impl Queue {
         let waits = self.outbox(dest).load_wanted;
         if waits && self.outbox(dest).refill_failed_at != self.changes {
             self.outbox_mut(dest).refill_failed_at = self.changes;
-            self.pressed = true;
+            self.press_now(true);
         }
         waits
     }
@@ -248,7 +248,9 @@ impl Queue {
                     left_over |= bit;
                     // Once after each change others are spilled for it.
                     let outbox = self.outbox(dest);
-                    self.pressed |= outbox.starved && outbox.refill_failed_at != self.changes;
+                    if outbox.starved && outbox.refill_failed_at != self.changes {
+                        self.press_now(true);
+                    }
                 }
                 Loaded::Corrupt => {
                     // Neither its length is to be trusted nor what said which stream it is of.

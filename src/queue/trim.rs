@@ -150,36 +150,39 @@ impl Queue {
         if planted(Bug::DropOldestInFlight) && wire != NONE {
             return self.drop_entry(dest, wire, reason);
         }
-        let outbox = self.outbox(dest);
+        if let Some(index) = self.oldest_in_ram(dest, scope) {
+            return self.drop_entry(dest, index, reason);
+        }
+        let outbox = self.outbox_mut(dest);
         let stored = outbox.has_stored();
         match scope {
-            Scope::All => match self.oldest_waiting(dest) {
-                Some(index) if !stored || self.entries[index].place.is_some() => {
-                    self.drop_entry(dest, index, reason);
-                }
-                _ => self.outbox_mut(dest).trim += u32::from(stored),
-            },
-            Scope::Stream(stream) => {
-                let head = outbox.streams[usize::from(stream)].list.head;
-                if head != NONE {
-                    self.drop_entry(dest, head, reason);
-                } else if outbox.has_gap(stream) {
-                    let outbox = self.outbox_mut(dest);
-                    outbox.streams[usize::from(stream)].trim += 1;
+            Scope::All => outbox.trim += u32::from(stored),
+            Scope::Stream(stream) if outbox.has_gap(stream) => {
+                outbox.streams[usize::from(stream)].trim += 1;
+                outbox.trim_scoped += 1;
+            }
+            Scope::Rule(rule) if stored => {
+                if let Some(count) = outbox.rules.get_mut(usize::from(rule)) {
+                    count.trim += 1;
                     outbox.trim_scoped += 1;
                 }
             }
-            Scope::Rule(rule) => match self.oldest_of_rule(dest, rule) {
-                Some(index) => self.drop_entry(dest, index, reason),
-                None if stored => {
-                    let outbox = self.outbox_mut(dest);
-                    if let Some(count) = outbox.rules.get_mut(usize::from(rule)) {
-                        count.trim += 1;
-                        outbox.trim_scoped += 1;
-                    }
-                }
-                None => {}
-            },
+            Scope::Stream(_) | Scope::Rule(_) => {}
+        }
+    }
+
+    /// The oldest message of a scope, if it waits in RAM: an older one on disk goes before it.
+    pub(super) fn oldest_in_ram(&self, dest: DestId, scope: Scope) -> Option<u32> {
+        let outbox = self.outbox(dest);
+        match scope {
+            Scope::All => self
+                .oldest_waiting(dest)
+                .filter(|index| !outbox.has_stored() || self.entries[*index].place.is_some()),
+            Scope::Stream(stream) => {
+                let head = outbox.streams[usize::from(stream)].list.head;
+                (head != NONE).then_some(head)
+            }
+            Scope::Rule(rule) => self.oldest_of_rule(dest, rule),
         }
     }
 

@@ -5,6 +5,7 @@ mod damage;
 mod random;
 mod refills;
 mod restarts;
+mod room;
 mod waking;
 mod whole;
 

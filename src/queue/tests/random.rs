@@ -88,7 +88,7 @@ impl Play {
         let qos = if self.rng.below(2) == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
         let admitted = dests.iter().all(|dest| queue.admit(*dest, qos, bytes + 8).is_ok());
         if !admitted || !queue.fits(crate::queue::Reserve::Nothing, bytes + 8, 2) {
-            queue.press_now();
+            queue.press_now(true);
             return;
         }
         let number = u32::try_from(self.sent.len()).unwrap();

@@ -215,7 +215,7 @@ fn with_little_room_nothing_comes_back_that_nobody_can_send() {
     world.run(1000);
     assert_eq!(world.queue.pool.free_records(), 3);
     for _ in 0..3 {
-        world.queue.press_now();
+        world.queue.press_now(true);
         world.flush();
         world.run(1000);
         assert_eq!(world.queue.pool.free_records(), 4);

@@ -168,11 +168,11 @@ fn pressing_makes_the_room_that_qos_0_has_to_find() {
         world.publish(A, "t", Qos::AtMostOnce, 10);
     }
     assert!(!world.queue.fits(Reserve::ForOthers, 10, 1));
-    world.queue.press_now();
+    world.queue.press_now(true);
     world.flush();
     assert!(world.queue.fits(Reserve::ForOthers, 10, 1));
     // With nothing left to go the loop rests.
-    world.queue.press_now();
+    world.queue.press_now(true);
     let changes = world.queue.changes();
     world.flush();
     assert_eq!(world.queue.changes(), changes);

@@ -1,0 +1,115 @@
+//! Room in the pool: what is free, and what would be if some messages were dropped. Asked before
+//! anything is dropped: an accepted message goes only when the one it goes for really gets in.
+
+use super::outbox::DestId;
+use super::pool::blocks_for;
+use super::trim::Scope;
+use super::{Queue, Reserve};
+use crate::limits::DROPS_FORESEEN_MAX;
+
+/// Free parts of the pool and of the slab of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Free {
+    blocks: u32,
+    records: u32,
+    entries: u32,
+}
+
+/// Messages that would be dropped for another one: their destinations and entries, each once.
+pub type Foreseen = heapless::Vec<(DestId, u32), DROPS_FORESEEN_MAX>;
+
+impl Queue {
+    /// Room in the pool for a message that goes to `destinations`? `reserve`: the part of it that
+    /// is left free, as a divisor.
+    pub fn fits(&self, reserve: Reserve, body_bytes: usize, destinations: usize) -> bool {
+        self.fits_in(self.free(), reserve, body_bytes, destinations)
+    }
+
+    /// The same, once these messages are dropped. What they free for sure is counted, no more.
+    pub fn fits_without(
+        &self,
+        gone: &Foreseen,
+        reserve: Reserve,
+        body_bytes: usize,
+        destinations: usize,
+    ) -> bool {
+        let mut free = self.free();
+        for (at, (dest, index)) in gone.iter().enumerate() {
+            let entry = &self.entries[*index];
+            // One whose identifier was on the wire lives on until a commit.
+            let lives_on = entry.packet_id != 0 && self.outbox(*dest).params.journal;
+            free.entries += u32::from(!lives_on);
+            let Some(record) = entry.record else { continue };
+            let others = |(_, other): &&(DestId, u32)| self.entries[*other].record == Some(record);
+            if gone[..at].iter().any(|other| others(&other)) {
+                continue;
+            }
+            let going = || gone[at..].iter().filter(others);
+            let holds = going().filter(|(_, other)| self.entries[*other].flags.hold).count();
+            let (bytes, head) = self.pool.would_free(record, going().count(), holds);
+            free.blocks += if bytes { self.pool.head(record).blocks() } else { 0 };
+            free.records += u32::from(bytes && head);
+        }
+        self.fits_in(free, reserve, body_bytes, destinations)
+    }
+
+    fn fits_in(
+        &self,
+        free: Free,
+        reserve: Reserve,
+        body_bytes: usize,
+        destinations: usize,
+    ) -> bool {
+        let entries = u32::try_from(destinations).unwrap_or(u32::MAX);
+        let enough =
+            free.records > 0 && free.blocks >= blocks_for(body_bytes) && free.entries >= entries;
+        enough
+            && match reserve {
+                Reserve::Nothing => true,
+                Reserve::ForRemotes => self.is_above(free, 16),
+                Reserve::ForOthers => self.is_above(free, 4),
+            }
+    }
+
+    /// Could the pool ever take a body of this size?
+    pub fn could_fit(&self, body_bytes: usize) -> bool {
+        blocks_for(body_bytes) <= self.pool.block_count() / 2
+    }
+
+    /// What `drop_oldest` would drop at once, added to what is foreseen already. What it would
+    /// drop from the disk in the next flush makes no room in the pool.
+    pub fn foresee(&self, gone: &mut Foreseen, dest: DestId, scope: Scope) {
+        if let Some(index) = self.oldest_in_ram(dest, scope)
+            && !gone.iter().any(|(_, known)| *known == index)
+        {
+            // What is beyond its end counts as not gone.
+            let _ = gone.push((dest, index));
+        }
+    }
+
+    pub(super) fn is_free_below(&self, part: u32) -> bool {
+        let free = self.free();
+        free.blocks < self.pool.block_count() / part
+            || free.records < self.pool.record_count() / part
+            || free.entries < self.entries.count() / part
+    }
+
+    /// More than that part of everything is free: what `fits` keeps for others.
+    pub(super) fn is_free_above(&self, part: u32) -> bool {
+        self.is_above(self.free(), part)
+    }
+
+    fn is_above(&self, free: Free, part: u32) -> bool {
+        free.blocks > self.pool.block_count() / part
+            && free.records > self.pool.record_count() / part
+            && free.entries > self.entries.count() / part
+    }
+
+    fn free(&self) -> Free {
+        Free {
+            blocks: self.pool.free_blocks(),
+            records: self.pool.free_records(),
+            entries: self.entries.free_count(),
+        }
+    }
+}
