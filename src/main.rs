@@ -3,9 +3,9 @@
 
 use core::time::Duration;
 use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE, PasswdError};
-use spillway::config::{self, Ack, Config, Sync, Warning};
+use spillway::config::{self, Ack, Config, ConfigError, NoText, Sync, Warning};
 use spillway::gateway::{Gateway, mark};
-use spillway::note::{Note, Value, text};
+use spillway::note::{Note, Value, Visible, text};
 use spillway::queue::slots_for;
 use spillway::queue::store::{SpillStore, StoreError};
 use spillway::shell::clock::{self, Clock};
@@ -24,13 +24,10 @@ const STORE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 const DAMAGED_MAX: u32 = 3;
 const DAMAGE_SPAN: Duration = Duration::from_secs(600);
 
-/// Bytes a file the configuration names may have.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
 fn main() -> ExitCode {
     let status = match Arguments::parse(std::env::args_os().skip(1)) {
         Err(usage) => {
-            eprintln!("spillway: {usage}");
+            complain(&usage.to_string());
             EXIT_USAGE
         }
         Ok(Arguments::Help) => print(cli::HELP),
@@ -47,7 +44,7 @@ fn main() -> ExitCode {
 
 fn begin(file: &Path) -> u8 {
     if let Err(error) = shell::hold_reload() {
-        eprintln!("spillway: cannot block SIGHUP: {error}");
+        complain(&format!("cannot block SIGHUP: {error}"));
         return EXIT_FAILURE;
     }
     match load(file) {
@@ -69,15 +66,20 @@ fn passwd(file: &Path, user: &str) -> u8 {
         Err(PasswdError::Unusable(what)) => (what, EXIT_USAGE),
         Err(PasswdError::Io(what)) => (what, EXIT_FAILURE),
     };
-    eprintln!("spillway: {what}");
+    complain(&what);
     status
+}
+
+/// What went wrong, to stderr, on one line whatever is in it.
+fn complain(what: &str) {
+    eprintln!("spillway: {}", Visible(what));
 }
 
 /// Reads the configuration; every error in it is printed.
 fn load(path: &Path) -> Result<(Config, Vec<Warning>), u8> {
     read_config(path).map_err(|errors| {
         for error in errors {
-            eprintln!("{error}");
+            eprintln!("{}", Visible(&error));
         }
         EXIT_USAGE
     })
@@ -86,9 +88,13 @@ fn load(path: &Path) -> Result<(Config, Vec<Warning>), u8> {
 /// The configuration and what is doubtful in it, or all errors that are in it.
 fn read_config(path: &Path) -> Result<(Config, Vec<Warning>), Vec<String>> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
+    let bytes = cli::files::read(path)
         .map_err(|error| vec![format!("spillway: cannot read {name}: {error}")])?;
-    config::load(&name, &text, &mut read_file, &host_name())
+    let text = config::decode(&bytes).map_err(|NoText { line, what }| {
+        let (file, key) = (name.clone(), String::new());
+        vec![ConfigError { file, line, key, what }.to_string()]
+    })?;
+    config::load(&name, text, &mut read_file, &host_name())
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
@@ -113,14 +119,7 @@ fn warn(warnings: &[Warning]) {
 }
 
 fn read_file(path: &str) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let some = |file: File| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
-    let count = File::open(path).and_then(some).map_err(|error| error.to_string())?;
-    // Half of a list of users would be another list.
-    if u64::try_from(count).is_ok_and(|count| count > FILE_BYTES_MAX) {
-        return Err(format!("has more than {} KiB", FILE_BYTES_MAX / 1024));
-    }
-    Ok(bytes)
+    cli::files::read(Path::new(path)).map_err(|error| error.to_string())
 }
 
 fn host_name() -> String {
@@ -161,7 +160,7 @@ fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
     let mut logging = match Logging::to_stderr(config.log_level, filter.as_deref()) {
         Ok(logging) => logging,
         Err(error) => {
-            eprintln!("spillway: cannot use stderr: {error}");
+            complain(&format!("cannot use stderr: {error}"));
             return EXIT_FAILURE;
         }
     };

@@ -1,6 +1,10 @@
 //! Facts for the log: one variant an event, one line each. The core yields them, the shell writes
 //! them. Never a payload byte, never a secret.
 
+mod hidden;
+
+pub use hidden::{Visible, is_hidden};
+
 use core::fmt;
 
 /// Text cut to a bound, so that a note never allocates.
@@ -17,12 +21,13 @@ pub fn text(text: &str) -> Text {
     out
 }
 
-/// A value for the log: quoted when it is empty or holds spaces, quotes or control characters.
+/// A value for the log: quoted when it is empty or holds spaces, quotes, `=` or what nobody sees
+/// ([`is_hidden`]), which is written as `\u{…}`.
 pub struct Value<'a>(pub &'a str);
 
 impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=';
+        let plain = |c: char| c != ' ' && !is_hidden(c) && c != '"' && c != '=';
         if !self.0.is_empty() && self.0.chars().all(plain) {
             return f.write_str(self.0);
         }
@@ -31,8 +36,7 @@ impl fmt::Display for Value<'_> {
             match c {
                 '"' => f.write_str("\\\"")?,
                 '\\' => f.write_str("\\\\")?,
-                c if c.is_control() => write!(f, "\\u{{{:x}}}", u32::from(c))?,
-                c => fmt::Write::write_char(f, c)?,
+                c => hidden::write_char(f, c)?,
             }
         }
         f.write_str("\"")
@@ -274,5 +278,15 @@ mod tests {
     #[test]
     fn a_newline_from_a_peer_cannot_forge_a_line() {
         assert_eq!(Value("x\nevent=stopped").to_string(), r#""x\u{a}event=stopped""#);
+    }
+
+    #[test]
+    fn a_value_shows_what_is_hidden_in_it_and_cannot_pretend_to() {
+        assert_eq!(Value("a\u{2028}b\u{202e}").to_string(), r#""a\u{2028}b\u{202e}""#);
+        assert_eq!(Value("\u{feff}\u{e0041}\u{ad}").to_string(), r#""\u{feff}\u{e0041}\u{ad}""#);
+        assert_eq!(Value("\u{a0}").to_string(), r#""\u{a0}""#);
+        // What a client writes itself is told from what was written for it.
+        assert_eq!(Value("a \\u{2028}").to_string(), r#""a \\u{2028}""#);
+        assert_eq!(Value("tür/日本").to_string(), "tür/日本");
     }
 }

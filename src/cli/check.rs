@@ -6,6 +6,7 @@ use super::EXIT_FAILURE;
 use super::disk::{Disk, Medium, Place, look};
 use crate::config::{Ack, Bridge, Config, RING_SHARE, Sync, Warning};
 use crate::limits::{BLOCK_BYTES, SLOT_BYTES, SLOT_RECORDS_MAX};
+use crate::note::Visible;
 use crate::shell::has_address;
 use std::io::{self, Write};
 use std::path::Path;
@@ -80,7 +81,7 @@ fn durability(config: &Config, disk: Option<&Disk>, out: &mut dyn Write) -> io::
         writeln!(out, "  store.path = none: what is accepted and not yet forwarded is lost when")?;
         return writeln!(out, "    the gateway ends or the power fails");
     };
-    writeln!(out, "  store.path = {path} on {}", disk.file_system)?;
+    writeln!(out, "  store.path = {} on {}", Visible(path), disk.file_system)?;
     let (sync, survives) = match (config.store.sync, disk.medium) {
         (Sync::Off, _) => ("off", "neither kill -9 nor power loss for certain"),
         (Sync::Normal, _) => ("normal", "kill -9, not power loss"),
@@ -104,7 +105,8 @@ pub fn doubtful_place(path: &str) -> Option<String> {
 }
 
 fn doubt(disk: &Disk) -> Option<String> {
-    let directory = disk.directory.display();
+    let directory = disk.directory.to_string_lossy();
+    let directory = Visible(&directory);
     match disk.medium {
         Medium::Ram => Some(format!(
             "{directory} is {}, which is RAM: the store is gone when this machine restarts",
@@ -144,7 +146,8 @@ fn flash(config: &Config, disk: &Disk, out: &mut dyn Write) -> io::Result<bool> 
             writeln!(out, "  warning: the store may not grow to store.max_bytes")?;
         }
     }
-    let directory = disk.directory.display();
+    let directory = disk.directory.to_string_lossy();
+    let directory = Visible(&directory);
     match &disk.place {
         Place::Usable => {
             writeln!(out, "  {directory} exists and is writable")?;

@@ -3,7 +3,9 @@
 
 mod check;
 mod disk;
+pub mod files;
 mod passwd;
+mod replace;
 
 pub use check::{Plan, check, doubtful_place};
 pub use passwd::{Error as PasswdError, passwd};

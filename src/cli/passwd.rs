@@ -2,13 +2,14 @@
 //! they are; the file is replaced as a whole, so that a reader sees the old one or the new one.
 //! The password comes from the terminal, without echo and twice, or is the first line of stdin.
 
+use super::files;
+use super::replace::{self, Turn};
 use crate::broker::secret;
-use crate::config::{check_name, name_in};
-use std::fs::{self, File, OpenOptions};
+use crate::config::{NoText, check_name, decode, lines_and_ends, name_in};
+use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a new password is hashed with. mosquitto_passwd takes 101; this is still a few
 /// milliseconds for a router, and ten times the work for whoever has stolen the file.
@@ -19,8 +20,6 @@ const SALT_BYTES: usize = 12;
 
 /// The longest password that fits into a CONNECT.
 const PASSWORD_BYTES_MAX: usize = 65_535;
-
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Why nothing was changed.
 #[derive(Debug)]
@@ -39,8 +38,10 @@ impl From<io::Error> for Error {
 /// Asks for the password and writes the file.
 pub fn passwd(file: &Path, user: &str) -> Result<(), Error> {
     check_name(user).map_err(|what| Error::Unusable(what.to_owned()))?;
-    let file = whole(file)?;
-    let before = content(&file)?;
+    let said = |error: io::Error| Error::Io(format!("{}: {error}", file.display()));
+    let real = replace::real(file);
+    // Before anybody types in vain.
+    content(&real).map_err(said)?;
     let stdin = io::stdin();
     let password = if stdin.is_terminal() {
         let first = hidden("Password: ", &stdin)?;
@@ -58,77 +59,46 @@ pub fn passwd(file: &Path, user: &str) -> Result<(), Error> {
     let mut salt = [0; SALT_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut salt)?;
     let line = secret::user(user, &password, &salt, ITERATIONS).line();
-    replace(&file, &with(&before, user, &line))
-}
-
-/// Where the file really is: a link stays one.
-fn whole(file: &Path) -> Result<PathBuf, Error> {
-    match fs::canonicalize(file) {
-        Ok(file) => Ok(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(file.to_owned()),
-        Err(error) => Err(error.into()),
-    }
+    let turn = Turn::take(&real).map_err(said)?;
+    let before = content(&real).map_err(said)?;
+    turn.replace(&real, with(&before, user, &line).as_bytes()).map_err(said)
 }
 
 /// A file that is not there is an empty one.
-fn content(file: &Path) -> Result<String, Error> {
-    let mut text = String::new();
-    let read = match File::open(file) {
-        Ok(file) => file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
+fn content(file: &Path) -> io::Result<String> {
+    let bytes = match files::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error),
     };
-    let count = read.map_err(|error| Error::Io(format!("{}: {error}", file.display())))?;
-    if u64::try_from(count).is_ok_and(|count| count > FILE_BYTES_MAX) {
-        return Err(Error::Io(format!("{} is no list of users", file.display())));
-    }
-    Ok(text)
+    let text = decode(&bytes).map_err(|NoText { line, what }| {
+        let place = if line > 0 { format!("line {line}: ") } else { String::new() };
+        io::Error::new(io::ErrorKind::InvalidData, format!("{place}{what}"))
+    })?;
+    Ok(text.to_owned())
 }
 
 /// The text with the line of this user in its old place, or at the end.
 fn with(before: &str, user: &str, line: &str) -> String {
-    let mut after = String::with_capacity(before.len() + line.len() + 2);
+    let mut after = String::with_capacity(before.len() + line.len() + 4);
     let mut written = false;
-    for old in before.lines() {
+    // As the file has them so far.
+    let mut usual = "\n";
+    for (old, end) in lines_and_ends(before) {
+        usual = if end.is_empty() { usual } else { end };
         let is_user = name_in(old) == Some(user);
         // A second line of the same user would be an error.
         if !(is_user && written) {
             after += if is_user { line } else { old };
-            after.push('\n');
+            after += usual;
         }
         written |= is_user;
     }
     if !written {
         after += line;
-        after.push('\n');
+        after += usual;
     }
     after
-}
-
-/// The new file is on the disk before it has the name of the old one.
-fn replace(file: &Path, text: &str) -> Result<(), Error> {
-    let said = |error: io::Error| Error::Io(format!("{}: {error}", file.display()));
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new-{}", std::process::id()));
-    let new = file.with_file_name(name);
-    let write = || {
-        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        if let Ok(old) = fs::metadata(file) {
-            // Whoever it belongs to can still read it, though somebody else has changed it.
-            fchown(&out, Some(old.uid()), Some(old.gid()))?;
-        }
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        fs::rename(&new, file)
-    };
-    if let Err(error) = write() {
-        // What is left of it is of no use; the error is the other one.
-        let _ = fs::remove_file(&new);
-        return Err(said(error));
-    }
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(said)?;
-    folder.sync_all().map_err(said)
 }
 
 /// Without its end.
@@ -223,6 +193,8 @@ mod tests {
         assert_eq!(with("a:1", "bob", "bob:new"), "a:1\nbob:new\n");
         assert_eq!(with("", "bob", "bob:new"), "bob:new\n");
         assert_eq!(with("#bob:1\n", "bob", "bob:new"), "#bob:1\nbob:new\n");
+        assert_eq!(with("a:1\r\nbob:1\r\nb:2", "bob", "bob:n"), "a:1\r\nbob:n\r\nb:2\r\n");
+        assert_eq!(with("a:1\rbob:1\r", "bob", "bob:n"), "a:1\rbob:n\r");
     }
 
     #[test]

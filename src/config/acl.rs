@@ -2,6 +2,7 @@
 //! [access] FILTER`, `#` comments. What stands before the first `user` is for clients without a
 //! user name, patterns are for everybody. Knows what the lines are, not what follows from them.
 
+use super::textfile;
 use crate::limits::RULES_OF_ACCESS_MAX;
 use crate::mqtt::topic;
 
@@ -42,7 +43,7 @@ impl Acl {
     pub fn parse(text: &str) -> Result<Self, Vec<(u32, String)>> {
         let (mut acl, mut errors) = (Self::default(), Vec::new());
         let (mut user, mut count) = (None, 0);
-        for (number, line) in (1u32..).zip(text.lines()) {
+        for (number, line) in textfile::lines(text) {
             let line = line.trim_end();
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -209,7 +210,7 @@ pattern deny d/%u/x
                 }
             }
             let text = String::from_utf8_lossy(&bytes);
-            let lines = u32::try_from(text.lines().count()).unwrap();
+            let lines = u32::try_from(textfile::lines(&text).count()).unwrap();
             match Acl::parse(&text) {
                 Ok(acl) => {
                     taken += 1;

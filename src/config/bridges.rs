@@ -1,5 +1,6 @@
 //! The bridges of the configuration: everything below `bridge.NAME` but its rules.
 
+use super::auth::no_text;
 use super::check::{OVERFLOW, YEAR};
 use super::parse::{Shown, Word};
 use super::reader::{Reader, Scope};
@@ -8,7 +9,7 @@ use super::values::{
     Parsed, boolean, duration, duration_text, number, off_is_none, one_of, or_off, rate,
     same_server, seconds, servers, size, text,
 };
-use super::{Bridge, Limits, Overflow, ServerPolicy, Will};
+use super::{Bridge, Limits, Overflow, ServerPolicy, Will, textfile};
 use crate::limits::{BRIDGE_WINDOW, BRIDGE_WINDOW_UNTOLD, FORWARDS_MAX, SERVERS_MAX};
 use crate::mqtt::{Qos, Version};
 use core::time::Duration;
@@ -214,30 +215,26 @@ fn password(reader: &mut Reader<'_>, at: Scope<'_>, read_file: ReadFile<'_>) -> 
         reader.error("bridge.NAME.password_file", at, what);
         return None;
     }
-    match read_file(&path).map(without_line_end) {
-        Ok(secret) if (1..=CREDENTIAL_BYTES_MAX).contains(&secret.len()) => return Some(secret),
-        Ok(secret) => {
-            let what =
-                format!("holds {} bytes; a password has 1 to {CREDENTIAL_BYTES_MAX}", secret.len());
-            reader.error("bridge.NAME.password_file", at, what);
-        }
-        Err(why) => {
-            let what = format!("cannot be read: {}", Shown(&why));
-            reader.error("bridge.NAME.password_file", at, what);
-        }
-    }
+    let key = "bridge.NAME.password_file";
+    let what = match read_file(&path) {
+        Ok(bytes) => match textfile::password(&bytes) {
+            Ok((secret, doubt)) if (1..=CREDENTIAL_BYTES_MAX).contains(&secret.len()) => {
+                if let Some(doubt) = doubt {
+                    reader.warn(key, at, format!("{} {doubt}", Shown(&path)));
+                }
+                return Some(secret.to_vec());
+            }
+            Ok((secret, _)) => format!(
+                "{} holds {} bytes in its first line; a password has 1 to {CREDENTIAL_BYTES_MAX}",
+                Shown(&path),
+                secret.len()
+            ),
+            Err(why) => no_text(&path, &why),
+        },
+        Err(why) => format!("{} cannot be read: {}", Shown(&path), Shown(&why)),
+    };
+    reader.error(key, at, what);
     None
-}
-
-/// Without the one line end that an editor puts behind the last line.
-fn without_line_end(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    bytes
 }
 
 fn interface(word: &Word<'_>) -> Parsed<String> {

@@ -10,6 +10,7 @@ mod parse;
 mod reader;
 mod reload;
 mod rules;
+mod textfile;
 mod users;
 mod values;
 
@@ -23,6 +24,7 @@ pub use check::{RING_SHARE, load};
 pub use keys::{KEYS, Key};
 pub use parse::{ConfigError, Warning};
 pub use reload::{Reload, reload};
+pub use textfile::{NoText, TEXT_BYTES_MAX, decode, lines_and_ends};
 pub use users::{HASH_BYTES, Scheme, User, Users, check_name, name_in};
 pub use values::PORT_DEFAULT;
 

@@ -3,6 +3,8 @@
 //! whatever the text. Reads no files.
 
 use super::keys::{self, Found, Key, NAME_BYTES_MAX};
+use super::textfile;
+use crate::note::Visible;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,7 +50,7 @@ impl fmt::Display for Warning {
 }
 
 fn place(f: &mut fmt::Formatter<'_>, file: &str, line: u32, key: &str) -> fmt::Result {
-    write!(f, "{file}:")?;
+    write!(f, "{}:", Visible(file))?;
     if line > 0 {
         write!(f, "{line}:")?;
     }
@@ -59,19 +61,17 @@ fn place(f: &mut fmt::Formatter<'_>, file: &str, line: u32, key: &str) -> fmt::R
     Ok(())
 }
 
-/// Text from the file in a message: cut, and without control characters that would forge a line.
+/// Text from the file in a message: cut, and with everything that would forge a line or hide
+/// something written out.
 pub(super) struct Shown<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const CHARS_MAX: usize = 80;
-        for (count, c) in self.0.chars().enumerate() {
-            if count == CHARS_MAX {
-                return f.write_str("…");
-            }
-            fmt::Write::write_char(f, if c.is_control() { '?' } else { c })?;
+        match self.0.char_indices().nth(CHARS_MAX) {
+            Some((at, _)) => write!(f, "{}…", Visible(self.0.get(..at).unwrap_or(""))),
+            None => write!(f, "{}", Visible(self.0)),
         }
-        Ok(())
     }
 }
 
@@ -114,9 +114,9 @@ pub(super) fn parse<'a>(file: &str, text: &'a str, errors: &mut Vec<ConfigError>
         return raw;
     }
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    // Editors of another system leave a byte order mark; it is no part of the first key.
+    // Text that did not come through `decode`.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (number, line) in (1..).zip(text.lines()) {
+    for (number, line) in textfile::lines(text) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -197,6 +197,13 @@ fn unquote(value: &str) -> Result<Word<'_>, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::note::is_hidden;
+
+    fn parse_error(file: &str, key: &str) -> String {
+        let mut errors = Vec::new();
+        parse(file, &format!("{key} = 1"), &mut errors);
+        errors[0].to_string()
+    }
 
     fn read(text: &str) -> (Vec<(u32, String, String)>, Vec<String>) {
         let mut errors = Vec::new();
@@ -287,7 +294,10 @@ mod tests {
 
     #[test]
     fn a_message_cannot_forge_a_line() {
-        let (_, errors) = read("a\u{1b}[2J\u{85}b = 1");
-        assert!(errors[0].chars().all(|c| !c.is_control()), "{errors:?}");
+        let (_, errors) = read("a\u{1b}[2J\u{85}\u{2028}\u{202e}b = 1");
+        assert!(errors[0].contains(r"a\u{1b}[2J\u{85}\u{2028}\u{202e}b"), "{errors:?}");
+        assert!(errors[0].chars().all(|c| !is_hidden(c)), "{errors:?}");
+        let error = parse_error("f\ng", &"x\u{feff}".repeat(100));
+        assert!(error.starts_with(r"f\u{a}g:1: x\u{feff}x") && error.contains('…'), "{error}");
     }
 }

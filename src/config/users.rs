@@ -2,6 +2,7 @@
 //! HMAC-SHA-512) and the older `user:$6$salt$hash` (SHA-512 of password and salt). Knows what a
 //! line is; hashes nothing and reads no file.
 
+use super::textfile;
 use crate::limits::{HASH_ITERATIONS_MAX, USER_BYTES_MAX, USERS_MAX};
 use base64ct::{Base64, Encoding};
 use core::fmt;
@@ -59,7 +60,7 @@ impl Users {
     /// Reads a whole file. Errors have their line.
     pub fn parse(text: &str) -> Result<Self, Vec<(u32, String)>> {
         let (mut read, mut errors): (Vec<(User, u32)>, Vec<_>) = (Vec::new(), Vec::new());
-        for (number, line) in (1u32..).zip(text.lines()) {
+        for (number, line) in textfile::lines(text) {
             let line = line.trim_end();
             if line.is_empty() || line.starts_with('#') {
                 continue;

@@ -22,6 +22,7 @@ mod disks_start;
 mod dns;
 mod failover;
 mod faults;
+mod files;
 mod foreign;
 mod independent;
 mod init_script;

@@ -326,7 +326,7 @@ fn errors_in_them_name_the_key_and_their_own_file_and_line() {
         assert!(wrong[at].starts_with(start), "{wrong:?}");
     }
     let bytes = errors("auth.acl_file = /bytes");
-    assert_eq!(bytes, ["f:1: auth.acl_file: /bytes is not UTF-8"]);
+    assert!(bytes[0].starts_with("f:1: auth.acl_file: /bytes:1: is not UTF-8"), "{bytes:?}");
 }
 
 #[test]
