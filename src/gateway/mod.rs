@@ -405,6 +405,15 @@ impl Gateway {
         }
     }
 
+    /// Nothing is owed on this connection, either way: the next word is the peer's own.
+    pub fn is_over(&self, id: ConnId) -> bool {
+        let Some(slot) = self.live(id) else { return true };
+        let conn = self.conn(slot);
+        let owed = conn.inbound_count() + conn.pubcomps.len() + conn.control_left();
+        let pending = self.dest_of(slot).map_or(0, |dest| self.queue.outbox(dest).pending);
+        owed == 0 && pending == 0
+    }
+
     /// A connection whose kept bytes should be presented again.
     pub fn poll_resume(&mut self) -> Option<ConnId> {
         loop {

@@ -59,6 +59,10 @@ pub(super) struct Conn {
     /// Bytes to be written: `out[out_start..out_end]`.
     pub(super) out_start: usize,
     pub(super) out_end: usize,
+    /// Bytes read since the last write.
+    pub(super) unanswered: usize,
+    /// When it was last read from.
+    pub(super) read_at: Instant,
     pub(super) readable: bool,
     pub(super) writable: bool,
     /// The peer's end was announced: read on until it comes.
@@ -108,6 +112,8 @@ impl Conn {
             packet_bytes: None,
             out_start: 0,
             out_end: 0,
+            unanswered: 0,
+            read_at: Instant::ZERO,
             readable: false,
             writable: false,
             ending: false,

@@ -32,6 +32,10 @@ pub trait Core {
     fn store_took(&mut self, now: Instant, took: Duration) -> Instant;
     /// 0 = nothing (more) to send now.
     fn transmit(&mut self, now: Instant, conn: ConnId, out: &mut [u8]) -> usize;
+    /// Is no exchange under way on it, so that the peer waits for nothing and we for nothing?
+    fn is_over(&self, _conn: ConnId) -> bool {
+        false
+    }
     fn poll_ready(&mut self) -> Option<ConnId>;
     fn poll_resume(&mut self) -> Option<ConnId>;
     fn poll_action(&mut self) -> Option<Action>;
@@ -97,6 +101,10 @@ impl Core for Gateway {
 
     fn transmit(&mut self, now: Instant, conn: ConnId, out: &mut [u8]) -> usize {
         Gateway::transmit(self, now, conn, out)
+    }
+
+    fn is_over(&self, conn: ConnId) -> bool {
+        Gateway::is_over(self, conn)
     }
 
     fn poll_ready(&mut self) -> Option<ConnId> {

@@ -284,6 +284,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         }
         let now = self.use_store(now);
         self.transmit(now);
+        self.links.acknowledge(now, slept, &self.core);
         self.busy = self.act(now);
         self.busy |= self.resume(now);
         self.collect_ready();
@@ -317,6 +318,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         [
             self.core.poll_at(),
             self.links.poll_at(),
+            self.links.prompt_at(),
             self.listeners.poll_at(),
             self.resolver.poll_at(),
             self.probes.poll_at(),

@@ -110,6 +110,23 @@ pub(super) fn set_backlog(socket: &impl AsRawFd, count: u16) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets the kernel acknowledge at once what was read; it goes on delaying afterwards.
+pub(super) fn acknowledge(socket: &impl AsRawFd) {
+    let on: libc::c_int = 1;
+    let bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: the pointer and the length describe `on`, which outlives the call. A refusal leaves
+    // the delay as it is.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_QUICKACK,
+            (&raw const on).cast(),
+            bytes,
+        );
+    }
+}
+
 /// Bytes that were written and that the peer's system has not acknowledged yet. 0 also when the
 /// kernel does not say.
 pub(super) fn outstanding(socket: &impl AsRawFd) -> usize {

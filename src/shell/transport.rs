@@ -64,6 +64,13 @@ impl Transport {
         }
     }
 
+    /// Confirms at once what was read, where the transport would wait for an answer to do it with.
+    pub(super) fn acknowledge(&self) {
+        match self {
+            Self::Tcp(stream) => socket::acknowledge(stream),
+        }
+    }
+
     /// Bytes that were written and that the peer's side has not confirmed.
     pub(super) fn outstanding(&self) -> usize {
         match self {

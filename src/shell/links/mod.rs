@@ -6,6 +6,7 @@
 //! `Closed`. Never allocates after start.
 
 mod closing;
+mod prompt;
 mod receiving;
 mod sending;
 
@@ -57,6 +58,10 @@ pub(super) struct Links {
     slots: Box<[Option<Conn>]>,
     readers: Line,
     writers: Line,
+    /// Those that were read from and not written to since.
+    unanswered: Line,
+    /// When the first of them is to be acknowledged.
+    prompt_at: Instant,
     smalls: Smalls,
     loans: Loans,
     scratch: Box<[u8]>,
@@ -75,6 +80,8 @@ impl Links {
             slots: (0..count).map(|_| None).collect(),
             readers: Line::new(count),
             writers: Line::new(count),
+            unanswered: Line::new(count),
+            prompt_at: Instant::NEVER,
             smalls: Smalls::new(config),
             loans,
             scratch: vec![0; scratch_bytes].into_boxed_slice(),
@@ -170,7 +177,7 @@ impl Links {
     }
 
     /// Puts the connection where its state lets it stand.
-    fn line_up(&mut self, slot: u16) {
+    pub(super) fn line_up(&mut self, slot: u16) {
         let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
             return;
         };

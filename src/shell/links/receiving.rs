@@ -125,6 +125,9 @@ impl Links {
         if let Some(loan) = &mut conn.loan {
             loan.grown = now;
         }
+        conn.unanswered += read;
+        conn.read_at = now;
+        self.unanswered.join(slot);
         self.present(now, slot, rest + read, scratch, core);
         Ok(read)
     }

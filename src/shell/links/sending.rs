@@ -53,6 +53,7 @@ fn write(
         match conn.transport.write(&out[conn.out_start..conn.out_end]) {
             Ok(count) => {
                 conn.out_start += count;
+                conn.unanswered = 0;
                 budget = budget.saturating_sub(count);
                 conn.write_until = Instant::NEVER;
                 if conn.out_bytes() > 0 {

@@ -105,3 +105,61 @@ fn a_bridge_reads_large_packets_while_clients_hold_all_buffers() {
     });
     join_all(&mut event_loop, vec![peer]);
 }
+
+/// Does the kernel acknowledge this connection's input at once? Sets it to delay when asked to.
+fn is_prompt(event_loop: &mut Loop, id: ConnId, delay: bool) -> bool {
+    use std::os::fd::AsRawFd;
+    let conn = event_loop.links.conn(id.slot).unwrap();
+    let Transport::Tcp(stream) = &conn.transport;
+    let (mut value, mut bytes) = (0, 4);
+    // SAFETY: both calls get a pointer to an integer of ours and its length.
+    unsafe {
+        let (fd, at) = (stream.as_raw_fd(), (&raw mut value).cast());
+        if delay {
+            assert_eq!(libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_QUICKACK, at, bytes), 0);
+        }
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_QUICKACK, at, &raw mut bytes);
+    }
+    value != 0
+}
+
+#[test]
+fn what_gets_no_answer_is_acknowledged_by_the_kernel_before_long() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (mut stream, id) = client(&mut event_loop, addr);
+    assert!(!is_prompt(&mut event_loop, id, true));
+    // Not a whole packet: there is nothing to be said.
+    stream.write_all(&packet(100, 1)[..30]).unwrap();
+    turn_until(&mut event_loop, |event_loop| is_prompt(event_loop, id, false));
+    assert_eq!(event_loop.links.prompt_at(), Instant::NEVER);
+    // Once for what was read, not with every turn.
+    assert!(!is_prompt(&mut event_loop, id, true));
+    event_loop.turn().unwrap();
+    assert!(!is_prompt(&mut event_loop, id, false));
+}
+
+#[test]
+fn what_is_answered_costs_no_call_and_a_busy_loop_waits_for_an_answer() {
+    let (mut event_loop, addr) = quiet(&config(4));
+    let (mut stream, id) = client(&mut event_loop, addr);
+    assert!(!is_prompt(&mut event_loop, id, true));
+    stream.write_all(&packet(100, 1)).unwrap();
+    turn_until(&mut event_loop, |event_loop| event_loop.core.echoed == 1);
+    assert!(!is_prompt(&mut event_loop, id, false), "the answer carries it");
+    let read = |event_loop: &mut Loop, now| {
+        event_loop.links.ready(id);
+        event_loop.links.conn(id.slot).unwrap().readable = true;
+        event_loop.links.line_up(id.slot);
+        event_loop.links.read_all(now, &mut event_loop.core);
+        event_loop.links.conn(id.slot).unwrap().unanswered
+    };
+    stream.write_all(&packet(100, 1)[..30]).unwrap();
+    let now = event_loop.clock.now();
+    while read(&mut event_loop, now) == 0 {}
+    event_loop.links.acknowledge(now, Duration::ZERO, &event_loop.core);
+    assert!(!is_prompt(&mut event_loop, id, false), "the rest may come at once");
+    let later = event_loop.links.prompt_at();
+    assert!(later > now && later != Instant::NEVER);
+    event_loop.links.acknowledge(later, Duration::ZERO, &event_loop.core);
+    assert!(is_prompt(&mut event_loop, id, false));
+}

@@ -73,6 +73,8 @@ struct Echo {
     /// Takes no packet while this is set, and says `open` with it.
     parking: Option<bool>,
     kept_max: usize,
+    /// Packets sent back.
+    echoed: usize,
     ready: VecDeque<ConnId>,
     resume: VecDeque<ConnId>,
     actions: VecDeque<Action>,
@@ -166,6 +168,7 @@ impl Core for Echo {
                 break;
             }
             self.send(conn, &buffer[at..at + bytes]);
+            self.echoed += 1;
             at += bytes;
         }
         buffer.copy_within(at.., 0);
