@@ -214,7 +214,7 @@ fn boot_file(boot: u64) -> c_int {
     let length = libc::off_t::try_from(text.len()).expect("small");
     // SAFETY: the name ends with a zero; the text lives longer than the calls.
     unsafe {
-        let fd = libc::memfd_create(c"boot_id".as_ptr(), 0);
+        let fd = libc::memfd_create(c"boot_id".as_ptr(), libc::MFD_CLOEXEC);
         assert!(fd >= 0, "a file in memory");
         let data = text.as_ptr().cast::<c_void>();
         let written = libc::syscall(libc::SYS_pwrite64, fd, data, text.len(), 0);

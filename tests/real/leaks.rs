@@ -2,7 +2,9 @@
 //! log that stays small. `scripts/bench leaks` does the same with ten times as many.
 
 use crate::common::client::dial;
-use crate::common::gateway::{Gateway, bridge};
+use crate::common::gateway::{Gateway, bridge, bridge_to};
+use crate::common::mosquitto::Mosquitto;
+use crate::common::names::{Answer, NameServer};
 use crate::common::wait_until;
 use crate::common::wire::{self, Connect, Message};
 use std::io::{Read, Write};
@@ -40,6 +42,51 @@ fn report(what: &str, count: usize, before: (i64, usize), after: (i64, usize), l
 
 fn log_bytes(gateway: &Gateway) -> usize {
     gateway.lines().iter().map(|line| line.len() + 1).sum()
+}
+
+/// What a process has open beside its standard streams that a program it becomes would have too.
+fn kept_over_exec(id: u32) -> (usize, Vec<String>) {
+    let proc = format!("/proc/{id}");
+    let (mut count, mut kept) = (0, Vec::new());
+    for entry in std::fs::read_dir(format!("{proc}/fd")).expect("procfs") {
+        let entry = entry.expect("procfs");
+        let number = entry.file_name().into_string().expect("a number");
+        let target = std::fs::read_link(entry.path());
+        let info = std::fs::read_to_string(format!("{proc}/fdinfo/{number}"));
+        // One that is closed meanwhile is none.
+        let (Ok(target), Ok(info)) = (target, info) else { continue };
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
+        let flags = i32::from_str_radix(flags.trim(), 8).expect("an octal number");
+        if !["0", "1", "2"].contains(&number.as_str()) {
+            count += 1;
+            if flags & libc::O_CLOEXEC == 0 {
+                kept.push(format!("{number} {}", target.display()));
+            }
+        }
+    }
+    (count, kept)
+}
+
+#[test]
+fn every_descriptor_is_closed_on_exec() {
+    let remote = Mosquitto::start();
+    // The name is asked for as long as nobody answers, so that its sockets are open.
+    let names = NameServer::start(Answer::Silence);
+    let rules = ["forward.1.local_topic = n"];
+    let unnamed = bridge_to("unnamed", "mqtt://broker.example:1883", &rules);
+    let configuration = format!("{}{unnamed}", bridge("up", remote.port, &rules));
+    let gateway = Gateway::start_with(&configuration, &names.environment());
+    gateway.wait_with("bridge_up", &[("bridge", "up")]);
+    let mut client = Connect::v5("c").open(gateway.port);
+    client.publish(&Message::new("n", "x").qos(2));
+    wait_until("a question", || names.questions() > 0);
+    // What we were given ourselves it was given, too.
+    let (_, given) = kept_over_exec(std::process::id());
+    let (count, mut kept) = kept_over_exec(gateway.process().id());
+    kept.retain(|kept| !given.contains(kept));
+    // The poll, signals, a listener, the log's end, a client, a bridge, a name, the store.
+    assert!(count >= 9, "{count} descriptors");
+    assert_eq!(kept, [""; 0], "of {count}");
 }
 
 #[test]

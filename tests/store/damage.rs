@@ -1,7 +1,8 @@
 //! What is found at start: damaged, foreign, newer or locked files.
 
 use super::*;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::process::CommandExt;
 
 #[test]
 fn a_second_opening_is_refused_until_the_first_is_closed() {
@@ -11,6 +12,53 @@ fn a_second_opening_is_refused_until_the_first_is_closed() {
     assert_eq!(second, Some(OpenError::InUse));
     drop(first);
     open(&dir.db());
+}
+
+/// Waits in a child between `fork` and `exec` until it is told to go on.
+struct Forked {
+    go_on: io::PipeWriter,
+    child: std::thread::JoinHandle<std::process::Output>,
+}
+
+impl Forked {
+    fn new(mut command: Command) -> Forked {
+        let (told, go_on) = io::pipe().unwrap();
+        let (mut here, is_here) = io::pipe().unwrap();
+        // SAFETY: the child only reads and writes pipes.
+        unsafe {
+            command.pre_exec(move || {
+                (&is_here).write_all(b"!")?;
+                (&told).read_exact(&mut [0])
+            });
+        }
+        let child = std::thread::spawn(move || command.output().unwrap());
+        here.read_exact(&mut [0]).unwrap();
+        Forked { go_on, child }
+    }
+
+    /// What it writes as the program that it becomes.
+    fn go_on(mut self) -> String {
+        self.go_on.write_all(b"!").unwrap();
+        String::from_utf8(self.child.join().unwrap().stdout).unwrap()
+    }
+}
+
+#[test]
+fn a_forked_child_holds_neither_the_lock_nor_a_file_of_the_store() {
+    let dir = Dir::new("forked");
+    let mut store = open(&dir.db());
+    store.put(Table::Meta, b"a", b"1").unwrap();
+    store.commit().unwrap();
+    let mut list = Command::new("ls");
+    list.args(["-l", "/proc/self/fd"]);
+    let child = Forked::new(list);
+    let second = SqliteStore::open(&dir.db(), None, Sync::Full, None).err();
+    assert_eq!(second, Some(OpenError::InUse), "the lock is held as before");
+    drop(store);
+    drop(open(&dir.db()));
+    let files = child.go_on();
+    assert!(files.contains("/proc/"), "{files}");
+    assert!(!files.contains("spill.db"), "{files}");
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl Extents {
 }
 
 /// Held while the store is open; the kernel lets go when the process dies.
-pub(super) struct LockFile(#[expect(dead_code, reason = "its life is the lock")] File);
+pub(super) struct LockFile(File);
 
 impl LockFile {
     /// `None`: another process has it.
@@ -152,6 +152,15 @@ impl LockFile {
         }
         let error = io::Error::last_os_error();
         if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Closing is not enough: a process forked meanwhile has the descriptor, and with it the
+        // lock, until it has become another program.
+        // SAFETY: the descriptor is open. A lock that is not let go of goes with the descriptor.
+        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
     }
 }
 
