@@ -29,6 +29,7 @@ mod rows;
 mod salvage;
 mod sequence;
 mod settle;
+pub mod setup;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -56,6 +57,7 @@ use walk::{GAPS_MAX, Gap};
 pub use crate::limits::SLOT_BYTES;
 pub use facts::slots_for;
 pub use room::Foreseen;
+pub use setup::{BoxSetup, Setup};
 
 /// Why a destination does not take a message now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,43 +122,6 @@ impl DropReason {
             Self::SlowSubscriber => "slow_subscriber",
             Self::Refused => "refused",
             Self::NotAuthorized => "not_authorized",
-        }
-    }
-}
-
-/// What the queue is told once.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    pub messages: u32,
-    pub bytes: usize,
-    /// Streams, window and conflation table entries of each destination.
-    pub boxes: Vec<BoxSetup>,
-    pub slot_count: u32,
-    pub session_slots_max: u32,
-    /// Publishers wait for a commit (`ack = safe`).
-    pub safe: bool,
-    /// There is a store.
-    pub stored: bool,
-    pub flush_after: Duration,
-    pub connections: u16,
-    pub receive_ids: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct BoxSetup {
-    pub streams: usize,
-    pub window: u16,
-    pub conflating_rules: usize,
-    pub session: bool,
-}
-
-impl BoxSetup {
-    /// Entries its window is sure of.
-    fn entries(&self) -> u32 {
-        if self.session {
-            u32::from(SESSION_WINDOW_SURE)
-        } else {
-            u32::from(self.window).saturating_mul(2)
         }
     }
 }
