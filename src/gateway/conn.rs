@@ -166,6 +166,8 @@ pub struct Conn {
     pub pubcomps: Debts,
     /// QoS 2 messages taken over this connection and not released.
     pub unreleased: usize,
+    /// It was told that it has more of them than it is sure of.
+    pub beyond_share: bool,
     /// A debt waits for a commit.
     pub awaits_commit: bool,
     /// Bytes at the start of its buffer that are PUBLISHes which found no room.
@@ -229,6 +231,7 @@ impl Conn {
             alias_parked: false,
             window_learned: 0,
             unreleased: 0,
+            beyond_share: false,
             retry: false,
             swallow_left: 0,
             subscribing: None,
@@ -268,6 +271,7 @@ impl Conn {
         self.alias_parked = false;
         self.window_learned = 0;
         self.unreleased = 0;
+        self.beyond_share = false;
         self.retry = false;
         self.swallow_left = 0;
         self.subscribing = None;

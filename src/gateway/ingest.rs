@@ -6,8 +6,8 @@ use super::conn::{Debt, Role};
 use super::plan::Loss;
 use crate::fit::fit;
 use crate::limits::UNRELEASED_MAX;
-use crate::mqtt::{PacketId, Qos, Reason, Version, topic};
-use crate::note::Note;
+use crate::mqtt::{PacketId, Publish, Qos, Reason, Version, topic};
+use crate::note::{Note, text};
 use crate::queue::outbox::DestId;
 use crate::queue::pool::{Head, RecordId};
 use crate::queue::{DropReason, Foreseen, Push, Reserve};
@@ -97,8 +97,13 @@ impl Gateway {
         }
         // Before it is routed: a message without its identifier would be routed twice.
         let unreleased = self.queue.received(owner);
-        if exactly_once && (unreleased >= UNRELEASED_MAX || self.queue.recv.is_full()) {
+        if exactly_once && unreleased >= UNRELEASED_MAX {
             return Err(Reason::QUOTA_EXCEEDED);
+        }
+        if exactly_once && !self.queue.recv.has_room(owner.0) {
+            // It goes on when it has released some itself, or others have.
+            self.tell_beyond_share(slot);
+            return Ok(false);
         }
         let (reason, record) = match self.route(now, source, message) {
             Outcome::Parked => return Ok(false),
@@ -129,6 +134,27 @@ impl Gateway {
         }
         self.ready.set(slot);
         Ok(true)
+    }
+
+    /// Who has more QoS 2 messages unreleased than he is sure of, and finds no more in common, is
+    /// named once a connection.
+    pub(super) fn tell_beyond_share(&mut self, slot: u16) {
+        if core::mem::replace(&mut self.conn_mut(slot).beyond_share, true) {
+            return;
+        }
+        if let Role::Client { session } = self.conn(slot).role {
+            let client = text(&self.sessions[session].client_id);
+            self.note(Note::LimitReached { client, limit: "limit.inflight" });
+        }
+    }
+
+    /// Is this a new QoS 2 message of somebody who can be told that there is no identifier left?
+    pub(super) fn is_beyond_share(&self, slot: u16, session: u16, publish: &Publish<'_>) -> bool {
+        let owner = self.session_dest(session).0;
+        publish.qos == Qos::ExactlyOnce
+            && self.conn(slot).version == Version::V5
+            && !self.queue.recv.has_room(owner)
+            && publish.packet_id.is_some_and(|id| !self.queue.recv.contains(owner, id.raw()))
     }
 
     fn inbound_limit(&self, source: Source) -> u16 {

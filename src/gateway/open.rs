@@ -4,7 +4,7 @@ use super::Gateway;
 use crate::bridge::link::{Link, State};
 use crate::bridge::rules::Rules;
 use crate::config::{Bridge, Config, Overflow};
-use crate::limits::{REFUSAL_CONNECTIONS, STREAMS_MAX};
+use crate::limits::{RECEIVE_IDS_IN_COMMON, REFUSAL_CONNECTIONS, STREAMS_MAX};
 use crate::note::text;
 use crate::queue::outbox::{DestId, Params};
 use crate::queue::{BoxSetup, Setup};
@@ -110,24 +110,28 @@ fn percent(count: u32, percent: u32) -> u32 {
     u32::try_from(u64::from(count) * u64::from(percent) / 100).unwrap_or(u32::MAX)
 }
 
-/// What is allocated for the queue of a bridge.
-pub(super) fn box_setup(bridge: &Bridge) -> BoxSetup {
+/// What is allocated for the queue of a bridge whose remote may have so many QoS 2 messages
+/// unreleased towards us.
+pub(super) fn box_setup(bridge: &Bridge, received: u16) -> BoxSetup {
     BoxSetup {
         streams: Rules::stream_count(bridge),
         window: bridge.max_inflight,
         conflating_rules: bridge.forward.iter().filter(|rule| rule.conflate).count(),
         session: false,
+        receive_ids: received,
     }
 }
 
 pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
+    let received = super::inbound_window(config);
     let vacant = config.bridge_room() - config.bridges.len();
     let vacant = core::iter::repeat_n(Bridge::vacant(), vacant)
-        .map(|bridge| BoxSetup { streams: STREAMS_MAX, ..box_setup(&bridge) });
-    let bridges = config.bridges.iter().map(box_setup).chain(vacant);
+        .map(|bridge| BoxSetup { streams: STREAMS_MAX, ..box_setup(&bridge, received) });
+    let bridges = config.bridges.iter().map(|bridge| box_setup(bridge, received)).chain(vacant);
     let window = config.limit.inflight;
-    let session = BoxSetup { streams: 1, window, conflating_rules: 0, session: true };
-    let aside = BoxSetup { streams: 1, window: 1, conflating_rules: 0, session: true };
+    let session =
+        BoxSetup { streams: 1, window, conflating_rules: 0, session: true, receive_ids: window };
+    let aside = BoxSetup { window: 1, receive_ids: 0, ..session };
     let boxes = bridges
         .chain(core::iter::repeat_n(session, usize::from(config.limit.sessions)))
         .chain([aside])
@@ -144,6 +148,6 @@ pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
         stored,
         flush_after: config.store.flush_after,
         connections: config.limit.clients.saturating_add(REFUSAL_CONNECTIONS).saturating_add(links),
-        receive_ids: u32::from(config.limit.sessions) * 16 + 4096,
+        receive_ids: RECEIVE_IDS_IN_COMMON,
     }
 }

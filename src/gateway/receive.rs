@@ -336,6 +336,12 @@ impl Gateway {
             // Read-only; before MQTT 5 there is no word for it.
             return Ok(self.swallow_as(slot, publish, "sys_topic", Reason::NOT_AUTHORIZED));
         }
+        if let Source::Client { session, .. } = source
+            && self.is_beyond_share(slot, session, publish)
+        {
+            self.tell_beyond_share(slot);
+            return Ok(self.swallow_as(slot, publish, "unreleased", Reason::QUOTA_EXCEEDED));
+        }
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut topics = core::mem::take(&mut self.topic);
         let result = self.publish_mapped(now, slot, source, publish, &mut scratch, &mut topics);

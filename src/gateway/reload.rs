@@ -185,6 +185,7 @@ impl Gateway {
         restore: &mut dyn FnMut(&mut Self, DestId) -> Result<(), StoreError>,
     ) -> Result<(), Text> {
         let mut taken = Vec::new();
+        let received = super::inbound_window(&self.config);
         for (change, at) in changes.iter().zip(0u16..) {
             let Change::Add(new) = change else { continue };
             let dest = DestId(at);
@@ -194,7 +195,7 @@ impl Gateway {
             // What is found in the store is sorted by these.
             self.links[usize::from(at)].rules = Rules::new(new);
             let params = self.bridge_params(new, &self.links[usize::from(at)].rules);
-            self.queue.take_up(dest, params, &box_setup(new));
+            self.queue.take_up(dest, params, &box_setup(new, received));
             taken.push(dest);
             if restore(self, dest).is_err() {
                 for dest in taken {
@@ -248,7 +249,7 @@ impl Gateway {
         (link.reconnects, link.acked) = (old.reconnects, old.acked);
         let params = self.bridge_params(&config, &link.rules);
         self.links[usize::from(at)] = link;
-        let room = box_setup(&config);
+        let room = box_setup(&config, super::inbound_window(&self.config));
         self.with_streams(now, |queue, streams| queue.rewire(dest, params, &room, streams));
         let first = self.client_slots + at * 2;
         for slot in first..first + 2 {

@@ -90,6 +90,13 @@ impl World {
         assert_eq!(taken.kept, 0);
     }
 
+    /// Bytes that come behind what was kept; that stays kept.
+    fn receive_behind(&mut self, conn: ConnId, kept: &[u8], bytes: &[u8]) {
+        let mut buffer = [kept, bytes].concat();
+        let taken = self.gateway.receive(self.now, conn, &mut buffer);
+        assert_eq!(taken.kept, kept.len());
+    }
+
     /// A turn, a second later; what the connection is sent in it.
     fn turn(&mut self, conn: ConnId) -> Vec<u8> {
         self.now = self.now.plus(Duration::from_secs(1));
@@ -134,18 +141,40 @@ fn pubcomp_waits_for_the_store_over_a_new_connection_too() {
     assert_eq!(world.turn(client), [0x70, 2, 0, 9]);
 }
 
+/// QoS 2 on `t/a` with this identifier.
+fn exactly_once(id: u8) -> [u8; 9] {
+    [0x34, 7, 0, 3, b't', b'/', b'a', 0, id]
+}
+
 #[test]
-fn a_message_whose_identifier_finds_no_room_is_not_passed_on() {
-    let mut world = World::new();
-    let client = world.client(b'c');
-    for id in 1.. {
-        if world.gateway.queue.recv.insert(100, id, Stage::Durable).is_err() {
+fn who_leaves_messages_unreleased_takes_no_identifier_from_others() {
+    let mut world = World::with("limit.inflight = 4\nlimit.sessions = 8\n", 64);
+    let greedy = world.client(b'c');
+    let modest = world.client(b'd');
+    let [greedy_dest, modest_dest] = [0, 1].map(|at| world.gateway.session_dest(at).0);
+    for id in 100.. {
+        if world.gateway.queue.recv.insert(greedy_dest, id, Stage::Durable).is_err() {
             break;
         }
     }
-    let mut buffer = [0x34, 7, 0, 3, b't', b'/', b'a', 0, 9];
-    world.gateway.receive(world.now, client, &mut buffer);
-    assert_eq!(world.gateway.queue.outbox(DestId(0)).pending, 0);
+    let mut buffer = exactly_once(9);
+    let kept = world.gateway.receive(world.now, greedy, &mut buffer).kept;
+    assert_eq!((kept, world.gateway.queue.outbox(DestId(0)).pending), (9, 0), "it waits");
+    assert_eq!(world.turn(greedy), []);
+    for id in 1..=4 {
+        world.receive(modest, &exactly_once(id));
+        assert_eq!(world.turn(modest), [0x50, 2, 0, id]);
+    }
+    let mut buffer = exactly_once(5);
+    let kept = world.gateway.receive(world.now, modest, &mut buffer).kept;
+    assert_eq!(kept, 9, "beyond its share it waits too");
+    world.receive_behind(modest, &buffer, &[0x62, 2, 0, 1]);
+    assert_eq!(world.turn(modest), [0x70, 2, 0, 1]);
+    let again: Vec<ConnId> = core::iter::from_fn(|| world.gateway.poll_resume()).collect();
+    assert_eq!(again, [greedy, modest], "both are tried again");
+    world.receive(modest, &buffer);
+    assert_eq!(world.turn(modest), [0x50, 2, 0, 5]);
+    assert!(!world.gateway.queue.recv.has_room(modest_dest));
 }
 
 #[test]

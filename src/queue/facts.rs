@@ -129,6 +129,8 @@ impl Queue {
     /// The peer released an identifier; `false` when it was not known.
     pub fn release_id(&mut self, owner: DestId, id: u16) -> bool {
         let known = self.recv.remove(owner.0, id);
+        // Whoever was refused an identifier may have one now.
+        self.changes += u64::from(known);
         let outbox = self.outbox_mut(owner);
         outbox.received = outbox.received.saturating_sub(u32::from(known));
         known

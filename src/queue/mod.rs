@@ -38,7 +38,7 @@ pub mod trim;
 mod walk;
 pub mod window;
 
-use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, REFUSED_MAX, SESSION_WINDOW_SURE};
+use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, REFUSED_MAX};
 use crate::mqtt::Qos;
 use crate::mqtt::topic::topic_hash;
 use crate::note::{Note, Text};
@@ -210,7 +210,7 @@ impl Queue {
             txn: flush::Txn::new(boxes.len()),
             boxes: boxes.into_boxed_slice(),
             log: Log::new(setup.slot_count),
-            recv: RecvIds::new(setup.receive_ids, boxes_count),
+            recv: RecvIds::new(setup.receive_ids, &setup.receive_shares()),
             commits: 0,
             woken: Marks::new(usize::from(setup.connections)),
             sendable: Marks::new(boxes_count),
@@ -261,7 +261,7 @@ impl Queue {
             Pool::planned_bytes(setup.messages, setup.bytes),
             Slab::planned_bytes(entry_count(setup.messages, windows))
                 + boxes
-                + RecvIds::planned_bytes(setup.receive_ids, setup.boxes.len()),
+                + RecvIds::planned_bytes(setup.receive_ids, &setup.receive_shares()),
             Log::planned_bytes(setup.slot_count) + 2 * SLOT_BYTES,
         ]
     }

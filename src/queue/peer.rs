@@ -7,7 +7,6 @@ use super::Queue;
 use super::entry::{Chain, State};
 use super::outbox::DestId;
 use super::pool::NONE;
-use super::recv::Stage;
 use crate::limits::SERVERS_MAX;
 use crate::mqtt::{PacketId, Qos};
 use crate::planted::{Bug, planted};
@@ -75,7 +74,7 @@ impl Queue {
         let received = back.map(|at| core::mem::take(&mut at.received)).unwrap_or_default();
         for id in received {
             // A set too small for them forgets some: duplicates, never a loss.
-            let fresh = self.recv.insert(dest.0, id, Stage::Durable) == Ok(true);
+            let fresh = self.recv.restore(dest.0, id) == Ok(true);
             self.outbox_mut(dest).received += u32::from(fresh);
         }
         if self.setup.stored {

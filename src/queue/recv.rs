@@ -1,6 +1,9 @@
 //! Packet identifiers of QoS 2 messages that were received and are not released yet, of all
 //! sessions and bridges together: method of section 4.3.3, by identifier. A fixed open-addressing
 //! set; never allocates after `new`.
+//!
+//! Every owner is sure of its share, whatever the others do: who has used up his own takes from
+//! what is kept in common, and only he is refused when that is gone.
 
 use super::pool::{RecordId, widen};
 
@@ -25,27 +28,44 @@ pub struct RecvIds {
     len: u32,
     /// How many each owner has: most have none, and the table need not be searched for them.
     counts: Box<[u16]>,
+    /// What each is sure of.
+    shares: Box<[u16]>,
+    common_max: u32,
+    /// What all have together beyond their shares. Restored ones count too, and may pass the bound.
+    common: u32,
 }
 
 /// The set has no room for one more identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecvFull;
 
+/// Places of a table for so many identifiers: at most three quarters are taken, and half of what is
+/// left is for those that a store of another configuration brings.
+fn places(count: u32) -> usize {
+    (widen(count.max(8)) * 4).div_ceil(3).next_power_of_two()
+}
+
 impl RecvIds {
-    /// Room for `count` identifiers of so many owners.
-    pub fn new(count: u32, owners: usize) -> Self {
-        let size = widen(count.max(8)).next_power_of_two() * 2;
+    /// Room for each owner's share, and so many identifiers in common.
+    pub fn new(common: u32, shares: &[u16]) -> Self {
+        let sure: u32 = shares.iter().map(|share| u32::from(*share)).sum();
+        let size = places(sure.saturating_add(common));
         Self {
             table: vec![EMPTY; size].into_boxed_slice(),
             stages: vec![Stage::Ready; size].into_boxed_slice(),
             len: 0,
-            counts: vec![0; owners].into_boxed_slice(),
+            counts: vec![0; shares.len()].into_boxed_slice(),
+            shares: shares.into(),
+            common_max: common,
+            common: 0,
         }
     }
 
-    pub fn planned_bytes(count: u32, owners: usize) -> usize {
-        let places = widen(count.max(8)).next_power_of_two() * 2;
-        places * (4 + size_of::<Stage>()) + owners * size_of::<u16>()
+    /// What `new` allocates.
+    pub fn planned_bytes(common: u32, shares: &[u16]) -> usize {
+        let sure: u32 = shares.iter().map(|share| u32::from(*share)).sum();
+        places(sure.saturating_add(common)) * (4 + size_of::<Stage>())
+            + shares.len() * 2 * size_of::<u16>()
     }
 
     pub fn len(&self) -> u32 {
@@ -56,9 +76,15 @@ impl RecvIds {
         self.len == 0
     }
 
-    /// No room for one more.
-    pub fn is_full(&self) -> bool {
-        widen(self.len) * 2 >= self.table.len()
+    /// May this owner have one more?
+    pub fn has_room(&self, owner: u16) -> bool {
+        let at = usize::from(owner);
+        self.counts[at] < self.shares[at] || self.common < self.common_max
+    }
+
+    /// Has this owner as many as it is sure of?
+    pub fn is_beyond_share(&self, owner: u16) -> bool {
+        self.counts[usize::from(owner)] >= self.shares[usize::from(owner)]
     }
 
     pub fn contains(&self, owner: u16, id: u16) -> bool {
@@ -69,15 +95,33 @@ impl RecvIds {
     pub fn insert(&mut self, owner: u16, id: u16, stage: Stage) -> Result<bool, RecvFull> {
         match self.find(key(owner, id)) {
             Ok(_) => Ok(false),
-            Err(_) if self.is_full() => Err(RecvFull),
+            Err(_) if !self.has_room(owner) => Err(RecvFull),
             Err(at) => {
-                self.table[at] = key(owner, id);
-                self.stages[at] = stage;
-                self.len += 1;
-                self.counts[usize::from(owner)] += 1;
+                self.put(at, owner, id, stage);
                 Ok(true)
             }
         }
+    }
+
+    /// The same for one that the store has: it is taken beyond the owner's share too, as long as
+    /// the table has places.
+    pub fn restore(&mut self, owner: u16, id: u16) -> Result<bool, RecvFull> {
+        match self.find(key(owner, id)) {
+            Ok(_) => Ok(false),
+            Err(_) if (widen(self.len) + 1) * 8 > self.table.len() * 7 => Err(RecvFull),
+            Err(at) => {
+                self.put(at, owner, id, Stage::Durable);
+                Ok(true)
+            }
+        }
+    }
+
+    fn put(&mut self, at: usize, owner: u16, id: u16, stage: Stage) {
+        self.common += u32::from(self.is_beyond_share(owner));
+        self.table[at] = key(owner, id);
+        self.stages[at] = stage;
+        self.len += 1;
+        self.counts[usize::from(owner)] += 1;
     }
 
     /// Removes an identifier; says whether it was there.
@@ -86,6 +130,7 @@ impl RecvIds {
         let mask = self.table.len() - 1;
         self.len -= 1;
         self.counts[usize::from(owner)] -= 1;
+        self.common -= u32::from(self.is_beyond_share(owner));
         // Close the hole: whatever probed past it moves back.
         let mut at = hole;
         loop {
@@ -184,7 +229,7 @@ mod tests {
 
     #[test]
     fn behaves_like_a_set_under_random_use() {
-        let mut ids = RecvIds::new(64, 3);
+        let mut ids = RecvIds::new(64, &[0, 4, 30]);
         let mut model = BTreeSet::new();
         let mut rng = Rng::new(1);
         for _ in 0..20_000 {
@@ -215,12 +260,45 @@ mod tests {
     }
 
     #[test]
-    fn full_is_an_answer() {
-        let mut ids = RecvIds::new(8, 1);
-        for id in 1..=8 {
+    fn nobody_takes_what_another_is_sure_of() {
+        let mut ids = RecvIds::new(3, &[2, 4, 0]);
+        for id in 1..=5 {
             assert_eq!(ids.insert(0, id, Stage::Ready), Ok(true));
         }
-        assert_eq!(ids.insert(0, 9, Stage::Ready), Err(RecvFull));
-        assert_eq!(ids.insert(0, 8, Stage::Ready), Ok(false));
+        assert_eq!(ids.insert(0, 6, Stage::Ready), Err(RecvFull));
+        assert_eq!(ids.insert(0, 5, Stage::Ready), Ok(false));
+        assert_eq!(ids.insert(2, 1, Stage::Ready), Err(RecvFull));
+        for id in 1..=4 {
+            assert_eq!(ids.insert(1, id, Stage::Ready), Ok(true));
+        }
+        assert_eq!(ids.insert(1, 5, Stage::Ready), Err(RecvFull));
+        // What goes back goes back to all.
+        assert!(ids.remove(0, 1));
+        assert_eq!(ids.insert(2, 1, Stage::Ready), Ok(true));
+        assert_eq!(ids.insert(0, 6, Stage::Ready), Err(RecvFull));
+        ids.clear(0);
+        for id in 1..=4 {
+            assert_eq!(ids.insert(0, id, Stage::Ready), Ok(true));
+        }
+        assert_eq!(ids.insert(0, 5, Stage::Ready), Err(RecvFull));
+    }
+
+    #[test]
+    fn what_the_store_has_is_taken_beyond_a_share_and_takes_none_away() {
+        let mut ids = RecvIds::new(2, &[2, 2]);
+        let mut restored = 0;
+        while ids.restore(0, restored + 1).is_ok() {
+            restored += 1;
+        }
+        assert_eq!(restored, 14, "of sixteen places");
+        let mut ids = RecvIds::new(2, &[2, 2]);
+        for id in 1..=5 {
+            assert_eq!(ids.restore(0, id), Ok(true));
+        }
+        assert_eq!(ids.insert(1, 1, Stage::Ready), Ok(true));
+        assert_eq!(ids.insert(1, 2, Stage::Ready), Ok(true));
+        assert_eq!(ids.insert(1, 3, Stage::Ready), Err(RecvFull));
+        ids.clear(0);
+        assert_eq!(ids.insert(1, 3, Stage::Ready), Ok(true));
     }
 }

@@ -7,7 +7,6 @@ use super::log::{ORPHAN, SEQ_MAX, Slot, SlotChain};
 use super::outbox::{DestId, Outbox};
 use super::pool::{NONE, widen};
 use super::record::LogHead;
-use super::recv::Stage;
 use super::refill::Classify;
 use super::rows::{Flight, Row, parse_row};
 use super::salvage::generation_of;
@@ -84,8 +83,8 @@ impl Queue {
         self.restore_sequence(dest, store, classify)?;
         for id in row.received {
             // A set too small for them forgets some: duplicates, never a loss.
-            let _ = self.recv.insert(dest.0, id, Stage::Durable);
-            self.outbox_mut(dest).received += 1;
+            let fresh = self.recv.restore(dest.0, id) == Ok(true);
+            self.outbox_mut(dest).received += u32::from(fresh);
         }
         Ok(())
     }

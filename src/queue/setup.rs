@@ -18,7 +18,14 @@ pub struct Setup {
     pub stored: bool,
     pub flush_after: Duration,
     pub connections: u16,
+    /// Identifiers of received QoS 2 messages beyond what each destination is sure of.
     pub receive_ids: u32,
+}
+
+impl Setup {
+    pub(super) fn receive_shares(&self) -> Vec<u16> {
+        self.boxes.iter().map(|of| of.receive_ids).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +34,8 @@ pub struct BoxSetup {
     pub window: u16,
     pub conflating_rules: usize,
     pub session: bool,
+    /// Identifiers of received QoS 2 messages that its peer may always have unreleased.
+    pub receive_ids: u16,
 }
 
 impl BoxSetup {

@@ -219,6 +219,7 @@ impl World {
         setup.boxes = params
             .iter()
             .map(|params| BoxSetup {
+                receive_ids: 16,
                 streams: if params.session { 1 } else { 2 },
                 window: params.window,
                 conflating_rules: usize::from(!params.session),
