@@ -32,6 +32,26 @@ fn does_not_fit(value: &dyn Display, what: &'static str) -> ! {
     panic!("{what}: {value} does not fit")
 }
 
+/// `value` in a narrower width, where the greatest there is may stand for all that is greater. The
+/// line above the call says why it may.
+#[inline]
+pub fn capped<T, U>(value: U) -> T
+where
+    T: TryFrom<U> + Bounded,
+{
+    T::try_from(value).unwrap_or(T::GREATEST)
+}
+
+/// Unsigned numbers with a greatest one.
+pub trait Bounded {
+    const GREATEST: Self;
+}
+
+macro_rules! bounded {
+    ($($kind:ty),*) => { $(impl Bounded for $kind { const GREATEST: Self = <$kind>::MAX; })* };
+}
+bounded!(u16, u32, u64, usize);
+
 /// A count or a size as 64 bits: always right.
 #[inline]
 pub fn wide(value: usize) -> u64 {
@@ -79,6 +99,13 @@ mod tests {
     #[should_panic(expected = "topic bytes: 65536 does not fit")]
     fn what_does_not_is_no_other_number() {
         let _: u16 = fit(65_536_usize, "topic bytes");
+    }
+
+    #[test]
+    fn what_is_capped_stays_the_greatest() {
+        assert_eq!(capped::<u16, u64>(65_535), 65_535);
+        assert_eq!(capped::<u16, u64>(65_536), 65_535);
+        assert_eq!(capped::<u32, u64>(u64::MAX), u32::MAX);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use core::time::Duration;
 use spillway::cli::{self, Arguments, EXIT_FAILURE, EXIT_USAGE, PasswdError};
 use spillway::config::{self, Ack, Config, ConfigError, NoText, Sync, Warning};
+use spillway::fit::wide;
 use spillway::gateway::{Gateway, mark};
 use spillway::note::{Note, Value, Visible, text};
 use spillway::queue::slots_for;
@@ -144,10 +145,9 @@ fn check(config: &Config, warnings: &[Warning]) -> u8 {
 
 /// Everything that may be in RAM, by part, in bytes.
 fn memory_parts(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
-    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let mut parts = Gateway::plan(config, slot_count);
-    parts.push(("socket buffers", bytes(shell::memory_bytes(config))));
-    parts.push(("log", bytes(Logging::memory_bytes())));
+    parts.push(("socket buffers", wide(shell::memory_bytes(config))));
+    parts.push(("log", wide(Logging::memory_bytes())));
     if config.store.path.is_some() {
         parts.push(("sqlite", HEAP_BYTES));
     }

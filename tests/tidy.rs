@@ -9,7 +9,7 @@ mod readme;
 #[path = "tidy/source.rs"]
 mod source;
 
-use source::{Finding, Source, below, words};
+use source::{Finding, Source, below, call_end, words};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -245,6 +245,32 @@ fn source(path: &Path) -> Source {
     Source::new(&inside.to_string_lossy().replace('\\', "/"), &text)
 }
 
+/// No other number stands for one that does not fit: `fit`, `wide` and their like convert, and
+/// `capped` says on the line above why the greatest will do.
+fn no_number_is_made_up(source: &Source) -> Vec<Finding> {
+    if source.top_module().is_none_or(|module| matches!(module, "fit" | "vocab")) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for at in words(&source.shipped, "try_from").chain(words(&source.shipped, "try_into")) {
+        let behind = call_end(&source.shipped, at).map_or("", |end| &source.shipped[end..]);
+        if behind.trim_start().starts_with(".unwrap_or") {
+            let what = "a number in place of one that does not fit: see `src/fit.rs`";
+            findings.push(source.finding(source.line_of(at), what));
+        }
+    }
+    let lines: Vec<&str> = source.text.lines().collect();
+    for at in words(&source.shipped, "capped") {
+        let line = source.line_of(at);
+        let called = source.shipped[at + 6..].starts_with(['(', ':']);
+        let above = lines.get(line.wrapping_sub(2)).map_or("", |above| above.trim_start());
+        if called && !above.starts_with("// ") {
+            findings.push(source.finding(line, "`capped` without a comment that says why"));
+        }
+    }
+    findings
+}
+
 type Rule = fn(&Source) -> Vec<Finding>;
 
 fn check(folders: &[&str], rule: Rule) {
@@ -276,6 +302,11 @@ fn every_panic_has_its_reason() {
 #[test]
 fn no_integer_is_cast() {
     check(&["src"], integers_are_not_cast);
+}
+
+#[test]
+fn no_impossible_number_becomes_a_wrong_one() {
+    check(&["src"], no_number_is_made_up);
 }
 
 #[test]
@@ -365,6 +396,17 @@ fn planted_casts_are_found() {
     let find = |text| lines(integers_are_not_cast, "src/queue/pool.rs", text);
     assert_eq!(find("let a = b as u32;\nlet c = d\n    as usize;"), [1, 3]);
     assert_eq!(find("use a as b; let c = d as f64; // e as u8\nlet s = \"f as u8\";"), [0; 0]);
+}
+
+#[test]
+fn planted_numbers_are_found() {
+    let find = |text| lines(no_number_is_made_up, "src/queue/pool.rs", text);
+    assert_eq!(find("let a = u16::try_from(b.len()).unwrap_or(u16::MAX);"), [1]);
+    assert_eq!(find("let a =\n    u16::try_from(f(b))\n    .unwrap_or_default();"), [2]);
+    assert_eq!(find("let a: u8 = b.try_into().unwrap_or(0);\nlet c = capped(d);"), [1, 2]);
+    assert_eq!(find("let a = u16::try_from(b).map_err(|_| Full)?.max(c.unwrap_or(0));"), [0; 0]);
+    assert_eq!(find("use x::capped;\n// A label.\nlet a: u8 = capped(b);"), [0; 0]);
+    assert_eq!(lines(no_number_is_made_up, "src/fit.rs", "u8::try_from(a).unwrap_or(0)"), [0; 0]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! that failed last, or with the one that worked, so that a dead address is not always the one that
 //! uses up the time. Pure and bounded.
 
+use crate::fit::fit;
 use crate::vocab::Instant;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -111,7 +112,7 @@ impl Addresses {
         if self.left == 0 || remaining.is_zero() {
             return None;
         }
-        let parts = u32::try_from(self.left).unwrap_or(u32::MAX);
+        let parts = fit::<u32, _>(self.left, "addresses");
         let share = (remaining / parts).max(SHARE_MIN).min(remaining);
         Some(Attempt { addr: self.current()?, deadline: now.plus(share) })
     }

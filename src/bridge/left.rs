@@ -3,6 +3,7 @@
 //! is there next: after a reload, and after a restart, for the store has what was subscribed.
 
 use crate::config::{Bridge, Server};
+use crate::fit::fit;
 use crate::limits::FILTERS_LEFT_MAX;
 use crate::mqtt::topic::topic_hash;
 
@@ -30,7 +31,7 @@ impl Known {
         for (filter, servers) in &self.filters {
             row.push(*servers);
             // A filter is no longer than a topic may be.
-            row.extend_from_slice(&u16::try_from(filter.len()).unwrap_or(0).to_le_bytes());
+            row.extend_from_slice(&fit::<u16, _>(filter.len(), "bytes of a filter").to_le_bytes());
             row.extend_from_slice(filter.as_bytes());
         }
         row
@@ -66,7 +67,7 @@ impl Left {
         let same = known.servers == servers;
         let wanted = |filter: &str| bridge.subscribe.iter().any(|r| r.remote_topic == filter);
         let mut filters = known.filters;
-        let count = u32::try_from(bridge.servers.len()).unwrap_or(u32::MAX);
+        let count = fit(bridge.servers.len(), "servers");
         let all = !ALL.checked_shl(count).unwrap_or(0);
         for (_, servers) in &mut filters {
             *servers = if same { *servers & all } else { all };

@@ -7,6 +7,7 @@ use super::left::{Known, Left};
 use super::pace::{Backoff, SmoothedRtt, TokenBucket};
 use super::rules::Rules;
 use crate::config::Bridge;
+use crate::fit::fit;
 use crate::limits::STABLE_AFTER;
 use crate::mqtt::{Qos, Version};
 use crate::vocab::{ConnId, Instant};
@@ -130,7 +131,7 @@ pub struct Link {
 
 impl Link {
     pub fn new(bridge: &Bridge, client_id: String) -> Self {
-        let count = u16::try_from(bridge.servers.len()).unwrap_or(1).max(1);
+        let count = fit::<u16, _>(bridge.servers.len(), "servers").max(1);
         Self {
             state: State::Backoff { until: Instant::ZERO },
             dial: Dial::new(count, bridge.server_policy, bridge.connect_timeout),

@@ -4,12 +4,9 @@
 //! nothing drifts however often or seldom it is asked. Allocates nothing.
 
 use crate::config::Rate;
+use crate::fit::micros;
 use crate::vocab::{Instant, Rng};
 use core::time::Duration;
-
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// A token bucket: `rate.count` tokens a `rate.per`, saved up to a burst.
 ///

@@ -7,6 +7,7 @@
 
 use super::pace::TokenBucket;
 use crate::config::{Bridge, Forward, Priority, SubscribeRule};
+use crate::fit::fit;
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::topic;
 use crate::vocab::Instant;
@@ -102,12 +103,12 @@ impl Rules {
     ) -> Lane {
         let Forward { rate, priority, .. } = &self.forward[usize::from(rule)];
         let Some(rate) = *rate else {
-            let stream = u8::try_from(lane(*priority)).unwrap_or(1);
+            let stream = fit(lane(*priority), "lanes");
             return Lane { stream, fresh: false };
         };
         let hash = topic::topic_hash(topic);
         let mut free = None;
-        let nth = usize::try_from(hash % 16).unwrap_or(0);
+        let nth: usize = fit(hash % 16, "a sixteenth");
         let shared = LENT + nth;
         // What shares a stream stays there until that is empty: order per topic.
         self.shared_used[nth] = self.shared_used[nth] && busy(stream_at(shared));
@@ -157,7 +158,7 @@ impl Rules {
 }
 
 fn stream_at(at: usize) -> u8 {
-    u8::try_from(at + LANES).unwrap_or(0)
+    fit(at + LANES, "streams")
 }
 
 /// FNV-1a of the names of a bridge and its rule, never 0: how a stored record names its rule, and

@@ -3,6 +3,7 @@
 //! Allocates in `new` only. The caller keeps a chain's first block and its length in bytes, and
 //! asks for no more blocks than `free`.
 
+pub(super) use crate::fit::index;
 use core::mem::size_of;
 
 /// Bytes of a block. Most retained values of sensors, topic included, fit into one.
@@ -132,11 +133,6 @@ impl Blocks {
             last => self.links[index(last)] = next,
         }
     }
-}
-
-/// `usize` has at least 32 bits wherever there is a `mio`.
-pub(super) fn index(word: u32) -> usize {
-    usize::try_from(word).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

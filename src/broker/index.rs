@@ -3,6 +3,7 @@
 //! Allocates in `new` only. Knows the hashes it was given, not the keys: the caller confirms every
 //! hit, and calls `insert` at most `count_max` times more often than `remove`.
 
+use crate::fit::index;
 use core::mem::size_of;
 
 const NONE: u32 = u32::MAX;
@@ -45,7 +46,7 @@ impl Index {
 
     fn home(&self, mark: u32) -> usize {
         // `bits` is at least 1, and what is left is below `slots.len()`.
-        usize::try_from(mark >> (32 - self.bits)).unwrap_or(0)
+        index(mark >> (32 - self.bits))
     }
 
     /// The id inserted with `hash` for which `is_it`. Other hashes may be asked about, too.

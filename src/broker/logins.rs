@@ -7,6 +7,7 @@
 
 use super::secret::Check;
 use crate::config::Users;
+use crate::fit::{fit, micros};
 use crate::limits::{
     HASH_ITERATIONS_A_SECOND, HASH_ITERATIONS_A_TURN, LOGINS_WAITING_MAX, USER_BYTES_MAX,
 };
@@ -116,7 +117,7 @@ impl Logins {
         let name = if name.len() <= USER_BYTES_MAX { name } else { "" };
         let mut job = Job { conn, check: Check::begin(users, name, password) };
         // The key is hashed first: a block of SHA-512 is half an iteration.
-        let key = i64::try_from(password.len() / 256).unwrap_or(0);
+        let key = fit::<i64, _>(password.len() / 256, "blocks of a password");
         self.tokens -= i64::from(users.iterations()) + key;
         self.turn -= job.check.go_on(self.turn - 1) + 1;
         self.conclude(now, keys, job)
@@ -154,7 +155,7 @@ impl Logins {
             None if self.waiting.is_empty() => Instant::NEVER,
             None if self.tokens > 0 => Instant::ZERO,
             None => {
-                let missing = u64::try_from(1 - self.tokens).unwrap_or(0);
+                let missing = fit::<u64, _>(1 - self.tokens, "iterations");
                 let micros = missing * 1_000_000 / u64::from(HASH_ITERATIONS_A_SECOND);
                 self.filled_at.plus(Duration::from_micros(micros + 1))
             }
@@ -182,12 +183,13 @@ impl Logins {
     }
 
     fn fill(&mut self, now: Instant) {
-        let micros = u64::try_from(now.since(self.filled_at).as_micros()).unwrap_or(u64::MAX);
+        let micros = micros(now.since(self.filled_at));
         let rate = u64::from(HASH_ITERATIONS_A_SECOND);
         let count = micros.saturating_mul(rate) / 1_000_000;
         if count > 0 {
             let most = i64::from(HASH_ITERATIONS_A_SECOND);
-            let more = i64::try_from(count).unwrap_or(most);
+            // More than any wait brings, and no longer than a number.
+            let more: i64 = fit(count.min(1 << 40), "iterations");
             self.tokens = self.tokens.saturating_add(more).min(most);
             self.filled_at = now;
         }

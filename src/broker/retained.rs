@@ -11,6 +11,7 @@
 //!
 //! Read MQTT 5 section 3.3.1.3 first.
 
+use crate::fit::{capped, fit};
 mod search;
 
 use super::blocks::{Blocks, NONE, index};
@@ -231,7 +232,7 @@ impl RetainedMessages {
         entry.expires_at = span.map_or(Instant::NEVER, |span| now.plus(span));
         entry.publisher = 0;
         // No longer than `topic_bytes_max`, which is at most 65 535.
-        entry.topic_bytes = u32::try_from(topic.len()).unwrap_or(0);
+        entry.topic_bytes = fit(topic.len(), "topic bytes");
         entry.properties_bytes = properties_len;
         entry.payload_bytes = payload_len;
         entry.stamp = self.stamp;
@@ -387,7 +388,8 @@ impl RetainedMessages {
     /// cleared in between. `end` is the last cursor it returned; after a restore, or without a
     /// store, `usize::MAX`.
     pub fn saved(&mut self, end: usize) {
-        let end = u32::try_from(end).unwrap_or(NONE).min(self.entry_fresh);
+        // `usize::MAX` is all of them, as is every end beyond.
+        let end = capped::<u32, _>(end).min(self.entry_fresh);
         for id in 0..end {
             if self.dirty_count == 0 {
                 return;

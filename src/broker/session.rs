@@ -3,6 +3,7 @@
 //! first.
 
 use super::access::Who;
+use crate::fit::fit;
 use crate::limits::USER_BYTES_MAX;
 use crate::mqtt::{Qos, Version};
 use crate::vocab::Instant;
@@ -149,7 +150,7 @@ impl Sessions {
     }
 
     pub fn count(&self) -> u16 {
-        u16::try_from(self.table.len()).unwrap_or(u16::MAX)
+        fit(self.table.len(), "sessions")
     }
 
     /// Sessions in use, with their index.

@@ -6,6 +6,7 @@
 //!
 //! Pure arithmetic; never decides a match by hash alone (`fits` and the text do).
 
+use crate::fit::fit;
 use core::mem::size_of;
 
 /// Levels whose wildcards a shape can describe: the bits of its mask. A filter with a wildcard
@@ -163,7 +164,7 @@ impl Levels {
         }
         self.total = total;
         // A topic has at most 65 535 bytes and so at most 65 536 levels.
-        self.level_count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.level_count = fit(count, "levels");
     }
 
     /// The hash of a filter's text: `+` is a level like another, a trailing `#` a term of its own.

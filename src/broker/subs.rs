@@ -21,6 +21,7 @@ mod groups;
 
 use super::index::Index;
 use super::shape::{Kind, Levels, Shape, fits};
+use crate::fit::fit;
 use crate::mqtt::{Qos, topic};
 use core::mem::size_of;
 
@@ -367,7 +368,7 @@ impl Subs {
         self.shared_count += usize::from(share_bytes > 0);
         let shape = Shape::of(&text.as_bytes()[usize::from(share_bytes)..]);
         // `text` is no longer than a row, and a row no longer than `u16::MAX`.
-        let text_bytes = u16::try_from(text.len()).unwrap_or(u16::MAX);
+        let text_bytes = fit(text.len(), "bytes of a filter");
         let next = if shape.kind == Kind::Odd { self.odd } else { NONE };
         let (turn, links) = (NONE, NONE);
         self.filters[usize::from(id)] =

@@ -5,6 +5,7 @@
 use super::EXIT_FAILURE;
 use super::disk::{Disk, Medium, Place, look};
 use crate::config::{Ack, Bridge, Config, RING_SHARE, Sync, Warning};
+use crate::fit::wide;
 use crate::limits::{BLOCK_BYTES, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::note::Visible;
 use crate::shell::has_address;
@@ -221,10 +222,6 @@ fn store_bytes(config: &Config, disk: &Disk) -> u64 {
     let room = disk.free_bytes.map(|free| free.saturating_add(disk.store_bytes) / 2);
     let default = STORE_BYTES_DEFAULT.min(room.unwrap_or(u64::MAX));
     config.store.max_bytes.unwrap_or(default)
-}
-
-fn wide(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn kib(bytes: u64) -> String {

@@ -6,6 +6,7 @@ use super::files;
 use super::replace::{self, Turn};
 use crate::broker::secret;
 use crate::config::{NoText, check_name, decode, lines_and_ends, name_in};
+use crate::fit::wide;
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -104,7 +105,7 @@ fn with(before: &str, user: &str, line: &str) -> String {
 /// Without its end.
 fn first_line(input: &mut impl BufRead) -> Result<Vec<u8>, Error> {
     let mut line = Vec::new();
-    let most = u64::try_from(PASSWORD_BYTES_MAX).unwrap_or(u64::MAX) + 3;
+    let most = wide(PASSWORD_BYTES_MAX) + 3;
     input.take(most).read_until(b'\n', &mut line)?;
     if line.last() == Some(&b'\n') {
         line.pop();

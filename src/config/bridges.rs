@@ -10,6 +10,7 @@ use super::values::{
     same_server, seconds, servers, size, text,
 };
 use super::{Bridge, Limits, Overflow, ServerPolicy, Will, textfile};
+use crate::fit::wide;
 use crate::limits::{BRIDGE_WINDOW, BRIDGE_WINDOW_UNTOLD, FORWARDS_MAX, SERVERS_MAX};
 use crate::mqtt::{Qos, Version};
 use core::time::Duration;
@@ -166,7 +167,7 @@ fn fits_together(reader: &mut Reader<'_>, at: Scope<'_>, limit: &Limits, bridge:
         reader.error(reader.written(&keys, at), at, what);
     }
     let block = bridge.overflow == Overflow::Block;
-    let packet = u64::try_from(limit.packet_bytes).unwrap_or(u64::MAX);
+    let packet = wide(limit.packet_bytes);
     if block && bridge.max_bytes.is_some_and(|max| max < packet) {
         let what = "less than limit.packet_size: with overflow = block a message that never fits \
                     would block its publisher for ever";

@@ -11,6 +11,7 @@ use super::{
     Ack, Config, ConfigError, Limits, Listener, Overflow, Server, Store, Sync, Warning, auth,
     bridges, parse,
 };
+use crate::fit::wide;
 use crate::limits::{SLOT_BYTES, TOPIC_ALIASES};
 use core::time::Duration;
 
@@ -348,7 +349,7 @@ fn memory_bytes(config: &Config) -> u64 {
 }
 
 fn bytes(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+    wide(count)
 }
 
 fn shown(count: usize) -> String {

@@ -4,6 +4,7 @@
 
 use super::parse::{Shown, Word};
 use super::{Rate, Server};
+use crate::fit::fit;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
@@ -31,14 +32,14 @@ where
 /// A size of `min..=max` bytes: `512`, `4KiB`, `2MiB`, `1GiB`.
 pub(super) fn size<T>(min: T, max: T) -> impl Fn(&Word<'_>) -> Parsed<T>
 where
-    T: TryFrom<u64> + PartialOrd + Copy,
+    T: TryFrom<u64> + PartialOrd + Copy + std::fmt::Display,
     u64: TryFrom<T>,
 {
     move |word| {
         let value = if word.is_off() { Some(0) } else { bytes(&word.text) };
         let value = value.and_then(|v| T::try_from(v).ok());
         value.filter(|v| (min..=max).contains(v)).ok_or_else(|| {
-            let show = |v: T| size_text(u64::try_from(v).unwrap_or(u64::MAX));
+            let show = |v: T| size_text(fit::<u64, _>(v, "a size"));
             format!(
                 "must be a size from {} to {} such as 512, 4KiB or 2MiB, not {}",
                 show(min),

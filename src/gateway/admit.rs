@@ -11,6 +11,7 @@ use super::plan::{Loss, Target};
 use super::share::Members;
 use crate::broker::subs::{Match, PLAIN, PLAIN_OWN, Subscription};
 use crate::config::{Overflow, RetainRule};
+use crate::fit::{fit, millis};
 use crate::limits::SWEEP_INTERVAL;
 use crate::mqtt::Qos;
 use crate::note::Note;
@@ -34,7 +35,7 @@ impl Gateway {
             Source::Client { session, .. } | Source::Will { session } => Some(session),
             Source::Link { .. } | Source::Own => None,
         };
-        let first = u16::try_from(self.links.len()).unwrap_or(0);
+        let first = fit::<u16, _>(self.links.len(), "bridges");
         let body = message.topic.len() + message.properties.len() + message.payload.len();
         let target = |session, sub: &Subscription, way| Target {
             dest: DestId(first + session),
@@ -86,7 +87,7 @@ impl Gateway {
         body: usize,
         may_wait: bool,
     ) -> Result<bool, ()> {
-        let session = dest.0 - u16::try_from(self.links.len()).unwrap_or(0);
+        let session = dest.0 - fit::<u16, _>(self.links.len(), "bridges");
         let connected = self.sessions[session].conn.is_some();
         if qos == Qos::AtMostOnce {
             if !connected {
@@ -378,7 +379,7 @@ impl Gateway {
         }
         if let Some(since) = self.queue.set_blocked(dest, None) {
             let destination = self.queue.name(dest);
-            let duration_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(0);
+            let duration_ms = millis(now.since(since));
             self.note(Note::BackpressureOff { destination, duration_ms });
         }
     }

@@ -5,6 +5,7 @@
 use super::Gateway;
 use super::ingest::Source;
 use super::receive::{Fatal, Step};
+use crate::fit::fit;
 use crate::limits::TOPIC_ALIASES;
 use crate::mqtt::{Publish, Qos, Reason};
 use crate::vocab::Instant;
@@ -80,7 +81,7 @@ impl Aliases {
         // A topic that is too long is refused before, or not chosen for an alias.
         if let Some(text) = self.texts[start..start + self.topic_bytes].get_mut(..topic.len()) {
             text.copy_from_slice(topic.as_bytes());
-            let bytes = u16::try_from(topic.len()).unwrap_or(0);
+            let bytes = fit(topic.len(), "topic bytes");
             self.rows[row] = Row { bytes, recent: true };
         }
     }

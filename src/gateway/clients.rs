@@ -6,6 +6,7 @@ use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::wills::will_of;
 use super::{Gateway, State};
+use crate::fit::{fit, index, millis};
 use crate::limits::{CONNECT_WITHIN, TOPIC_ALIASES};
 use crate::mqtt::props::{Properties, Property};
 use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version};
@@ -26,7 +27,7 @@ impl Gateway {
         let again = core::mem::replace(&mut conn.greeted, true);
         conn.version = connect.version;
         if let Some(bytes) = connect.properties.maximum_packet_size() {
-            conn.packet_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+            conn.packet_bytes_max = index(bytes);
         }
         self.counters.connects += u64::from(!again);
         if let Err(fatal) = self.check_connect(connect) {
@@ -318,16 +319,16 @@ impl Gateway {
             // Eight places for at most seven.
             let _ = list.push(property);
         };
-        let granted = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
+        let granted = fit(expiry.as_secs(), "seconds of a session");
         if connect.properties.session_expiry().unwrap_or(0) != granted {
             add(Property::SessionExpiry(granted));
         }
         add(Property::ReceiveMaximum(self.config.limit.inflight));
-        let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
+        let packet_bytes = fit(self.config.limit.packet_bytes, "limit.packet_size");
         add(Property::MaximumPacketSize(packet_bytes));
         add(Property::TopicAliasMaximum(TOPIC_ALIASES));
         if keepalive != seconds(u32::from(connect.keepalive)) {
-            add(Property::ServerKeepalive(u16::try_from(keepalive.as_secs()).unwrap_or(u16::MAX)));
+            add(Property::ServerKeepalive(fit(keepalive.as_secs(), "a keepalive")));
         }
         if connect.client_id.is_empty() {
             add(Property::AssignedClientId(client_id));
@@ -533,7 +534,7 @@ impl Gateway {
         }
         debug_assert!(self.links.iter().all(|link| link.state == State::Stopped));
         let lost = self.queue.unsaved();
-        let duration_ms = u64::try_from(now.since(stop.since).as_millis()).unwrap_or(0);
+        let duration_ms = millis(now.since(stop.since));
         self.queue.report_drops();
         while let Some(note) = self.queue.poll_note() {
             self.note(note);

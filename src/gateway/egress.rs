@@ -6,7 +6,7 @@ use super::Gateway;
 use super::alias::Alias;
 use super::conn::{Conn, Debts, Role, Sending};
 use super::reasons::{Reader, encode};
-use crate::fit::index;
+use crate::fit::{fit, index, wide};
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::codec::{PUBLISH_HEAD_OVERHEAD_MAX, PublishHead, encode_publish_head};
 use crate::mqtt::props::{Properties, Property, Variable};
@@ -101,7 +101,7 @@ impl Gateway {
     }
 
     fn sent_something(&mut self, slot: u16, bytes: usize, now: Instant) {
-        self.counters.out_bytes += u64::try_from(bytes).unwrap_or(0);
+        self.counters.out_bytes += wide(bytes);
         let conn = self.conn_mut(slot);
         if bytes > 0 {
             conn.sent_at = now;
@@ -124,7 +124,7 @@ impl Gateway {
         at += pay(&mut conn.pubacks, Kind::Puback, reader, queue, commits, &mut out[at..]);
         at += pay(&mut conn.pubrecs, Kind::Pubrec, reader, queue, commits, &mut out[at..]);
         at += pay(&mut conn.pubcomps, Kind::Pubcomp, reader, queue, commits, &mut out[at..]);
-        self.counters.out_packets += u64::try_from(before - owed(conn)).unwrap_or(0);
+        self.counters.out_packets += wide(before - owed(conn));
         at
     }
 
@@ -510,7 +510,7 @@ impl Gateway {
                 Property::TopicAlias(alias).encode(&mut own).ok()?;
             }
             if has_ids {
-                let session = dest.0 - u16::try_from(links.len()).unwrap_or(0);
+                let session = dest.0 - fit::<u16, _>(links.len(), "bridges");
                 let mut ids: heapless::Vec<u32, IDS_MAX> = heapless::Vec::new();
                 for id in subs.ids(session, sending.rule, local) {
                     // What does not fit is left out.
@@ -537,7 +537,7 @@ impl Gateway {
     }
 
     fn has_ids(&self, dest: DestId) -> bool {
-        let first = u16::try_from(self.links.len()).unwrap_or(0);
+        let first = fit(self.links.len(), "bridges");
         dest.0.checked_sub(first).is_some_and(|session| self.sessions[session].has_ids)
     }
 
@@ -556,7 +556,7 @@ fn remaining(queue: &Queue, next: Next, now: Instant) -> Option<Option<u32>> {
     let Some(expiry) = head.expiry_s else { return Some(None) };
     let spent = now.since(head.arrival).as_secs();
     let left = u64::from(expiry).checked_sub(spent).filter(|left| *left > 0)?;
-    Some(Some(u32::try_from(left).unwrap_or(u32::MAX)))
+    Some(Some(fit(left, "seconds to expiry")))
 }
 
 /// Writes the acknowledgements that are true, in order, until one is not or there is no room.

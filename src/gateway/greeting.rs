@@ -7,6 +7,7 @@ use super::replies::properties;
 use super::verbs::Action;
 use super::{Gateway, State};
 use crate::bridge::link::{Remote, Subscribed};
+use crate::fit::{fit, index};
 use crate::limits::STABLE_AFTER;
 use crate::mqtt::props::{Properties, Property};
 use crate::mqtt::{Connack, Connect, Packet, Qos, Reason, Version, Will, topic};
@@ -48,8 +49,8 @@ impl Gateway {
         let client_id = link.client_id.clone();
         let bridge_bit = link.bridge_bit && version == Version::V311;
         let mut buffer = [0; 64];
-        let expiry = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
-        let packet_bytes = u32::try_from(self.config.limit.packet_bytes).unwrap_or(u32::MAX);
+        let expiry = fit(config.session_expiry.as_secs(), "seconds of a session");
+        let packet_bytes = fit(self.config.limit.packet_bytes, "limit.packet_size");
         let list = [
             Property::SessionExpiry(expiry),
             Property::ReceiveMaximum(super::inbound_window(&self.config)),
@@ -80,7 +81,7 @@ impl Gateway {
             version,
             bridge: bridge_bit,
             clean_start: clean,
-            keepalive: u16::try_from(config.keepalive.as_secs()).unwrap_or(u16::MAX),
+            keepalive: fit(config.keepalive.as_secs(), "a keepalive"),
             client_id: &client_id,
             will,
             username: config.username.as_deref(),
@@ -192,7 +193,7 @@ impl Gateway {
             remote.receive_maximum = receive_maximum;
         }
         if let Some(bytes) = props.maximum_packet_size() {
-            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let bytes = index(bytes);
             remote.packet_bytes_max = remote.packet_bytes_max.min(bytes);
         }
         if let Some(qos) = props.maximum_qos().and_then(Qos::from_u8) {

@@ -4,7 +4,7 @@
 use super::Gateway;
 use super::conn::{Debt, Role};
 use super::plan::Loss;
-use crate::fit::fit;
+use crate::fit::{fit, wide};
 use crate::limits::UNRELEASED_MAX;
 use crate::mqtt::{PacketId, Publish, Qos, Reason, Version, topic};
 use crate::note::{Note, text};
@@ -264,7 +264,7 @@ impl Gateway {
         }
         self.count_in(source);
         if source != Source::Own {
-            self.counters.in_payload += u64::try_from(message.payload.len()).unwrap_or(0);
+            self.counters.in_payload += wide(message.payload.len());
         }
         if self.plan.targets.is_empty() {
             let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };

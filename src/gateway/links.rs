@@ -7,6 +7,7 @@ use super::{Gateway, State};
 use crate::bridge::addresses::Attempt;
 use crate::bridge::dial::Next;
 use crate::config::Bridge;
+use crate::fit::millis;
 use crate::mqtt::Reason;
 use crate::note::{Note, Text, text};
 use crate::queue::DropReason;
@@ -142,7 +143,7 @@ impl Gateway {
             bridge: self.bridge_name(bridge),
             server: self.server_name(bridge),
             reason: text(reason),
-            retry_in_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            retry_in_ms: millis(wait),
             backlog: self.queue.outbox(Self::bridge_dest(bridge)).pending,
         };
         self.note(note);

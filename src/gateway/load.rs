@@ -4,6 +4,7 @@
 
 use super::Gateway;
 use super::sys::SYS_INTERVAL;
+use crate::fit::capped;
 use crate::vocab::Instant;
 
 /// Topic behind `$SYS/broker/load/`, and what is counted.
@@ -54,7 +55,8 @@ impl Load {
     fn count(&mut self, now: Instant, counts: [u64; COUNTS.len()]) {
         let seconds = now.since(self.counted_at).as_secs_f64();
         for ((averages, before), count) in self.averages.iter_mut().zip(&self.counts).zip(counts) {
-            let more = u32::try_from(count.saturating_sub(*before)).unwrap_or(u32::MAX);
+            // More than any router sees between two looks.
+            let more = capped::<u32, _>(count.saturating_sub(*before));
             let rate = f64::from(more) * 60.0 / seconds;
             for (average, (_, span)) in averages.iter_mut().zip(SPANS) {
                 *average = rate + (-seconds / span).exp() * (*average - rate);

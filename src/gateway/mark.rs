@@ -8,6 +8,7 @@
 //! both readings are plausible, it has gone forward, and not by more than a year (a router whose
 //! clock is wrong by ten years has not been off for ten years).
 
+use crate::fit::micros;
 use crate::limits::{DOWNTIME_MAX, MARK_AFTER, WALL_PLAUSIBLE_S};
 use crate::queue::store::{SpillStore, StoreError, Table, seal, unseal};
 use crate::vocab::Instant;
@@ -115,7 +116,7 @@ fn downtime(before: &Readings, now: &Readings) -> Duration {
 
 fn encode(at: Instant, readings: &Readings) -> Vec<u8> {
     let mut row = Vec::with_capacity(MARK_BYTES + 4);
-    let up = u64::try_from(readings.up.as_micros()).unwrap_or(u64::MAX);
+    let up = micros(readings.up);
     row.extend_from_slice(&at.as_micros().to_le_bytes());
     row.extend_from_slice(&readings.boot_id);
     row.extend_from_slice(&up.to_le_bytes());

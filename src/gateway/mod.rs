@@ -45,6 +45,7 @@ use crate::broker::retained::RetainedMessages;
 use crate::broker::session::Sessions;
 use crate::broker::subs::Subs;
 use crate::config::{Bridge, Config};
+use crate::fit::{fit, wide};
 use crate::limits::{
     CONNECT_SURE, REFUSAL_CONNECTIONS, STOP_WITHIN, STORE_REST_MAX, STORE_REST_SHARE, STORE_SLOW,
     STORE_SLOW_FOR,
@@ -164,7 +165,7 @@ impl Gateway {
         let mut rng = Rng::new(seed);
         let setup = setup(&config, slot_count);
         let client_slots = config.limit.clients.saturating_add(REFUSAL_CONNECTIONS);
-        let link_slots = u16::try_from(config.bridges.len() * 2).unwrap_or(0);
+        let link_slots = fit(config.bridges.len() * 2, "links");
         let mut conns: Vec<Conn> =
             (0..client_slots).map(|_| Conn::new(config.limit.inflight, 0)).collect();
         for slot in 0..link_slots {
@@ -268,7 +269,7 @@ impl Gateway {
             ("scratch", scratch),
             ("users and access rules", config.auth.bytes() + size_of::<Logins>()),
         ];
-        parts.map(|(name, bytes)| (name, u64::try_from(bytes).unwrap_or(u64::MAX))).to_vec()
+        parts.map(|(name, bytes)| (name, wide(bytes))).to_vec()
     }
 
     /// Seconds since 1970 as far as the router knows; once a turn.
@@ -522,7 +523,7 @@ impl Gateway {
     }
 
     fn session_dest(&self, session: u16) -> DestId {
-        DestId(u16::try_from(self.links.len()).unwrap_or(0) + session)
+        DestId(fit::<u16, _>(self.links.len(), "bridges") + session)
     }
 
     /// The destination that a connection's packets belong to.
@@ -548,7 +549,7 @@ impl Gateway {
                 State::Up { conn } => Some(conn.slot),
                 _ => None,
             },
-            None => self.sessions[dest.0 - u16::try_from(self.links.len()).unwrap_or(0)].conn,
+            None => self.sessions[dest.0 - fit::<u16, _>(self.links.len(), "bridges")].conn,
         }
     }
 

@@ -4,6 +4,7 @@ use super::Gateway;
 use crate::bridge::link::{Link, State};
 use crate::bridge::rules::Rules;
 use crate::config::{Bridge, Config, Overflow};
+use crate::fit::fit;
 use crate::limits::{RECEIVE_IDS_IN_COMMON, REFUSAL_CONNECTIONS, STREAMS_MAX};
 use crate::note::text;
 use crate::queue::outbox::{DestId, Params};
@@ -32,7 +33,7 @@ impl Gateway {
         let slots = self.queue.slot_count();
         let share = u32::from(100 - self.config.store.sessions_share);
         let count = self.config.bridges.iter().filter(|bridge| !bridge.is_vacant()).count();
-        let count = u32::try_from(count).unwrap_or(1).max(1);
+        let count = fit::<u32, _>(count, "bridges").max(1);
         // Bridges that cannot spill leave half of the ring to everybody else, all together.
         let parts = (2 * count).max(4);
         let largest = crate::queue::pool::blocks_for(self.config.limit.packet_bytes);
@@ -107,7 +108,7 @@ pub(super) fn connect_bytes(bridge: &Bridge) -> usize {
 
 /// So many percent of `count`.
 fn percent(count: u32, percent: u32) -> u32 {
-    u32::try_from(u64::from(count) * u64::from(percent) / 100).unwrap_or(u32::MAX)
+    fit(u64::from(count) * u64::from(percent) / 100, "slots")
 }
 
 /// What is allocated for the queue of a bridge whose remote may have so many QoS 2 messages
@@ -137,7 +138,7 @@ pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
         .chain([aside])
         .collect();
     let stored = config.store.path.is_some() && slot_count > 0;
-    let links = u16::try_from(config.bridge_room() * 2).unwrap_or(0);
+    let links = fit::<u16, _>(config.bridge_room() * 2, "links");
     Setup {
         messages: config.ring_messages,
         bytes: config.ring_bytes,

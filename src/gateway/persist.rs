@@ -5,7 +5,7 @@ use super::Gateway;
 use crate::bridge::link::Link;
 use crate::broker::retained::Change;
 use crate::broker::subs::Subscription;
-use crate::fit::fit;
+use crate::fit::{capped, fit};
 use crate::limits::{PROPERTIES_BYTES_MAX, QOS0_RETRY, STREAMS_MAX};
 use crate::mqtt::{Qos, Version};
 use crate::queue::Queue;
@@ -378,7 +378,7 @@ impl Gateway {
     fn session_row(&self, session: u16) -> Vec<u8> {
         let entry = &self.sessions[session];
         let mut row = Vec::new();
-        let expiry = u32::try_from(entry.expiry.as_secs()).unwrap_or(u32::MAX);
+        let expiry: u32 = fit(entry.expiry.as_secs(), "seconds of a session");
         row.extend_from_slice(&expiry.to_le_bytes());
         let user = entry.user.as_deref();
         let flags = u8::from(entry.in_doubt) << 7 | u8::from(user.is_some()) << 6;
@@ -548,7 +548,8 @@ impl Gateway {
         let (properties, payload) = (body.get(..props)?, body.get(props..)?);
         // Whole seconds, and not one too few.
         let left = expires_at.since(now).as_micros().div_ceil(1_000_000);
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        // Beyond what a property can say: a row that is older than a mark of the clock.
+        let left = capped(left);
         let expiry = (expires_at != Instant::NEVER).then_some(left);
         self.retained.set(topic, qos, properties, [payload], expiry, now).ok()?;
         self.retained.sign(topic, publisher);

@@ -2,6 +2,7 @@
 //! trace.
 
 use crate::broker::subs::Turn;
+use crate::fit::fit;
 use crate::mqtt::Qos;
 use crate::queue::DropReason;
 use crate::queue::outbox::DestId;
@@ -95,7 +96,7 @@ impl Plan {
             known.hold |= target.hold;
             return;
         }
-        *seen = (self.epoch, u16::try_from(self.targets.len()).unwrap_or(u16::MAX));
+        *seen = (self.epoch, fit(self.targets.len(), "destinations"));
         self.targets.push(target);
     }
 }

@@ -8,6 +8,7 @@ use super::oversize::Swallowed;
 use super::sys;
 use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
+use crate::fit::wide;
 use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
 use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, Version, decode, frame, topic};
@@ -143,7 +144,7 @@ impl Gateway {
             match step {
                 Ok(Step::Done) => {
                     self.counters.in_packets += 1;
-                    self.counters.in_bytes += u64::try_from(total).unwrap_or(0);
+                    self.counters.in_bytes += wide(total);
                 }
                 Ok(step @ (Step::Park | Step::ParkAll)) => {
                     publishes_wait = true;

@@ -10,6 +10,7 @@ use super::{Gateway, State};
 use crate::bridge::link::Link;
 use crate::bridge::rules::Rules;
 use crate::config::{self, Bridge, Config};
+use crate::fit::fit;
 use crate::note::{Note, Text, text};
 use crate::queue::DropReason;
 use crate::queue::outbox::{DestId, Params};
@@ -72,7 +73,7 @@ impl Gateway {
         let mut changes: Vec<Change> = Vec::new();
         let named = |name: &str| bridges.iter().find(|bridge| bridge.name == name);
         for (at, old) in self.config.bridges.iter().enumerate() {
-            let dest = DestId(u16::try_from(at).unwrap_or(u16::MAX));
+            let dest = DestId(fit(at, "bridges"));
             changes.push(match named(&old.name) {
                 Some(new) if new == old => Change::Keep,
                 Some(new) => Change::Alter(new.clone()),
@@ -112,7 +113,7 @@ impl Gateway {
             matches!(changes[*at], Change::Keep) && self.config.bridges[*at].is_vacant()
         };
         let places: Vec<usize> = (0..changes.len()).filter(vacant).collect();
-        let dest = |at: usize| DestId(u16::try_from(at).unwrap_or(u16::MAX));
+        let dest = |at: usize| DestId(fit(at, "bridges"));
         let free = places.iter().copied().find(|at| !self.queue.is_used(dest(*at)));
         free.or_else(|| places.into_iter().find(|at| self.queue.retire(dest(*at), now)))
     }

@@ -6,6 +6,7 @@ use super::conn::{Conn, Role};
 use super::links::{NO_RULE, SUBSCRIBE_ID};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
+use crate::fit::{fit, millis};
 use crate::limits::{REFUSED_RETRY, TOGETHER};
 use crate::mqtt::Version;
 use crate::mqtt::props::Properties;
@@ -232,7 +233,7 @@ impl Gateway {
         let Self { links, conns, .. } = self;
         let rules = &links[usize::from(bridge.0)].rules;
         let Some(subscribe) = rules.subscribe.get(rule) else { return Owed::Said };
-        let offset = u16::try_from(rule).unwrap_or(0);
+        let offset = fit::<u16, _>(rule, "rules");
         let Some(packet_id) = PacketId::new(SUBSCRIBE_ID + offset) else { return Owed::Said };
         let qos = subscribe.qos;
         let options = SubscribeOptions {
@@ -275,7 +276,7 @@ impl Gateway {
             bridge: self.bridge_name(bridge),
             filter,
             code: u16::from(reason.0),
-            retry_in_ms: u64::try_from(REFUSED_RETRY.as_millis()).unwrap_or(0),
+            retry_in_ms: millis(REFUSED_RETRY),
         };
         self.note(note);
     }
@@ -333,9 +334,9 @@ impl Gateway {
         payload: &[u8],
     ) -> Option<RecordId> {
         let head = Head {
-            topic_bytes: u16::try_from(topic.len()).unwrap_or(0),
+            topic_bytes: fit(topic.len(), "topic bytes"),
             props_bytes: 0,
-            payload_bytes: u32::try_from(payload.len()).unwrap_or(0),
+            payload_bytes: fit(payload.len(), "payload bytes"),
             qos: Qos::AtMostOnce,
             retain: true,
             arrival: now,

@@ -3,6 +3,7 @@
 
 use super::Gateway;
 use super::conn::{Conn, Role};
+use crate::fit::{fit, millis};
 use crate::note::Note;
 use crate::queue::facts;
 use crate::queue::outbox::DestId;
@@ -38,8 +39,8 @@ impl Gateway {
             uptime_s: now.since(self.started).as_secs(),
             clients: u32::from(self.clients),
             sessions: self.sessions.len(),
-            subs: u32::try_from(self.subs.len()).unwrap_or(u32::MAX),
-            retained: u32::try_from(self.retained.len()).unwrap_or(u32::MAX),
+            subs: fit(self.subs.len(), "subscriptions"),
+            retained: fit(self.retained.len(), "retained messages"),
             ring_msgs,
             ring_cap: self.queue.pool.record_count(),
             ring_bytes,
@@ -70,16 +71,16 @@ impl Gateway {
         let dest = DestId(index);
         let outbox = self.queue.outbox(dest);
         let oldest = self.queue.oldest_arrival(dest);
-        let oldest_ms = oldest.map_or(0, |at| now.since(at).as_millis());
-        let rtt_ms = link.rtt.smoothed().unwrap_or_default().as_millis();
+        let oldest_ms = oldest.map_or(0, |at| millis(now.since(at)));
+        let rtt_ms = millis(link.rtt.smoothed().unwrap_or_default());
         Some(Note::StatsBridge {
             name: self.bridge_name(BridgeId(index)),
             up: link.is_up(),
             inflight: u32::from(outbox.inflight),
             ring: outbox.ram_messages(),
             store: self.queue.disk_only(dest),
-            oldest_ms: u64::try_from(oldest_ms).unwrap_or(u64::MAX),
-            rtt_ms: u64::try_from(rtt_ms).unwrap_or(u64::MAX),
+            oldest_ms,
+            rtt_ms,
             reconnects: link.reconnects,
             fwd_acked: link.acked,
         })

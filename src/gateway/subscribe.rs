@@ -230,7 +230,7 @@ impl Gateway {
             return; // It is over, and goes with the next look at the clock.
         }
         let expiry_s =
-            (message.expires_at != Instant::NEVER).then(|| u32::try_from(left).unwrap_or(u32::MAX));
+            (message.expires_at != Instant::NEVER).then(|| fit(left, "seconds to expiry"));
         let head = Head {
             topic_bytes: fit(message.topic_bytes, "topic bytes"),
             props_bytes: fit(message.properties_bytes, "property bytes"),

@@ -8,11 +8,12 @@ use super::Gateway;
 use super::conn::Role;
 use super::ingest::{Message, Outcome, Source};
 use super::load::LOADS;
+use crate::fit::wide;
 use crate::mqtt::{Qos, topic};
 use crate::queue::outbox::DestId;
 use crate::queue::{Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
-use core::fmt::Write;
+use core::fmt::{Display, Write};
 use core::time::Duration;
 
 /// What all of them begin with.
@@ -78,9 +79,9 @@ pub(super) struct Figure {
 
 type Value = heapless::String<VALUE_BYTES>;
 
-fn number(out: &mut Value, count: impl TryInto<u64>) {
-    // Twenty digits fit; a figure beyond 64 bits does not exist.
-    let _ = write!(out, "{}", count.try_into().unwrap_or(u64::MAX));
+fn number(out: &mut Value, count: impl Display) {
+    // Twenty digits fit, and no figure has more than 64 bits.
+    let _ = write!(out, "{count}");
 }
 
 /// Topic behind `$SYS/`, and how its value is written.
@@ -172,7 +173,7 @@ impl Gateway {
 
     /// Messages that wait for somebody, and those that are retained.
     fn kept(&self) -> u64 {
-        self.queue.totals().pending + u64::try_from(self.retained.len()).unwrap_or(0)
+        self.queue.totals().pending + wide(self.retained.len())
     }
 
     /// What the shell has just written into a `stats` line.

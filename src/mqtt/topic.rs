@@ -2,6 +2,7 @@
 //! to another is [`Mapping`]. Read MQTT 5 sections 4.7 and 4.8.2 first.
 
 pub use super::mapping::{Mapping, MappingError};
+use crate::fit::wide;
 
 /// Longest topic name or filter the wire can say.
 pub const TOPIC_BYTES_MAX: usize = 65_535;
@@ -91,7 +92,7 @@ pub fn matches_bytes(mut filter: impl Iterator<Item = u8>, topic: &str) -> bool 
 /// can make them collide, so it may decide about fairness but never about identity.
 pub fn topic_hash(topic: &str) -> u64 {
     let bytes = topic.as_bytes();
-    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let length = wide(bytes.len());
     let Some(tail) = bytes.last_chunk::<8>() else {
         let word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
         return stir(mix(length, word));

@@ -7,6 +7,7 @@ use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, LogHead, SESSION_RULE, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
 use super::{DropReason, Queue};
+use crate::fit::{fit, wide};
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::vocab::Overflow;
 
@@ -284,7 +285,7 @@ impl Queue {
         raw[..4].copy_from_slice(&crc.finalize().to_le_bytes());
         buffer[start..start + 4].copy_from_slice(&raw[..4]);
         let slot = &mut self.log.slots[widen(tail)];
-        slot.used += u32::try_from(HEAD_BYTES + body).unwrap_or(0);
+        slot.used += fit::<u32, _>(HEAD_BYTES + body, "bytes of a record");
         slot.count += 1;
         Ok(())
     }
@@ -333,7 +334,7 @@ impl Queue {
         store.write_slot(SlotId(first), 0, &raw)?;
         let head = &mut self.log.slots[widen(first)];
         head.count = 1;
-        head.used = u32::try_from(SLOT_BYTES).unwrap_or(u32::MAX);
+        head.used = fit(SLOT_BYTES, "bytes of a slot");
         head.closed = true;
         Ok(())
     }
@@ -439,15 +440,14 @@ impl Queue {
 
 /// Slots that so many records need, of so many bytes without their heads.
 pub(super) fn slots_at_most(records: u32, body_bytes: u64) -> u32 {
-    let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let count = u64::from(records);
     let bytes = body_bytes.saturating_add(count * wide(HEAD_BYTES));
     // Of two slots in a row more than one is full.
     let slots = bytes.div_ceil(wide(SLOT_BYTES / 2)) + count / wide(SLOT_RECORDS_MAX);
-    u32::try_from(slots).unwrap_or(u32::MAX)
+    fit(slots, "slots")
 }
 
 /// Slots that a record of so many bytes needs, if it begins one.
 pub(super) fn slots_of(total: usize) -> u32 {
-    u32::try_from(total.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX)
+    fit(total.div_ceil(SLOT_BYTES), "slots")
 }

@@ -6,7 +6,8 @@ use super::pool::{NONE, RecordId, widen};
 use super::recv::Stage;
 use super::trim::Scope;
 use super::{DropReason, Push, Queue};
-use crate::limits::{QOS0_WAIT_MAX, SLOT_BYTES};
+use crate::fit::{fit, wide};
+use crate::limits::{BLOCK_BYTES, QOS0_WAIT_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
 use crate::note::Note;
 use crate::vocab::Instant;
@@ -37,8 +38,8 @@ pub struct InUse {
 
 /// Slots that so many bytes of log take.
 pub fn slots_for(bytes: u64) -> u32 {
-    let slot = u64::try_from(SLOT_BYTES).unwrap_or(u64::MAX);
-    u32::try_from(bytes / slot).unwrap_or(u32::MAX).max(1)
+    let slot = wide(SLOT_BYTES);
+    fit::<u32, _>(bytes / slot, "slots").max(1)
 }
 
 impl Queue {
@@ -62,10 +63,16 @@ impl Queue {
             records: self.pool.record_count() - self.pool.free_records(),
             blocks: self.pool.block_count() - self.pool.free_blocks(),
             entries: self.entries.count() - self.entries.free_count(),
-            packet_ids: u32::try_from(packet_ids).unwrap_or(u32::MAX),
+            packet_ids: fit(packet_ids, "packet identifiers"),
             receive_ids: self.recv.len(),
             slots: self.log.capacity - self.log.free_count,
         }
+    }
+
+    /// Messages in RAM, and bytes of blocks they take.
+    pub fn ring(&self) -> (u32, u64) {
+        let blocks = self.pool.block_count() - self.pool.free_blocks();
+        (self.pool.record_count() - self.pool.free_records(), u64::from(blocks) * wide(BLOCK_BYTES))
     }
 
     pub fn slot_count(&self) -> u32 {
@@ -303,7 +310,7 @@ impl Queue {
 
     /// Destination of what is set aside.
     pub fn aside(&self) -> DestId {
-        DestId(u16::try_from(self.boxes.len() - 1).unwrap_or(u16::MAX))
+        DestId(fit(self.boxes.len() - 1, "destinations"))
     }
 
     /// Takes a message out of its queue and keeps it in the quarantine. `false`: its bytes are on

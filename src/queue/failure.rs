@@ -7,6 +7,7 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::recv::Stage;
 use super::store::StoreError;
+use crate::fit::millis;
 use crate::note::Note;
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -87,7 +88,7 @@ impl Queue {
             self.retry_at = now.plus(after);
         }
         self.failing = true;
-        let retry_in_ms = u64::try_from(after.as_millis()).unwrap_or(0);
+        let retry_in_ms = millis(after);
         self.note(Note::StoreError { operation, reason, retry_in_ms });
     }
 

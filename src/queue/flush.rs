@@ -13,6 +13,7 @@ use super::recv::Stage;
 use super::refill::Classify;
 use super::store::{SpillStore, StoreError};
 use super::together::Cursor;
+use crate::fit::{millis, wide};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_EAGER_BYTES, FLUSH_AFTER_MAX, LAZY_SETTLED_AFTER, SLOT_BYTES,
 };
@@ -192,7 +193,7 @@ impl Queue {
         if prompt {
             return oldest.plus(stretched);
         }
-        let eager = u64::try_from(COMMIT_EAGER_BYTES).unwrap_or(u64::MAX);
+        let eager = wide(COMMIT_EAGER_BYTES);
         if outbox.custody_bytes >= eager || self.eager {
             return Instant::ZERO;
         }
@@ -535,7 +536,7 @@ impl Queue {
         let note = Note::SpillDrained {
             destination: outbox.params.name.clone(),
             messages: outbox.spill_messages,
-            duration_ms: u64::try_from(now.since(outbox.spill_since).as_millis()).unwrap_or(0),
+            duration_ms: millis(now.since(outbox.spill_since)),
         };
         self.note(note);
     }

@@ -6,6 +6,7 @@
 
 use super::pool::{NONE, widen};
 use super::store::{SlotId, Table, seal, unseal};
+use crate::fit::{fit, index};
 use crate::limits::SLOT_RECORDS_MAX;
 
 const WORDS: usize = SLOT_RECORDS_MAX / 64;
@@ -183,7 +184,7 @@ impl Slot {
         self.count = count;
         self.settled_bits.cut(count);
         self.taken_bits.cut(count);
-        self.settled = u16::try_from(self.settled_bits.count()).unwrap_or(count);
+        self.settled = fit(self.settled_bits.count(), "records of a slot");
     }
 
     pub fn unsettled(&self) -> u16 {
@@ -385,7 +386,7 @@ impl Log {
         while let Some(word) = self.dirty.get(word_index) {
             let bits = word & mask;
             if bits != 0 {
-                let at = word_index * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0);
+                let at = word_index * 64 + index(bits.trailing_zeros());
                 return u32::try_from(at).ok();
             }
             mask = u64::MAX;

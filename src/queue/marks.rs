@@ -1,5 +1,6 @@
 //! A fixed set of small numbers that are handed out in turn: who has something to do.
 
+use crate::fit::index;
 pub struct Marks {
     words: Box<[u64]>,
     count: u32,
@@ -26,7 +27,7 @@ impl Marks {
             return None;
         }
         let at = self.words.iter().position(|word| *word != 0)?;
-        let bit = usize::try_from(self.words[at].trailing_zeros()).unwrap_or(0);
+        let bit = index(self.words[at].trailing_zeros());
         self.words[at] &= self.words[at] - 1;
         self.count -= 1;
         u16::try_from(at * 64 + bit).ok()

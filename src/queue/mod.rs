@@ -38,6 +38,7 @@ pub mod trim;
 mod walk;
 pub mod window;
 
+use crate::fit::{capped, fit, wide};
 use crate::limits::{CONFLATED_TOPICS_MAX, QOS0_QUEUE_MAX, REFUSED_MAX};
 use crate::mqtt::Qos;
 use crate::mqtt::topic::topic_hash;
@@ -357,7 +358,7 @@ impl Queue {
         if qos == Qos::AtMostOnce && !outbox.params.queue_qos0 {
             return if outbox.zero.len < QOS0_QUEUE_MAX { Ok(()) } else { Err(Refusal::Quota) };
         }
-        let bytes = u64::try_from(body_bytes).unwrap_or(u64::MAX);
+        let bytes = wide(body_bytes);
         if outbox.pending >= outbox.params.messages_max
             || outbox.pending_bytes.saturating_add(bytes) > outbox.params.bytes_max
         {
@@ -417,7 +418,7 @@ impl Queue {
         let entry = &mut self.entries[index];
         entry.record = Some(record);
         entry.arrival = head.arrival;
-        entry.body_bytes = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+        entry.body_bytes = fit(head.body_bytes(), "bytes of a record");
         entry.qos = push.qos;
         entry.rule = push.rule;
         entry.stream = push.stream;
@@ -482,7 +483,7 @@ impl Queue {
 
     /// All destinations there may be, whether used or not.
     pub(super) fn dests(&self) -> impl Iterator<Item = DestId> + use<> {
-        (0..u16::try_from(self.boxes.len()).unwrap_or(u16::MAX)).map(DestId)
+        (0..fit(self.boxes.len(), "destinations")).map(DestId)
     }
 
     pub fn outbox(&self, dest: DestId) -> &Outbox {
@@ -532,17 +533,9 @@ impl Queue {
         self.outbox(dest).params.name.clone()
     }
 
-    /// Messages in RAM, and bytes of blocks they take.
-    pub fn ring(&self) -> (u32, u64) {
-        let blocks = self.pool.block_count() - self.pool.free_blocks();
-        (
-            self.pool.record_count() - self.pool.free_records(),
-            u64::from(blocks) * u64::try_from(crate::limits::BLOCK_BYTES).unwrap_or(0),
-        )
-    }
-
     pub fn set_wall(&mut self, wall_s: u64) {
-        self.wall_s = u32::try_from(wall_s).unwrap_or(u32::MAX);
+        // A label: a clock that is beyond 2106 says that year.
+        self.wall_s = capped(wall_s);
     }
 }
 

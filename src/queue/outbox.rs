@@ -7,6 +7,7 @@ use super::peer::{Parked, PeerId};
 use super::pool::NONE;
 use super::record::SESSION_RULE;
 use super::trim::RuleCount;
+use crate::fit::fit;
 use crate::note::Text;
 use crate::vocab::{Instant, Overflow};
 use core::time::Duration;
@@ -376,7 +377,7 @@ impl Outbox {
     /// Exchanges of the peer's session from the time before we left it.
     pub fn left_open(&self) -> u16 {
         let mine = self.parked.iter().find(|at| Some(at.peer) == self.peer);
-        mine.map_or(0, |at| u16::try_from(at.open.len()).unwrap_or(u16::MAX))
+        mine.map_or(0, |at| fit(at.open.len(), "packet identifiers"))
     }
 
     /// Messages in RAM that count against the ring, sent or not.

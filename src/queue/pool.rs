@@ -4,6 +4,8 @@
 //! while a destination refers to it (`refs`); its head lives on while a publisher waits for it
 //! (`holds`). Never grows, never allocates after [`Pool::new`].
 
+use crate::fit::fit;
+pub use crate::fit::index as widen;
 use crate::limits::BLOCK_BYTES;
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
@@ -91,7 +93,7 @@ pub struct PoolFull;
 impl Pool {
     /// `messages` records over `bytes` of body.
     pub fn new(messages: u32, bytes: usize) -> Self {
-        let blocks = u32::try_from(bytes / BLOCK_BYTES).unwrap_or(NONE - 1).max(1);
+        let blocks = fit::<u32, _>(bytes / BLOCK_BYTES, "blocks").max(1);
         Self {
             records: Vec::with_capacity(widen(messages)),
             bytes: vec![0; widen(blocks) * BLOCK_BYTES].into_boxed_slice(),
@@ -164,7 +166,7 @@ impl Pool {
         let block = self.free_block;
         if block == NONE {
             self.next_block.push(NONE);
-            return u32::try_from(self.next_block.len() - 1).unwrap_or(NONE);
+            return fit(self.next_block.len() - 1, "blocks");
         }
         self.free_block = self.next_block[widen(block)];
         block
@@ -184,7 +186,7 @@ impl Pool {
                 first: NONE,
                 next: NONE,
             });
-            return u32::try_from(self.records.len() - 1).unwrap_or(NONE);
+            return fit(self.records.len() - 1, "records");
         }
         self.free_record = self.records[widen(index)].next;
         index
@@ -345,12 +347,7 @@ impl Pool {
 
 /// Blocks a body takes; an empty one takes one.
 pub fn blocks_for(body_bytes: usize) -> u32 {
-    u32::try_from(body_bytes.div_ceil(BLOCK_BYTES).max(1)).unwrap_or(NONE)
-}
-
-/// An index as `usize`; routers have at least 32 bits.
-pub fn widen(index: u32) -> usize {
-    usize::try_from(index).unwrap_or(usize::MAX)
+    fit(body_bytes.div_ceil(BLOCK_BYTES).max(1), "blocks")
 }
 
 #[cfg(test)]

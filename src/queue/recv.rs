@@ -7,6 +7,7 @@
 
 use super::pool::{RecordId, widen};
 
+use crate::fit::fit;
 const EMPTY: u32 = u32::MAX;
 
 /// How far an identifier is on its way to the disk.
@@ -157,7 +158,7 @@ impl RecvIds {
         while self.counts[usize::from(owner)] > 0 {
             let value = self.table[at];
             if value != EMPTY && value >> 16 == u32::from(owner) {
-                self.remove(owner, u16::try_from(value & 0xFFFF).unwrap_or(0));
+                self.remove(owner, fit(value & 0xFFFF, "a packet identifier"));
                 // Another may have moved here.
                 continue;
             }
@@ -187,7 +188,7 @@ impl RecvIds {
                 break;
             }
             if *value >> 16 == u32::from(owner) && *value != EMPTY {
-                let id = u16::try_from(*value & 0xFFFF).unwrap_or(0);
+                let id = fit(*value & 0xFFFF, "a packet identifier");
                 *stage = each(id, *stage);
                 left -= 1;
             }

@@ -11,6 +11,7 @@ use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
 use super::walk::Walk;
 use super::{DropReason, Queue};
+use crate::fit::{fit, wide};
 use crate::limits::SLOT_BYTES;
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -308,7 +309,7 @@ impl Queue {
         entry.place = Some(place);
         entry.seq = head.seq;
         entry.arrival = pool_head.arrival;
-        entry.body_bytes = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+        entry.body_bytes = fit(head.body_bytes(), "bytes of a record");
         entry.stream = stream;
         entry.rule = rule;
         entry.qos = head.qos;
@@ -374,7 +375,7 @@ impl Queue {
                     outbox.streams[usize::from(stream)].gap += 1;
                     outbox.gaps |= 1 << stream;
                     if ordinal < unread {
-                        let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
+                        let bytes = wide(head.body_bytes());
                         outbox.pending_bytes += bytes;
                     }
                 }
@@ -431,7 +432,7 @@ impl Queue {
             return Ok(Loaded::PoolFull);
         };
         let generation = self.log.slots[widen(slot)].generation;
-        let spot = Spot { slot, generation, at: u32::try_from(at).unwrap_or(u32::MAX) };
+        let spot = Spot { slot, generation, at: fit(at, "bytes of a slot") };
         let mut crc = crc_at(spot);
         crc.update(&self.slot_buffer[at + 4..at + HEAD_BYTES]);
         let first = (head.bytes()).min(SLOT_BYTES - at) - HEAD_BYTES;

@@ -12,6 +12,7 @@ use super::rows::{Flight, Row, parse_row};
 use super::salvage::generation_of;
 use super::store::{SlotId, SpillStore, StoreError, Table, unseal};
 use super::walk::{Walk, is_sound};
+use crate::fit::{fit, wide};
 use crate::limits::{PUBLISH_ID_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
 use crate::note::{Note, text};
@@ -163,7 +164,7 @@ impl Queue {
             }
             slots.push((index, slot));
         }
-        self.note_damaged("corrupt_slot_row", u64::try_from(damaged.len()).unwrap_or(0));
+        self.note_damaged("corrupt_slot_row", wide(damaged.len()));
         let mut ended = damaged.clone();
         for (index, slot) in &mut slots {
             if slot.owner != ORPHAN {
@@ -293,7 +294,7 @@ impl Queue {
         // A large record lies in more than this slot, and is proved when it is loaded.
         let large = LogHead::decode(&self.slot_buffer).is_some_and(|h| h.bytes() > SLOT_BYTES);
         place.count = count.max(u16::from(large && said == 1));
-        place.used = u32::try_from(used).unwrap_or(u32::MAX);
+        place.used = fit(used, "bytes of a slot");
         if place.count < said || damaged > 0 || broken > 0 || !last {
             // Nothing may be appended over what might still be rescued.
             place.closed = true;
@@ -305,7 +306,7 @@ impl Queue {
         if place.closed {
             self.log.mark(index);
         }
-        let tail = u64::from(said.saturating_sub(count)) - u64::try_from(known).unwrap_or(0);
+        let tail = u64::from(said.saturating_sub(count)) - wide(known);
         let lost = tail.max(broken) + damaged;
         self.note_damaged("corrupt", lost);
         Ok(last_seq.unwrap_or(first_seq))
@@ -406,7 +407,7 @@ impl Queue {
             let mut walk = Walk::new(self.log.slots[widen(slot)].count);
             while let Some((ordinal, at, head)) = walk.step(&self.slot_buffer) {
                 if head.seq == seq && !self.log.slots[widen(slot)].settled_bits.get(ordinal) {
-                    let body = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+                    let body = fit(head.body_bytes(), "bytes of a record");
                     let classified = self.classified(dest, at, &head, classify);
                     let (stream, rule) = classified.unwrap_or((0, 0));
                     return Ok(Some((Place { slot, ordinal }, body, stream, rule)));
@@ -429,7 +430,7 @@ impl Outbox {
             // How far identifiers went is not known: far from those that may be open.
             let most = u32::from(PUBLISH_ID_MAX);
             let far = (u32::from(row.next_id) + most / 2) % most + 1;
-            self.next_id = u16::try_from(far).unwrap_or(1);
+            self.next_id = fit(far, "a packet identifier");
         }
         if row.sure && !safe {
             // From here on it is not told of identifiers until the next clean stop.

@@ -10,6 +10,7 @@ use super::pool::{NONE, widen};
 use super::refill::Classify;
 use super::trim::RuleCount;
 use super::{BoxSetup, DropReason, Queue};
+use crate::fit::fit;
 use crate::limits::CONFLATED_TOPICS_MAX;
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -189,7 +190,7 @@ impl Queue {
         self.tell_drops_of(dest);
         let outbox = &mut self.boxes[usize::from(dest.0)];
         let (streams, window) = (outbox.streams.len(), outbox.wire.len() / 2);
-        let window = u16::try_from(window).unwrap_or(u16::MAX).max(room.window);
+        let window = fit::<u16, _>(window, "messages of a window").max(room.window);
         let conflated = room.conflating_rules * CONFLATED_TOPICS_MAX;
         *outbox = Outbox::new(streams.max(room.streams), window, conflated);
         self.open(dest, params);

@@ -9,6 +9,7 @@ use super::peer::{Parked, PeerId};
 use super::pool::{NONE, widen};
 use super::recv::Stage;
 use super::store::{SpillStore, StoreError, Table, seal};
+use crate::fit::fit;
 use crate::limits::LAZY_SETTLED_AFTER;
 use crate::mqtt::Qos;
 use crate::planted::{Bug, planted};
@@ -113,7 +114,7 @@ impl Queue {
         }
         close_list(row, received, count);
         // At most as many as a bridge has servers, and then some of an earlier configuration.
-        row.push(u8::try_from(outbox.parked.len()).unwrap_or(0));
+        row.push(fit(outbox.parked.len(), "sessions left"));
         for parked in &outbox.parked {
             row.extend_from_slice(&parked.peer.0.get().to_le_bytes());
             for ids in [&parked.open, &parked.received] {
@@ -121,7 +122,7 @@ impl Queue {
                 for id in ids {
                     row.extend_from_slice(&id.to_le_bytes());
                 }
-                close_list(row, list, u16::try_from(ids.len()).unwrap_or(u16::MAX));
+                close_list(row, list, fit(ids.len(), "packet identifiers"));
             }
         }
         let outbox = &mut self.boxes[usize::from(dest.0)];

@@ -15,6 +15,7 @@ use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::refill::Classify;
 use super::store::{SlotId, SpillStore, StoreError, Table, seal, unseal};
 use super::walk::{Walk, is_sound, search};
+use crate::fit::{fit, wide};
 use crate::limits::{SALVAGE_SLOTS, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::mqtt::Qos;
 use crate::note::Note;
@@ -304,7 +305,7 @@ impl Queue {
         if let (Some(head), Some(_)) = (head, row) {
             return self.move_large(salvage, group, generation, &head, store);
         }
-        let bound = u16::try_from(SLOT_RECORDS_MAX).unwrap_or(u16::MAX);
+        let bound = fit(SLOT_RECORDS_MAX, "records of a slot");
         let closed = row.filter(|slot| slot.closed);
         let sifted = sift(&salvage.bytes, index, generation, closed.map_or(bound, |s| s.count));
         let settled = |ordinal| row.is_some_and(|slot| slot.settled_bits.get(ordinal));
@@ -313,7 +314,7 @@ impl Queue {
         // An open one may have more than its row says, but never had fewer.
         let count = row.map_or(0, |slot| slot.count).max(sifted.count);
         let open = (0..count).filter(|ordinal| !settled(*ordinal)).count();
-        let missing = u64::try_from(open - wanted.len()).unwrap_or(0);
+        let missing = wide(open - wanted.len());
         let Some(first) = wanted.first() else {
             salvage.staged.lost += missing;
             return Ok(true);
@@ -322,7 +323,7 @@ impl Queue {
             Some(slot) => self.owner_by_number(slot.owner_number),
             None => Some(self.owner_of_record(&salvage.bytes[*first..], classify)),
         };
-        let records = u64::try_from(wanted.len()).unwrap_or(0);
+        let records = wide(wanted.len());
         let Some(dest) = dest else {
             // Its bridge or its session is not there any more.
             salvage.staged.lost += missing + records;
@@ -346,7 +347,7 @@ impl Queue {
             let Some(mut head) = LogHead::decode(&salvage.bytes[at..]) else { continue };
             let body = at + HEAD_BYTES..at.saturating_add(head.bytes());
             head.ordinal = ordinal.to_le_bytes()[0];
-            let place = u32::try_from(salvage.image.len()).unwrap_or(u32::MAX);
+            let place = fit(salvage.image.len(), "bytes of a slot");
             let spot = Spot { slot: new, generation, at: place };
             let raw = encoded(&mut head, spot, &salvage.bytes[body.clone()]);
             salvage.image.extend_from_slice(&raw);
@@ -357,7 +358,7 @@ impl Queue {
         store.write_slot(SlotId(new), 0, &salvage.image)?;
         let slot = &mut self.log.slots[widen(new)];
         slot.count = ordinal;
-        slot.used = u32::try_from(salvage.image.len()).unwrap_or(u32::MAX);
+        slot.used = fit(salvage.image.len(), "bytes of a slot");
         salvage.staged.moved.push((dest, new, ordinal, in_doubt));
         Ok(true)
     }
@@ -391,7 +392,7 @@ impl Queue {
             salvage.staged.lost += 1;
             return Ok(true);
         };
-        if !self.slots_for(dest, u32::try_from(group.len()).unwrap_or(u32::MAX)) {
+        if !self.slots_for(dest, fit(group.len(), "slots")) {
             let drops = self.outbox(dest).params.session;
             salvage.staged.lost += u64::from(drops);
             return Ok(drops);
@@ -409,7 +410,7 @@ impl Queue {
             store.write_slot(SlotId(new), 0, bytes)?;
         }
         let slot = &mut self.log.slots[widen(first)];
-        (slot.count, slot.used) = (1, u32::try_from(SLOT_BYTES).unwrap_or(u32::MAX));
+        (slot.count, slot.used) = (1, fit(SLOT_BYTES, "bytes of a slot"));
         let spot = Spot { slot: first, generation: slot.generation, at: 0 };
         let mut head = LogHead { ordinal: 0, ..*head };
         let raw = encoded(&mut head, spot, &record[HEAD_BYTES..]);

@@ -10,6 +10,7 @@ use super::pool::{NONE, widen};
 use super::refill::Classify;
 use super::store::{SpillStore, StoreError};
 use super::walk::Walk;
+use crate::fit::fit;
 use crate::limits::WINDOW_SLOTS_READ;
 use crate::mqtt::Qos;
 
@@ -104,7 +105,7 @@ impl Queue {
                     continue;
                 };
                 if lasts.iter().any(|(mine, last)| *mine == stream && head.seq < *last) {
-                    let body_bytes = u32::try_from(head.body_bytes()).unwrap_or(u32::MAX);
+                    let body_bytes = fit(head.body_bytes(), "bytes of a record");
                     let place = Place { slot: index, ordinal };
                     let (seq, qos) = (head.seq, head.qos);
                     found.push(Before { seq, qos, place, body_bytes, stream, rule });

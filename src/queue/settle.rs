@@ -5,6 +5,7 @@ use super::entry::{Chain, Flags, Place, State};
 use super::outbox::{Conflated, DestId};
 use super::pool::{NONE, widen};
 use super::{DropReason, Queue};
+use crate::fit::fit;
 use crate::mqtt::Qos;
 use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
@@ -127,7 +128,7 @@ impl Queue {
         let bytes = self.entries[index].body_bytes;
         let outbox = self.outbox_mut(dest);
         outbox.conflated[at] = Conflated { hash, rule, entry: index, place: None, stream, bytes };
-        self.entries[index].conflate = u16::try_from(at).unwrap_or(u16::MAX);
+        self.entries[index].conflate = fit(at, "conflated topics");
     }
 
     /// `old` waits unsent and is replaced by `new`: settled when that one is, or is durable.

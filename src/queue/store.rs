@@ -1,6 +1,7 @@
 //! What the queue needs of a disk: fixed-size slots written in place and small keyed rows, both
 //! in one transaction. The SQLite store of the shell and the simulator's disk implement it.
 
+use crate::fit::wide;
 /// A slot: `SLOT_BYTES` of record log that belongs to one destination at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(pub u32);
@@ -40,7 +41,7 @@ pub const SEAL_BYTES: usize = 4;
 /// is found.
 fn row_crc(table: Table, key: &[u8], value: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    let length = u64::try_from(key.len()).unwrap_or(u64::MAX);
+    let length = wide(key.len());
     crc.update(&[table.tag()]);
     crc.update(&length.to_le_bytes());
     crc.update(key);

@@ -9,6 +9,7 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::record::HEAD_BYTES;
 use super::store::{SlotId, SpillStore, StoreError};
+use crate::fit::fit;
 use crate::limits::{COMMIT_BYTES_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
@@ -38,7 +39,7 @@ impl Queue {
         let bytes = |dest: &DestId| {
             let outbox = self.outbox(*dest);
             let heads = widen(outbox.custody.len) * HEAD_BYTES;
-            usize::try_from(outbox.custody_bytes).unwrap_or(usize::MAX).saturating_add(heads)
+            fit::<usize, _>(outbox.custody_bytes, "bytes in custody").saturating_add(heads)
         };
         let along = || self.dests().filter(|dest| self.goes_along(*dest, now));
         let total = along().map(|dest| bytes(&dest)).fold(0, usize::saturating_add);

@@ -12,6 +12,7 @@ use super::refill::Classify;
 use super::store::{SpillStore, StoreError};
 use super::walk::Walk;
 use super::{DropReason, Queue};
+use crate::fit::wide;
 use crate::limits::SWEEP_INTERVAL;
 use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
@@ -363,7 +364,7 @@ impl Queue {
     /// Settles a record that is on disk only and goes unsent; `class` as `settle_stored` has it.
     fn drop_stored(&mut self, dest: DestId, place: Place, head: &LogHead, class: Option<(u8, u8)>) {
         let outbox = self.outbox_mut(dest);
-        let bytes = u64::try_from(head.body_bytes()).unwrap_or(0);
+        let bytes = wide(head.body_bytes());
         outbox.pending_bytes = outbox.pending_bytes.saturating_sub(bytes);
         self.settle_stored(dest, place, class);
     }

@@ -7,6 +7,7 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
+use crate::fit::fit;
 use crate::limits::{SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::mqtt::Qos;
 
@@ -33,7 +34,7 @@ const GAP_MARK: [u8; 5] = [b'g', b'a', b'p', 0, 0x90];
 impl Gap {
     /// Writes into a slot's bytes what a walk understands.
     pub(super) fn mark(&self, slot: &mut [u8]) {
-        let bytes = u32::try_from(self.bytes).unwrap_or(u32::MAX);
+        let bytes: u32 = fit(self.bytes, "bytes of a slot");
         let at = self.at;
         slot[at..at + 5].copy_from_slice(&GAP_MARK);
         slot[at + 6..at + 8].copy_from_slice(&self.records.to_le_bytes());
@@ -104,7 +105,7 @@ pub(super) fn is_sound(
     head: &LogHead,
 ) -> bool {
     let Some(record) = bytes.get(at..at.saturating_add(head.bytes())) else { return false };
-    let mut crc = crc_at(Spot { slot, generation, at: u32::try_from(at).unwrap_or(u32::MAX) });
+    let mut crc = crc_at(Spot { slot, generation, at: fit(at, "bytes of a slot") });
     crc.update(&record[4..]);
     crc.finalize() == head.crc
 }
@@ -198,7 +199,7 @@ impl Queue {
     /// another). Damaged ones among them are settled. Returns how many are there, the bytes they
     /// take and the last sequence number, and how many are damaged.
     pub(super) fn measure(&mut self, slot: u32) -> (u16, usize, Option<u64>, u64) {
-        let bound = u16::try_from(SLOT_RECORDS_MAX).unwrap_or(u16::MAX);
+        let bound = fit(SLOT_RECORDS_MAX, "records of a slot");
         let generation = self.log.slots[widen(slot)].generation;
         let (mut count, mut used, mut last, mut lost) = (0, 0, None, 0);
         let mut walk = Walk::new(bound);
@@ -233,7 +234,7 @@ impl Queue {
     pub(super) fn broken_end(&self, slot: u32, at: usize, count: u16, last: Option<u64>) -> u64 {
         let super::log::Slot { owner, first_seq, .. } = self.log.slots[widen(slot)];
         let Some(outbox) = self.boxes.get(usize::from(owner)) else { return 0 };
-        let bound = u16::try_from(SLOT_RECORDS_MAX).unwrap_or(u16::MAX);
+        let bound = fit(SLOT_RECORDS_MAX, "records of a slot");
         let mut walk = Walk { at, ordinal: count, count: bound };
         let (mut next, mut broken) = (last.map_or(first_seq, |last| last.saturating_add(1)), 0);
         while let Some((_, _, head)) = walk.step(&self.slot_buffer) {

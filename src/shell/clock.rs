@@ -4,6 +4,7 @@
 //! right past 2038 on 32-bit systems whose kernel can say so, and 0 where nothing can be said.
 //! Never uses `std::time::SystemTime`, which panics or wraps there.
 
+use crate::fit::fit;
 use crate::gateway::mark::Readings;
 use crate::limits::CLOCK_JUMP_MIN;
 use crate::vocab::Instant;
@@ -92,7 +93,7 @@ impl WallWatch {
 
 /// Seconds since 1970 as the system believes.
 pub fn wall() -> u64 {
-    u64::try_from(realtime().seconds).unwrap_or(0)
+    fit(realtime().seconds.max(0), "seconds")
 }
 
 /// Milliseconds since 1970 as the system believes, for the log.
@@ -101,8 +102,8 @@ pub fn wall_millis() -> u64 {
 }
 
 fn micros(reading: Reading) -> u64 {
-    let seconds = u64::try_from(reading.seconds).unwrap_or(0);
-    let nanos = u64::try_from(reading.nanos).unwrap_or(0);
+    let seconds = fit::<u64, _>(reading.seconds.max(0), "seconds");
+    let nanos = fit::<u64, _>(reading.nanos.max(0), "nanoseconds");
     seconds.saturating_mul(1_000_000).saturating_add(nanos / 1000)
 }
 

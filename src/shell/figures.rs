@@ -1,6 +1,7 @@
 //! What only the shell can measure: how long turns take and with what, and how much memory the
 //! process has.
 
+use crate::fit::millis;
 use crate::gateway::sys::Outside;
 use crate::note::Note;
 use crate::vocab::Instant;
@@ -32,7 +33,11 @@ impl Figures {
             longest: ("", Duration::ZERO),
             turn_max: Duration::ZERO,
             statm: File::open("/proc/self/statm").ok(),
-            page_kib: u64::try_from(page_bytes).unwrap_or(4096) / 1024,
+            page_kib: match u64::try_from(page_bytes) {
+                Ok(bytes) => bytes / 1024,
+                // The system does not say, and this is the size nearly everywhere.
+                Err(_) => 4,
+            },
         }
     }
 
@@ -92,10 +97,6 @@ impl Figures {
             .and_then(|pages| pages.parse::<u64>().ok());
         pages.unwrap_or(0) * self.page_kib
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::resolver::{self, Paths};
 use super::socket;
 use super::transport::Transport;
 use crate::config::Config;
+use crate::fit::fit;
 use crate::gateway::verbs::Event;
 use crate::note::{Note, text};
 use crate::vocab::Instant;
@@ -94,7 +95,7 @@ impl Listeners {
                 match open(addr, registry, token) {
                     Ok(socket) => {
                         // The configuration has fewer listeners than a u16 counts.
-                        let listener = u16::try_from(at).unwrap_or(u16::MAX);
+                        let listener = fit(at, "listeners");
                         doors.push(Door { socket, listener, ready: true, waiting: None });
                     }
                     Err(error) => last = error,

@@ -39,6 +39,7 @@ pub use self::signals::hold_reload;
 pub use self::system::{claim_descriptors, program_bytes};
 
 use crate::config::{Bridge, Config, Server};
+use crate::fit::millis;
 use crate::gateway::verbs::{Action, Event};
 use crate::limits::{STORE_SLOW, STORE_SLOW_FOR};
 use crate::note::{Note, text};
@@ -539,7 +540,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             };
             self.damaged |= error == StoreError::Corrupt;
             self.maintain_at = now.plus(MAINTAIN_RETRY);
-            let retry_in_ms = u64::try_from(MAINTAIN_RETRY.as_millis()).unwrap_or(0);
+            let retry_in_ms = millis(MAINTAIN_RETRY);
             let note = Note::StoreError { operation: "checkpoint", reason, retry_in_ms };
             self.logging.note(now, &note);
         }

@@ -3,6 +3,7 @@
 //!
 //! Never blocks, never looks up a name.
 
+use crate::fit::fit;
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
@@ -92,11 +93,11 @@ pub(super) fn connect(socket: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
 }
 
 fn family(family: libc::c_int) -> libc::sa_family_t {
-    libc::sa_family_t::try_from(family).unwrap_or(0)
+    fit(family, "an address family")
 }
 
 fn connect_raw<T>(socket: &OwnedFd, addr: &T) -> io::Result<()> {
-    let bytes = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    let bytes = fit(size_of::<T>(), "bytes of an address");
     // SAFETY: `addr` is a complete sockaddr of `bytes` bytes and outlives the call.
     let answer =
         unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(addr).cast(), bytes) };
@@ -133,7 +134,7 @@ pub(super) fn outstanding(socket: &impl AsRawFd) -> usize {
     let mut bytes: libc::c_int = 0;
     // SAFETY: TIOCOUTQ (SIOCOUTQ) writes one integer to where the pointer shows.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if answer == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+    if answer == 0 { fit(bytes.max(0), "bytes") } else { 0 }
 }
 
 /// The index of an interface, for scoped IPv6 addresses.

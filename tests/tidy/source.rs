@@ -90,6 +90,23 @@ pub fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 
     })
 }
 
+/// Where the call ends whose name begins at `at`: behind its closing parenthesis.
+pub fn call_end(code: &str, at: usize) -> Option<usize> {
+    let open = at + code[at..].find('(')?;
+    let mut depth = 0;
+    for (offset, byte) in code[open..].bytes().enumerate() {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(open + offset + 1);
+        }
+    }
+    None
+}
+
 /// The names that follow `root::` in `code`, with their places: `std::{fs, net::X}` gives `fs` and
 /// `net`, `std::fs::read` gives `fs`.
 pub fn below(code: &str, root: &str) -> Vec<(usize, String)> {

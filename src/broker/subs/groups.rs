@@ -3,6 +3,7 @@
 //! section 4.8.2 first.
 
 use super::{NONE, Subs, Subscription};
+use crate::fit::fit;
 use crate::mqtt::topic;
 use crate::queue::entry::NO_RULE_YET;
 
@@ -33,7 +34,7 @@ pub fn way_of(filter: &str) -> u8 {
 pub(super) fn share_bytes(filter: &str) -> u16 {
     let inner = topic::split_shared(filter).map_or(filter, |(_, inner)| inner);
     // A filter is no longer than the wire can say.
-    u16::try_from(filter.len() - inner.len()).unwrap_or(0)
+    fit(filter.len() - inner.len(), "bytes of a filter")
 }
 
 /// The sessions that share a subscription; never empty.

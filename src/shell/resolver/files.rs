@@ -3,6 +3,7 @@
 //! Files are read up to a bound, and lines that make no sense are passed over: a router must
 //! come up with half a file. Never asks the network.
 
+use crate::fit::index;
 use crate::shell::socket;
 use resolv_conf::ScopedIp;
 use std::fs::File;
@@ -86,7 +87,7 @@ impl NameServers {
             .take(SEARCH_MAX)
             .map(str::to_owned)
             .collect();
-        Self { addrs, search, dots: usize::try_from(config.ndots).unwrap_or(1).min(15) }
+        Self { addrs, search, dots: index(config.ndots).min(15) }
     }
 
     /// The names to ask for, in order. A name that ends with a dot is asked as it is.

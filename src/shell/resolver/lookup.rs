@@ -8,6 +8,7 @@
 use super::ADDRS_MAX;
 use super::files::NameServers;
 use super::wire::{self, Family, Verdict};
+use crate::fit::fit;
 use crate::shell::socket::{self, Kind};
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -427,7 +428,9 @@ impl Server {
             }
             if let Some(bytes) = wire::question(self.ids[family.index()], name, family) {
                 // A question has 300 bytes at most.
-                out.extend_from_slice(&u16::try_from(bytes.len()).unwrap_or(0).to_be_bytes());
+                out.extend_from_slice(
+                    &fit::<u16, _>(bytes.len(), "bytes of a question").to_be_bytes(),
+                );
                 out.extend_from_slice(&bytes);
             }
         }

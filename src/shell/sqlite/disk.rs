@@ -1,7 +1,8 @@
 //! What the store asks of the file system beside SQLite: room before it is needed, the free
 //! space, the lock, what was really written. No SQL.
 
-use super::{PAGE_BYTES, count};
+use super::PAGE_BYTES;
+use crate::fit::{capped, wide};
 use crate::queue::store::StoreError;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -97,7 +98,7 @@ impl Extents {
     /// Makes sure that a database of `pages` pages and its log have their blocks. `spare`: slots
     /// were added to it. Says whether it has more than before.
     pub(super) fn reserve(&mut self, pages: u64, spare: bool) -> Result<bool, StoreError> {
-        let need = pages * count(PAGE_BYTES);
+        let need = pages * wide(PAGE_BYTES);
         let more = if spare { need + SPARE_BYTES } else { need };
         let wanted = more.min(self.database_bytes_max).max(need);
         if wanted <= self.database_bytes {
@@ -128,9 +129,10 @@ impl Extents {
             let (mut at, zeros) = (self.wal_bytes, [0; 4096]);
             self.wal.seek(SeekFrom::Start(at))?;
             while at < self.wal_bytes_wanted {
-                let bytes = usize::try_from(self.wal_bytes_wanted - at).unwrap_or(zeros.len());
+                // Cut to the zeros there are in any case.
+                let bytes = capped::<usize, _>(self.wal_bytes_wanted - at);
                 self.wal.write_all(&zeros[..bytes.min(zeros.len())])?;
-                at += count(bytes.min(zeros.len()));
+                at += wide(bytes.min(zeros.len()));
             }
         }
         self.wal.sync_all()?;

@@ -22,6 +22,7 @@ mod wreck;
 
 pub use open::OpenError;
 
+use crate::fit::{fit, wide};
 use crate::queue::SLOT_BYTES;
 use crate::queue::store::{SlotId, SpillStore, StoreError, Table, seal};
 use disk::{BLOCK_BYTES, EXTENT_BYTES, Extents, LockFile, block_span};
@@ -411,7 +412,7 @@ impl SqliteStore {
         unsafe {
             ffi::sqlite3_db_status(self.db.handle(), operation, &mut now, &mut highest, 1);
         }
-        u64::try_from(now).unwrap_or(0)
+        fit(now.max(0), "pages")
     }
 
     fn execute(&self, sql: &str) -> rusqlite::Result<()> {
@@ -494,7 +495,7 @@ fn slot_key(table: Table, key: &[u8]) -> Option<u32> {
 
 /// Row of `log` that holds part `part` of `slot`.
 fn row_id(slot: SlotId, part: usize) -> i64 {
-    let id = u64::from(slot.0) * count(SLOT_ROWS) + count(part);
+    let id = u64::from(slot.0) * wide(SLOT_ROWS) + wide(part);
     // 2^32 slots of 33 rows stay far below 2^63.
     i64::try_from(id).expect("row numbers fit")
 }
@@ -507,11 +508,6 @@ fn copy_part(row: &rusqlite::Row<'_>, from: usize, out: &mut [u8]) -> rusqlite::
         out.copy_from_slice(&data[from..from + out.len()]);
     }
     Ok(whole)
-}
-
-/// `usize` as it is; the widening `From` does not exist.
-fn count(value: usize) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
 }
 
 fn fault(error: rusqlite::Error) -> StoreError {

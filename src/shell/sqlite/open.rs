@@ -5,10 +5,9 @@ use super::aside::{aside, beside, corrupt_bytes, newest, put_aside};
 use super::disk::{self, EXTENT_BYTES, Extents, LockFile};
 use super::look::{LogNumber, Look, boot, look, real_path};
 use super::wreck::{Wreck, keyed_rows_of_all};
-use super::{
-    PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, count, fault, scan, sql,
-};
+use super::{PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, fault, scan, sql};
 use crate::config::Sync;
+use crate::fit::{fit, wide};
 use crate::queue::store::{StoreError, Table, seal, unseal};
 use core::fmt;
 use rusqlite::config::DbConfig;
@@ -253,7 +252,7 @@ fn create(
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&new, flags)?;
-        db.pragma_update(None, "page_size", u32::try_from(PAGE_BYTES).unwrap_or(0))?;
+        db.pragma_update(None, "page_size", fit::<u32, _>(PAGE_BYTES, "bytes of a page"))?;
         db.pragma_update(None, "journal_mode", "off")?;
         db.pragma_update(None, "application_id", APPLICATION_ID)?;
         db.pragma_update(None, "user_version", FORMAT_VERSION)?;
@@ -335,7 +334,7 @@ fn connect(quota: &Quota<'_>, sync: Sync, heap_bytes: Option<u64>) -> Result<Par
     let wal_bytes = (quota_bytes / 4).clamp(WAL_BYTES_MIN, WAL_BYTES_MAX);
     db.pragma_update(None, "journal_size_limit", wal_bytes.cast_signed()).map_err(judge)?;
     let database_bytes = database_bytes_max(quota_bytes, wal_bytes, corrupt_bytes(path));
-    let pages = database_bytes / count(PAGE_BYTES);
+    let pages = database_bytes / wide(PAGE_BYTES);
     db.pragma_update(None, "max_page_count", pages.cast_signed()).map_err(judge)?;
 
     let refuse = |error: io::Error| Fault::Refused(refused(error));
@@ -385,8 +384,12 @@ fn prepare(db: &Connection, sync: Sync, heap_bytes: Option<u64>) -> rusqlite::Re
 /// is reserved.
 pub(super) fn keep_size(db: &Connection, extents: &Extents) {
     let Some(bytes) = extents.reserved() else { return };
-    let extent = i32::try_from(EXTENT_BYTES).unwrap_or(0);
-    let mut bytes = i32::try_from(bytes).unwrap_or(extent);
+    let extent = fit(EXTENT_BYTES, "bytes of an extent");
+    let mut bytes = match i32::try_from(bytes) {
+        Ok(bytes) => bytes,
+        // More than the call can say: it is kept extent by extent.
+        Err(_) => extent,
+    };
     let pointer = (&raw mut bytes).cast();
     // SAFETY: the handle is open, the operation takes a pointer to an int and keeps none.
     unsafe {
@@ -426,8 +429,8 @@ fn database_bytes_max(quota_bytes: u64, wal_bytes: u64, corrupt_bytes: u64) -> u
 /// 128 bytes for the slot's own row.
 fn slot_count_max(database_bytes: u64) -> u32 {
     let rows = (database_bytes / 8).clamp(ROWS_BYTES_MIN, ROWS_BYTES_MAX);
-    let slot = count(SLOT_ROWS * PAGE_BYTES) * 101 / 100 + 128;
-    u32::try_from(database_bytes.saturating_sub(rows) / slot).unwrap_or(u32::MAX)
+    let slot = wide(SLOT_ROWS * PAGE_BYTES) * 101 / 100 + 128;
+    fit(database_bytes.saturating_sub(rows) / slot, "slots")
 }
 
 fn judge(error: rusqlite::Error) -> Fault {

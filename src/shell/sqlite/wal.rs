@@ -4,6 +4,7 @@
 //! Read <https://www.sqlite.org/fileformat2.html#the_write_ahead_log> first.
 
 use super::{FRAME_BYTES, PAGE_BYTES, WAL_HEAD_BYTES};
+use crate::fit::{capped, wide};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -67,9 +68,10 @@ impl Wal {
         let zeros = [0; 4096];
         let mut at = self.end;
         while at < length {
-            let rest = usize::try_from(length - at).unwrap_or(zeros.len());
+            // Cut to the zeros there are in any case.
+            let rest = capped::<usize, _>(length - at);
             let written = file.write_at(&zeros[..rest.min(zeros.len())], at)?;
-            at += u64::try_from(written).unwrap_or(0).max(1);
+            at += wide(written).max(1);
         }
         file.sync_all()
     }

@@ -5,7 +5,8 @@
 
 use super::aside::beside;
 use super::wal::{TABLE_LEAF, Wal, word};
-use super::{PAGE_BYTES, ROW_BYTES, SLOT_ROWS, count};
+use super::{PAGE_BYTES, ROW_BYTES, SLOT_ROWS};
+use crate::fit::{capped, fit, index, wide};
 use crate::queue::SLOT_BYTES;
 use crate::queue::store::{SlotId, Table, unseal};
 use std::fs::File;
@@ -43,7 +44,8 @@ impl Pages {
             None => 0,
         };
         let wal = if with_log { Wal::open(&beside(path, "-wal"))? } else { None };
-        let count = u32::try_from(bytes / count(PAGE_BYTES)).unwrap_or(u32::MAX);
+        // A larger file is no store of ours: what lies beyond is not looked at.
+        let count = capped(bytes / wide(PAGE_BYTES));
         Ok(Pages { database, count, wal })
     }
 
@@ -53,7 +55,7 @@ impl Pages {
             return true;
         }
         let Some(database) = self.database.as_ref().filter(|_| page > 0) else { return false };
-        database.read_exact_at(out, u64::from(page - 1) * count(PAGE_BYTES)).is_ok()
+        database.read_exact_at(out, u64::from(page - 1) * wide(PAGE_BYTES)).is_ok()
     }
 }
 
@@ -109,7 +111,7 @@ impl Wreck {
 
     pub(super) fn slot_count(&self) -> u32 {
         let slots = self.slots.len().max(self.rows.len().div_ceil(SLOT_ROWS));
-        u32::try_from(slots).unwrap_or(u32::MAX).max(1)
+        fit::<u32, _>(slots, "slots").max(1)
     }
 
     /// The row of a slot as it was stored.
@@ -130,7 +132,7 @@ impl Wreck {
         let mut page = [0; PAGE_BYTES];
         out[..SLOT_BYTES].fill(0);
         for (part, out) in out[..SLOT_BYTES].chunks_mut(ROW_BYTES).enumerate() {
-            let row = usize::try_from(slot.0).unwrap_or(0) * SLOT_ROWS + part;
+            let row = index(slot.0) * SLOT_ROWS + part;
             let number = self.rows.get(row).copied().unwrap_or(0);
             if number == 0 || !self.pages.read(number, &mut page) {
                 continue;
