@@ -154,7 +154,8 @@ pub struct Bridge {
     pub ack_timeout: Duration,
     pub backoff_min: Duration,
     pub backoff_max: Duration,
-    /// Unacknowledged QoS 1/2 messages on the wire to an MQTT 5 remote, which says if it takes less.
+    /// Unacknowledged QoS 1/2 messages on the wire to an MQTT 5 remote, which says when it takes
+    /// less.
     pub max_inflight: u16,
     /// The same before MQTT 5, where a remote cannot say; never more than `max_inflight`.
     pub max_inflight_untold: u16,

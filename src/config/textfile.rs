@@ -87,8 +87,8 @@ pub fn lines_and_ends(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The password that is alone in a file: its first line as it stands, blanks too, for a password may
-/// have them. Also what is doubtful about it. Its bytes need not be UTF-8: MQTT does not ask.
+/// The password that is alone in a file: its first line as it stands, blanks too, for a password
+/// may have them. Also what is doubtful about it. Its bytes need not be UTF-8: MQTT does not ask.
 pub(super) fn password(bytes: &[u8]) -> Result<(&[u8], Option<&'static str>), NoText> {
     let bytes = plain(bytes)?;
     let end = bytes.iter().position(|b| matches!(b, b'\n' | b'\r')).unwrap_or(bytes.len());

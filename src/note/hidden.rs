@@ -93,8 +93,9 @@ mod tests {
 
     #[test]
     fn what_is_not_seen_or_moves_its_neighbours_is_escaped() {
-        let one_by_one = "\0\t\n\r\u{1b}\u{7f}\u{85}\u{a0}\u{ad}\u{34f}\u{61c}\u{180e}\u{3164}\u{feff}\
-            \u{fff9}\u{fffe}\u{fdd0}\u{1d173}\u{e000}\u{f8ff}\u{f0000}\u{10ffff}\u{e0001}\u{e0100}\u{50000}";
+        let one_by_one = "\0\t\n\r\u{1b}\u{7f}\u{85}\u{a0}\u{ad}\u{34f}\u{61c}\u{180e}\u{3164}\
+            \u{feff}\u{fff9}\u{fffe}\u{fdd0}\u{1d173}\u{e000}\u{f8ff}\u{f0000}\
+            \u{10ffff}\u{e0001}\u{e0100}\u{50000}";
         let ranges = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
         let ranges = ranges.into_iter().chain(['\u{e0020}'..='\u{e007f}', '\u{fe00}'..='\u{fe0f}']);
         for c in one_by_one.chars().chain(ranges.flatten()) {

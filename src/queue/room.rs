@@ -5,6 +5,7 @@ use super::outbox::DestId;
 use super::pool::blocks_for;
 use super::trim::Scope;
 use super::{Queue, Reserve};
+use crate::fit::fit;
 use crate::limits::DROPS_FORESEEN_MAX;
 
 /// Free parts of the pool and of the slab of entries.
@@ -60,7 +61,7 @@ impl Queue {
         body_bytes: usize,
         destinations: usize,
     ) -> bool {
-        let entries = u32::try_from(destinations).unwrap_or(u32::MAX);
+        let entries = fit(destinations, "destinations");
         let enough =
             free.records > 0 && free.blocks >= blocks_for(body_bytes) && free.entries >= entries;
         enough

@@ -7,6 +7,7 @@
 //! line.
 
 use super::throttle::{Heading, Line, Print};
+use crate::fit::wide;
 use crate::note::Note;
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -145,7 +146,7 @@ impl Budgets {
 
 impl Purse {
     fn pay(&mut self, now: Instant, bill: &Bill<'_>) -> bool {
-        let bytes = u64::try_from(bill.line.as_str().len()).unwrap_or(STRANGERS_BYTES);
+        let bytes = wide(bill.line.as_str().len());
         let share = if bill.party == Party::Own { OWN_SHARE } else { 1 };
         let price = bytes * MINUTE_MICROS / STRANGERS_BYTES_A_MINUTE / share;
         let full_at = self.full_at.max(now).plus(Duration::from_micros(price));
