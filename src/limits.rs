@@ -109,9 +109,9 @@ pub const CLOSE_BYTES: usize = 64 * 1024;
 /// A clean stop takes no longer.
 pub const STOP_WITHIN: Duration = Duration::from_secs(4);
 
-/// Identifiers of received QoS 2 messages beyond `limit.inflight` a session and the announced window
-/// a bridge, for who comes first. When they are gone, who exceeds his own share waits (before MQTT
-/// 5) or is refused the message (0x97).
+/// Identifiers of received QoS 2 messages beyond `limit.inflight` a session and the announced
+/// window a bridge, for who comes first. When they are gone, who exceeds his own share waits
+/// (before MQTT 5) or is refused the message (0x97).
 pub const RECEIVE_IDS_IN_COMMON: u32 = 2048;
 
 /// QoS 2 packet identifiers one session may leave unreleased; more and it is closed.

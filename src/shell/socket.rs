@@ -114,7 +114,7 @@ pub(super) fn set_backlog(socket: &impl AsRawFd, count: u16) -> io::Result<()> {
 /// Lets the kernel acknowledge at once what was read; it goes on delaying afterwards.
 pub(super) fn acknowledge(socket: &impl AsRawFd) {
     let on: libc::c_int = 1;
-    let bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    let bytes = fit(size_of::<libc::c_int>(), "bytes of an option");
     // SAFETY: the pointer and the length describe `on`, which outlives the call. A refusal leaves
     // the delay as it is.
     unsafe {
