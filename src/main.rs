@@ -12,7 +12,7 @@ use spillway::queue::store::{SpillStore, StoreError};
 use spillway::shell::clock::{self, Clock};
 use spillway::shell::logging::Logging;
 use spillway::shell::sqlite::{HEAP_BYTES, SqliteStore};
-use spillway::shell::{self, EventLoop, Paths};
+use spillway::shell::{self, EventLoop, Paths, Preflight};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -34,8 +34,8 @@ fn main() -> ExitCode {
         Ok(Arguments::Help) => print(cli::HELP),
         Ok(Arguments::Version) => print(&format!("{}\n", cli::VERSION)),
         Ok(Arguments::Passwd { file, user }) => passwd(&file, &user),
-        Ok(Arguments::Check { config }) => match load(&config) {
-            Ok((config, warnings)) => check(&config, &warnings),
+        Ok(Arguments::Check { config: file }) => match load(&file) {
+            Ok((config, warnings)) => check(&file, &config, &warnings),
             Err(status) => status,
         },
         Ok(Arguments::Run { config }) => begin(&config),
@@ -131,17 +131,25 @@ fn host_name() -> String {
     }
 }
 
-fn check(config: &Config, warnings: &[Warning]) -> u8 {
+fn check(file: &Path, config: &Config, warnings: &[Warning]) -> u8 {
+    let (parts, found) = ask(file, config);
+    cli::check(config, warnings, &cli::Plan { parts: &parts }, &found, &mut io::stdout())
+}
+
+/// The memory plan, and what this machine has to say to the configuration.
+fn ask(file: &Path, config: &Config) -> (Vec<(&'static str, u64)>, Preflight) {
     let slots = match config.store.path {
         Some(_) => slots_for(config.store.max_bytes.unwrap_or(STORE_BYTES_DEFAULT)),
         None => 0,
     };
     let parts = memory_parts(config, slots);
-    if let Some(shortage) = shell::claim_descriptors(config) {
-        println!("warning: {shortage}");
-    }
-    cli::check(config, warnings, &cli::Plan { parts: &parts }, &mut io::stdout())
+    let own = parts.iter().filter(|(name, _)| *name != PROGRAM).map(|(_, bytes)| bytes).sum();
+    let found = shell::preflight(config, file, &paths(), own);
+    (parts, found)
 }
+
+/// The part of the memory plan that the system shares between processes.
+const PROGRAM: &str = "program and libraries";
 
 /// Everything that may be in RAM, by part, in bytes.
 fn memory_parts(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
@@ -151,7 +159,7 @@ fn memory_parts(config: &Config, slot_count: u32) -> Vec<(&'static str, u64)> {
     if config.store.path.is_some() {
         parts.push(("sqlite", HEAP_BYTES));
     }
-    parts.push(("program and libraries", shell::program_bytes()));
+    parts.push((PROGRAM, shell::program_bytes()));
     parts
 }
 
@@ -178,6 +186,20 @@ fn run(file: &Path, config: Config, warnings: &[Warning]) -> u8 {
         log::warn!(target: "spillway::config", "event=config_warning text={}", Value(&doubt));
     }
     let tail = logging.tail();
+    let (_, Preflight { refusals, doubts, running }) = ask(file, &config);
+    for doubt in &doubts {
+        log::warn!(target: "spillway::config", "event=config_warning text={}", Value(doubt));
+    }
+    let path = config.store.path.as_deref().unwrap_or_default();
+    let running = running.map(|holder| format!("cannot use the store {path}: in use by {holder}"));
+    if !refusals.is_empty() || running.is_some() {
+        for reason in refusals.iter().chain(&running) {
+            log::error!(target: "spillway::main", "event=start_failed reason={}", Value(reason));
+        }
+        drop(logging);
+        tail.finish();
+        return EXIT_FAILURE;
+    }
     let status = turn_for_good(file, config, clock, logging).unwrap_or_else(|reason| {
         log::error!(target: "spillway::main", "event=start_failed reason={}", Value(&reason));
         EXIT_FAILURE

@@ -3,12 +3,12 @@
 //! nothing. Figures of the plan that depend on message sizes are called "about".
 
 use super::EXIT_FAILURE;
-use super::disk::{Disk, Medium, Place, look};
+use super::disk::{Disk, Medium, look};
 use crate::config::{Ack, Bridge, Config, RING_SHARE, Sync, Warning};
 use crate::fit::wide;
 use crate::limits::{BLOCK_BYTES, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::note::Visible;
-use crate::shell::has_address;
+use crate::shell::Preflight;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -34,12 +34,18 @@ const STORE_FILL: (u64, u64) = (7, 8);
 const RATES: [u64; 3] = [1, 10, 100];
 
 /// Prints the report of `--check`; the exit status is 0, or 1 when the gateway would not start.
-pub fn check(config: &Config, warnings: &[Warning], plan: &Plan<'_>, out: &mut dyn Write) -> u8 {
+pub fn check(
+    config: &Config,
+    warnings: &[Warning],
+    plan: &Plan<'_>,
+    found: &Preflight,
+    out: &mut dyn Write,
+) -> u8 {
     let disk = config.store.path.as_ref().map(|path| look(Path::new(path)));
-    match report(config, warnings, plan, disk.as_ref(), out) {
-        Ok(true) => 0,
+    match report(config, warnings, plan, found, disk.as_ref(), out) {
+        Ok(()) if found.refusals.is_empty() => 0,
         // A report nobody could read is no success either.
-        Ok(false) | Err(_) => EXIT_FAILURE,
+        Ok(()) | Err(_) => EXIT_FAILURE,
     }
 }
 
@@ -47,28 +53,31 @@ fn report(
     config: &Config,
     warnings: &[Warning],
     plan: &Plan<'_>,
+    found: &Preflight,
     disk: Option<&Disk>,
     out: &mut dyn Write,
-) -> io::Result<bool> {
+) -> io::Result<()> {
     for warning in warnings {
         writeln!(out, "{warning}")?;
     }
     durability(config, disk, out)?;
     memory(plan, out)?;
-    let mut usable = match disk {
-        Some(disk) => flash(config, disk, out)?,
-        None => true,
-    };
-    for listener in &config.listeners {
-        if !has_address(&listener.host, listener.port) {
-            let (name, host) = (&listener.name, &listener.host);
-            writeln!(out, "listener {name}: {host} is no address and not in /etc/hosts")?;
-            usable = false;
-        }
+    if let Some(disk) = disk {
+        flash(config, disk, out)?;
     }
     outage(config, disk, out)?;
-    writeln!(out, "{}", if usable { "ok" } else { "the gateway would not start" })?;
-    Ok(usable)
+    if let Some(holder) = &found.running {
+        let pid = holder.pid;
+        writeln!(out, "process {pid} runs with this file: what it has taken counts as free")?;
+    }
+    for doubt in &found.doubts {
+        writeln!(out, "warning: {}", Visible(doubt))?;
+    }
+    for refusal in &found.refusals {
+        writeln!(out, "error: {}", Visible(refusal))?;
+    }
+    let good = found.refusals.is_empty();
+    writeln!(out, "{}", if good { "ok" } else { "the gateway would not start" })
 }
 
 fn durability(config: &Config, disk: Option<&Disk>, out: &mut dyn Write) -> io::Result<()> {
@@ -134,36 +143,18 @@ fn memory(plan: &Plan<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  {:<24} {:>10}", "together", kib(total))
 }
 
-/// Says whether the store can be made or opened.
-fn flash(config: &Config, disk: &Disk, out: &mut dyn Write) -> io::Result<bool> {
+fn flash(config: &Config, disk: &Disk, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "flash plan")?;
     let max = store_bytes(config, disk);
     let from = if config.store.max_bytes.is_some() { "" } else { " (the default)" };
     writeln!(out, "  store.max_bytes = {}{from}", kib(max))?;
     writeln!(out, "  {:<24} {:>10}", "in use by the store", kib(disk.store_bytes))?;
-    if let Some(free) = disk.free_bytes {
-        writeln!(out, "  {:<24} {:>10}", "free beside it", kib(free))?;
-        if max > free.saturating_add(disk.store_bytes) {
-            writeln!(out, "  warning: the store may not grow to store.max_bytes")?;
-        }
+    let Some(free) = disk.free_bytes else { return Ok(()) };
+    writeln!(out, "  {:<24} {:>10}", "free beside it", kib(free))?;
+    if max > free.saturating_add(disk.store_bytes) {
+        writeln!(out, "  warning: the store may not grow to store.max_bytes")?;
     }
-    let directory = disk.directory.to_string_lossy();
-    let directory = Visible(&directory);
-    match &disk.place {
-        Place::Usable => {
-            writeln!(out, "  {directory} exists and is writable")?;
-            return Ok(true);
-        }
-        Place::Missing => {
-            writeln!(out, "  error: {directory} does not exist: mkdir -p {directory}")?;
-        }
-        Place::NoDirectory => writeln!(out, "  error: {directory} is no directory")?,
-        Place::NoFile => writeln!(out, "  error: store.path is no regular file")?,
-        Place::ReadOnly(why) => {
-            writeln!(out, "  error: {directory} is not writable for the store: {why}")?;
-        }
-    }
-    Ok(false)
+    Ok(())
 }
 
 fn outage(config: &Config, disk: Option<&Disk>, out: &mut dyn Write) -> io::Result<()> {
@@ -255,7 +246,6 @@ mod tests {
     fn good_disk(medium: Medium, file_system: &'static str) -> Disk {
         Disk {
             directory: "/data".into(),
-            place: Place::Usable,
             medium,
             file_system,
             free_bytes: Some(1 << 30),
@@ -263,19 +253,20 @@ mod tests {
         }
     }
 
-    fn said(text: &str, disk: Option<&Disk>) -> (bool, String) {
+    fn said(text: &str, disk: Option<&Disk>) -> String {
         let (config, warnings) = config(text);
         let plan = Plan { parts: &[("ring", 3 << 20), ("connections", 1025)] };
         let mut out = Vec::new();
-        let usable = report(&config, &warnings, &plan, disk, &mut out).expect("a Vec takes all");
-        (usable, String::from_utf8(out).expect("UTF-8"))
+        let found = Preflight::default();
+        report(&config, &warnings, &plan, &found, disk, &mut out).expect("a Vec takes all");
+        String::from_utf8(out).expect("UTF-8")
     }
 
     #[test]
     fn a_good_place_is_ok_and_the_plan_adds_up() {
         let disk = good_disk(Medium::Disk, "ubifs");
-        let (usable, text) = said(&format!("{BRIDGE}store.path = /data/spill.db"), Some(&disk));
-        assert!(usable && text.ends_with("ok\n"), "{text}");
+        let text = said(&format!("{BRIDGE}store.path = /data/spill.db"), Some(&disk));
+        assert!(text.ends_with("ok\n"), "{text}");
         assert!(text.contains("store.path = /data/spill.db on ubifs"), "{text}");
         assert!(text.contains("message survives kill -9 and power loss"), "{text}");
         assert!(text.contains("  ring                       3072 KiB\n"), "{text}");
@@ -286,40 +277,34 @@ mod tests {
 
     #[test]
     fn ram_and_overlays_are_warned_about() {
-        let (usable, text) = said(BRIDGE, Some(&good_disk(Medium::Ram, "tmpfs")));
-        assert!(usable && text.contains("is tmpfs, which is RAM"), "{text}");
+        let text = said(BRIDGE, Some(&good_disk(Medium::Ram, "tmpfs")));
+        assert!(text.contains("is tmpfs, which is RAM"), "{text}");
         assert!(!text.contains("power loss"), "{text}");
-        let (_, text) = said(BRIDGE, Some(&good_disk(Medium::Overlay, "overlayfs")));
+        let text = said(BRIDGE, Some(&good_disk(Medium::Overlay, "overlayfs")));
         assert!(text.contains("is an overlay"), "{text}");
     }
 
     #[test]
-    fn an_unusable_place_fails_the_check() {
-        for (place, part) in [
-            (Place::Missing, "mkdir -p /data"),
-            (Place::NoDirectory, "no directory"),
-            (Place::NoFile, "no regular file"),
-            (Place::ReadOnly("Read-only file system".into()), "Read-only file system"),
-        ] {
-            let disk = Disk { place, ..good_disk(Medium::Disk, "ext2/3/4") };
-            let (usable, text) = said(BRIDGE, Some(&disk));
-            assert!(!usable && text.contains(part) && !text.contains("\nok\n"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_listener_without_an_address_fails_the_check() {
-        let none = "listener.lan.url = mqtt://no.such.name.invalid:1883\nstore.path = none";
-        let (usable, text) = said(none, None);
-        assert!(!usable && text.contains("listener lan: no.such.name.invalid is no"), "{text}");
-        let (usable, text) = said(&none.replace("no.such.name.invalid", "localhost"), None);
-        assert!(usable, "{text}");
+    fn what_keeps_it_from_starting_is_the_last_that_is_said() {
+        let (config, warnings) = config("store.path = none");
+        let found = Preflight {
+            refusals: vec!["no\nroom".to_owned(), "no port".to_owned()],
+            doubts: vec!["perhaps".to_owned()],
+            running: None,
+        };
+        let mut out = Vec::new();
+        let plan = Plan { parts: &[] };
+        assert_eq!(check(&config, &warnings, &plan, &found, &mut out), EXIT_FAILURE);
+        let text = String::from_utf8(out).expect("UTF-8");
+        let end = "warning: perhaps\nerror: no\\u{a}room\nerror: no port\n\
+            the gateway would not start\n";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]
     fn without_a_store_the_ring_is_all_there_is() {
-        let (usable, text) = said(&format!("{BRIDGE}store.path = none"), None);
-        assert!(usable && text.contains("ack = ring"), "{text}");
+        let text = said(&format!("{BRIDGE}store.path = none"), None);
+        assert!(text.contains("ack = ring"), "{text}");
         assert!(text.contains("ring alone") && !text.contains("ring and store"), "{text}");
         assert!(text.starts_with("f:3: store.path: warning:"), "{text}");
     }
@@ -350,24 +335,17 @@ mod tests {
         assert_eq!(store_bytes(&config, &small), 4 << 20);
         let (large, _) = super::tests::config("store.max_bytes = 16MiB");
         assert_eq!(store_bytes(&large, &small), 16 << 20);
-        let (_, text) = said("store.max_bytes = 16MiB", Some(&small));
+        let text = said("store.max_bytes = 16MiB", Some(&small));
         assert!(text.contains("may not grow"), "{text}");
     }
 
     #[test]
-    fn the_exit_status_follows_the_real_place() {
-        let scratch = crate::cli::disk::tests::Scratch::new("check");
-        let plan = Plan { parts: &[] };
-        let run = |path: &str| {
-            let text = format!("store.path = {}/{path}", scratch.0.display());
-            let (config, warnings) = config(&text);
-            check(&config, &warnings, &plan, &mut Vec::new())
-        };
-        assert_eq!(run("spill.db"), 0);
-        assert_eq!(run("missing/spill.db"), EXIT_FAILURE);
+    fn a_report_that_nobody_can_read_is_no_success() {
         let (config, warnings) = config("store.path = none");
-        assert_eq!(check(&config, &warnings, &plan, &mut Vec::new()), 0);
-        assert_eq!(check(&config, &warnings, &plan, &mut &mut [0_u8; 3][..]), EXIT_FAILURE);
+        let (plan, found) = (Plan { parts: &[] }, Preflight::default());
+        assert_eq!(check(&config, &warnings, &plan, &found, &mut Vec::new()), 0);
+        let mut short = [0_u8; 3];
+        assert_eq!(check(&config, &warnings, &plan, &found, &mut &mut short[..]), EXIT_FAILURE);
     }
 
     #[test]

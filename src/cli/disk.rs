@@ -23,24 +23,9 @@ pub(super) enum Medium {
     Unknown,
 }
 
-/// Whether the store can be made or opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Usable,
-    /// The directory does not exist.
-    Missing,
-    /// Something else is in the way.
-    NoDirectory,
-    /// The store's name belongs to something that is no file.
-    NoFile,
-    /// The directory, or the store in it, cannot be written; the system's words.
-    ReadOnly(String),
-}
-
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     pub directory: PathBuf,
-    pub place: Place,
     pub medium: Medium,
     pub file_system: &'static str,
     /// Bytes free for us on the file system; `None` when it does not say.
@@ -64,45 +49,11 @@ pub(super) fn look(path: &Path) -> Disk {
     wal.push("-wal");
     let length = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());
     Disk {
-        place: place(&directory, path),
         directory,
         medium,
         file_system,
         free_bytes: status.map(|s| s.free_bytes),
         store_bytes: length(path) + length(Path::new(&wal)),
-    }
-}
-
-fn place(directory: &Path, path: &Path) -> Place {
-    match fs::metadata(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Place::Missing,
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            return Place::NoDirectory;
-        }
-        Err(error) => return Place::ReadOnly(error.to_string()),
-        Ok(data) if !data.is_dir() => return Place::NoDirectory,
-        Ok(_) => {}
-    }
-    if let Err(error) = access(directory, libc::W_OK | libc::X_OK) {
-        return Place::ReadOnly(error.to_string());
-    }
-    match fs::metadata(path) {
-        Ok(data) if !data.is_file() => Place::NoFile,
-        Ok(_) => match access(path, libc::R_OK | libc::W_OK) {
-            Ok(()) => Place::Usable,
-            Err(error) => Place::ReadOnly(error.to_string()),
-        },
-        Err(_) => Place::Usable,
-    }
-}
-
-fn access(path: &Path, mode: libc::c_int) -> std::io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: `path` is a C string that outlives the call; nothing else is passed.
-    if unsafe { libc::access(path.as_ptr(), mode) } == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
     }
 }
 
@@ -177,29 +128,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_place_is_usable_or_says_why_not() {
+    fn what_the_store_takes_and_what_is_free_is_told_of_places_that_are_not_there_yet() {
         let scratch = Scratch::new("place");
         let at = |name: &str| look(&scratch.0.join(name));
-        assert_eq!(at("spill.db").place, Place::Usable);
-        assert_eq!(at("no/spill.db").place, Place::Missing);
         fs::write(scratch.0.join("file"), b"12345").expect("write");
         fs::write(scratch.0.join("file-wal"), b"123").expect("write");
-        assert_eq!(at("file/spill.db").place, Place::NoDirectory);
-        assert_eq!((at("file").place, at("file").store_bytes), (Place::Usable, 8));
-        fs::create_dir(scratch.0.join("dir")).expect("directory");
-        assert_eq!(at("dir").place, Place::NoFile);
+        assert_eq!((at("file").store_bytes, at("none").store_bytes), (8, 0));
         assert!(at("no/spill.db").free_bytes.is_some());
-    }
-
-    #[test]
-    fn what_the_system_denies_is_reported() {
-        let scratch = Scratch::new("access");
-        let file = scratch.0.join("file");
-        fs::write(&file, b"").expect("write");
-        // Not even root executes a file without the bit.
-        let denied = access(&file, libc::X_OK).expect_err("denied");
-        assert_eq!(denied.kind(), std::io::ErrorKind::PermissionDenied);
-        assert!(access(&file, libc::R_OK | libc::W_OK).is_ok());
     }
 
     #[test]

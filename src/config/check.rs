@@ -3,13 +3,10 @@
 //! (passwords, users, access rules) through the caller's closure: nothing is read here.
 
 use super::reader::{Reader, TOP};
-use super::values::{
-    boolean, duration, listen_url, number, one_of, or_off, percent, same_server, seconds, size,
-    size_text, text,
-};
+use super::values::{duration, number, one_of, or_off, percent, seconds, size, size_text, text};
 use super::{
-    Ack, Config, ConfigError, Limits, Listener, Overflow, Server, Store, Sync, Warning, auth,
-    bridges, parse,
+    Ack, Config, ConfigError, Limits, Overflow, Store, Sync, Warning, auth, bridges, listeners,
+    parse,
 };
 use crate::fit::wide;
 use crate::limits::{SLOT_BYTES, TOPIC_ALIASES};
@@ -116,7 +113,7 @@ fn config(
         session_max_messages: reader.take("session.max_messages", TOP, number(1, 100_000)),
         session_max_bytes: reader.take("session.max_bytes", TOP, size(4 << 10, STORE_BYTES_MAX)),
         session_expiry: reader.take("session.expiry", TOP, seconds(0, YEAR.as_secs())),
-        listeners: listeners(reader, &limit, has_users),
+        listeners: listeners::listeners(reader, &limit, has_users),
         auth: auth::auth(reader, read_file),
         bridges: bridges::bridges(reader, &limit, store.overflow, read_file),
         limit,
@@ -186,58 +183,6 @@ fn ack(reader: &mut Reader<'_>, store: &Store) -> Ack {
         reader.warn("ack", TOP, "without a store ack is ring");
     }
     Ack::Ring
-}
-
-fn listeners(reader: &mut Reader<'_>, limit: &Limits, has_users: bool) -> Vec<Listener> {
-    let mut listeners: Vec<Listener> = Vec::new();
-    for name in reader.names("listener") {
-        let scope = super::reader::Scope { name, rule: "" };
-        let anonymous = reader.take("listener.NAME.anonymous", scope, boolean);
-        if !anonymous && !has_users {
-            let what = "false lets nobody in without auth.password_file";
-            reader.error("listener.NAME.anonymous", scope, what);
-        }
-        let max_clients =
-            reader.maybe("listener.NAME.max_clients", scope, number(1, limit.clients));
-        if !reader.is_written("listener.NAME.url", scope) {
-            reader.error("listener.NAME.url", scope, "is missing");
-            continue;
-        }
-        let Some(Server { host, port }) = reader.maybe("listener.NAME.url", scope, listen_url)
-        else {
-            continue;
-        };
-        let address = Server { host: host.clone(), port };
-        let same = |l: &&Listener| {
-            port != 0 && same_server(&Server { host: l.host.clone(), port: l.port }, &address)
-        };
-        if let Some(other) = listeners.iter().find(same) {
-            let what = format!("listener {} has this address already", other.name);
-            reader.error("listener.NAME.url", scope, what);
-        }
-        if anonymous && !is_loopback(&host) {
-            let what = "anonymous clients are let in from beyond this host";
-            reader.warn("listener.NAME.url", scope, what);
-        }
-        listeners.push(Listener { name: name.to_owned(), host, port, max_clients, anonymous });
-    }
-    if listeners.is_empty() {
-        listeners.push(Listener {
-            name: "default".to_owned(),
-            host: "127.0.0.1".to_owned(),
-            port: super::PORT_DEFAULT,
-            max_clients: None,
-            anonymous: true,
-        });
-    }
-    listeners
-}
-
-fn is_loopback(host: &str) -> bool {
-    match host.parse::<core::net::IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
-    }
 }
 
 fn is_node_byte(b: u8) -> bool {

@@ -6,6 +6,7 @@ mod auth;
 mod bridges;
 mod check;
 pub mod keys;
+mod listeners;
 mod parse;
 mod reader;
 mod reload;
@@ -22,6 +23,7 @@ pub use acl::{Acl, Grant, Rule};
 pub use auth::Auth;
 pub use check::{RING_SHARE, load};
 pub use keys::{KEYS, Key};
+pub use listeners::{collides, collision};
 pub use parse::{ConfigError, Warning};
 pub use reload::{Reload, reload};
 pub use textfile::{NoText, TEXT_BYTES_MAX, decode, lines_and_ends};
@@ -108,6 +110,8 @@ pub struct Store {
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub name: String,
+    /// Of its URL in the file; 0 = it is not there.
+    pub line: u32,
     /// An address literal or a name such as `localhost`; without the brackets of IPv6.
     pub host: String,
     pub port: u16,

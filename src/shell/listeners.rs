@@ -4,6 +4,7 @@
 use super::core::Core;
 use super::links::Links;
 use super::logging::Logging;
+use super::places::{self, Place};
 use super::resolver::{self, Paths};
 use super::socket;
 use super::transport::Transport;
@@ -56,53 +57,50 @@ pub(super) struct Listeners {
 
 /// Why a listener could not be opened.
 #[derive(Debug)]
-pub struct BindError {
-    listener: String,
-    place: String,
-    error: io::Error,
-}
+pub struct BindError(String);
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "listener {}: cannot listen on {}: {}", self.listener, self.place, self.error)
+        f.write_str(&self.0)
     }
-}
-
-/// Has the name of a listener an address on this machine?
-pub fn has_address(host: &str, port: u16) -> bool {
-    !resolver::local(&Paths::default(), host, port).is_empty()
 }
 
 impl Listeners {
     /// Opens every listener of the configuration, at every address its name has here. One that
-    /// gets no address at all is an error.
+    /// gets no address at all is an error, and so is an address that another process has.
     pub(super) fn bind(
         config: &Config,
         paths: &Paths,
         registry: &Registry,
         token: usize,
     ) -> Result<Self, BindError> {
-        let mut doors = Vec::new();
+        let (places, wrong) = places::places(config, paths);
+        if let Some(wrong) = wrong.into_iter().next() {
+            return Err(BindError(wrong));
+        }
+        let mut doors: Vec<Door> = Vec::new();
         for (at, listener) in config.listeners.iter().enumerate() {
-            let fail =
-                |place: String, error| BindError { listener: listener.name.clone(), place, error };
-            let place = format!("{} port {}", listener.host, listener.port);
-            let addrs = resolver::local(paths, &listener.host, listener.port);
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "no such local name");
+            let mut last = None;
             let before = doors.len();
-            for addr in addrs {
+            for place in places.iter().filter(|place| place.listener == at) {
                 let token = Token(token + doors.len());
-                match open(addr, registry, token) {
+                match open(place, registry, token) {
                     Ok(socket) => {
                         // The configuration has fewer listeners than a u16 counts.
                         let listener = fit(at, "listeners");
                         doors.push(Door { socket, listener, ready: true, waiting: None });
                     }
-                    Err(error) => last = error,
+                    Err(error) => {
+                        let why = places::why(place, listener, &error);
+                        if places::is_in_use(&error) {
+                            return Err(BindError(why));
+                        }
+                        last = Some(why);
+                    }
                 }
             }
-            if doors.len() == before {
-                return Err(fail(place, last));
+            if let Some(why) = last.filter(|_| doors.len() == before) {
+                return Err(BindError(why));
             }
         }
         Ok(Self { doors, spare: spare(), open_at: Instant::ZERO })
@@ -194,10 +192,10 @@ fn refused(now: Instant, logging: &mut Logging, addr: SocketAddr, reason: &'stat
     logging.note(now, &note);
 }
 
-fn open(addr: SocketAddr, registry: &Registry, token: Token) -> io::Result<TcpListener> {
-    let mut socket = TcpListener::bind(addr)?;
-    // More than the library asks for. The library's is a fall-back, not an error.
-    let _ = socket::set_backlog(&socket, BACKLOG);
+fn open(place: &Place, registry: &Registry, token: Token) -> io::Result<TcpListener> {
+    let socket = places::open(place)?;
+    socket::set_backlog(&socket, BACKLOG)?;
+    let mut socket = TcpListener::from_std(socket.into());
     registry.register(&mut socket, token, Interest::READABLE)?;
     Ok(socket)
 }

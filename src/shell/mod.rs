@@ -15,9 +15,12 @@ pub mod clock;
 mod conn;
 mod core;
 mod figures;
+mod holder;
 mod links;
 mod listeners;
 pub mod logging;
+mod places;
+mod preflight;
 mod probes;
 mod reload;
 mod resolver;
@@ -33,10 +36,12 @@ mod tests;
 
 pub use self::buffers::memory_bytes;
 pub use self::core::Core;
-pub use self::listeners::{BindError, has_address};
+pub use self::holder::Holder;
+pub use self::listeners::BindError;
+pub use self::preflight::{Preflight, preflight};
 pub use self::resolver::Paths;
 pub use self::signals::hold_reload;
-pub use self::system::{claim_descriptors, program_bytes};
+pub use self::system::program_bytes;
 
 use crate::config::{Bridge, Config, Server};
 use crate::fit::millis;
@@ -179,10 +184,6 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             .and_then(|signals| signals.register(registry, Token(SIGNALS)).map(|()| signals))
             .map_err(|error| StartError::Io("signals", error))?;
         let bridges = config.bridge_room();
-        if let Some(shortage) = system::claim_descriptors(config) {
-            log::warn!(target: "spillway::main", "event=config_warning text={}",
-                crate::note::Value(&shortage.to_string()));
-        }
         let listeners = SIGNALS + 1;
         let resolver = listeners + config.listeners.len() * ADDRS_A_LISTENER;
         let probes = resolver + Resolver::tokens(2 * bridges);

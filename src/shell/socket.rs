@@ -65,7 +65,61 @@ fn bind_to_device(socket: &OwnedFd, name: &str) -> io::Result<()> {
 
 /// Begins to connect; under way is success.
 pub(super) fn connect(socket: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
-    let answer = match addr {
+    let (place, bytes) = raw(addr);
+    // SAFETY: `place` is a complete sockaddr of `bytes` bytes and outlives the call.
+    let answer = unsafe { libc::connect(socket.as_raw_fd(), place.pointer(), bytes) };
+    let answer = if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    match answer {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Gives the socket its address; in use is an error.
+pub(super) fn bind(socket: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
+    let (place, bytes) = raw(addr);
+    // SAFETY: `place` is a complete sockaddr of `bytes` bytes and outlives the call.
+    let answer = unsafe { libc::bind(socket.as_raw_fd(), place.pointer(), bytes) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Switches an option of the socket on or off.
+pub(super) fn set_option(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    on: bool,
+) -> io::Result<()> {
+    let value = libc::c_int::from(on);
+    let bytes: libc::socklen_t = fit(size_of::<libc::c_int>(), "bytes of a number");
+    let pointer = (&raw const value).cast();
+    // SAFETY: the pointer and the length describe `value`, which outlives the call.
+    let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, bytes) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn family(family: libc::c_int) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(family).unwrap_or(0)
+}
+
+/// An address as the system reads it.
+enum Raw {
+    V4(libc::sockaddr_in),
+    V6(libc::sockaddr_in6),
+}
+
+impl Raw {
+    fn pointer(&self) -> *const libc::sockaddr {
+        match self {
+            Self::V4(raw) => std::ptr::from_ref(raw).cast(),
+            Self::V6(raw) => std::ptr::from_ref(raw).cast(),
+        }
+    }
+}
+
+/// The address and its length.
+fn raw(addr: SocketAddr) -> (Raw, libc::socklen_t) {
+    let (raw, bytes) = match addr {
         SocketAddr::V4(addr) => {
             let raw = libc::sockaddr_in {
                 sin_family: family(libc::AF_INET),
@@ -73,7 +127,7 @@ pub(super) fn connect(socket: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
                 sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(addr.ip().octets()) },
                 sin_zero: [0; 8],
             };
-            connect_raw(socket, &raw)
+            (Raw::V4(raw), size_of::<libc::sockaddr_in>())
         }
         SocketAddr::V6(addr) => {
             let raw = libc::sockaddr_in6 {
@@ -83,25 +137,10 @@ pub(super) fn connect(socket: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
                 sin6_addr: libc::in6_addr { s6_addr: addr.ip().octets() },
                 sin6_scope_id: addr.scope_id(),
             };
-            connect_raw(socket, &raw)
+            (Raw::V6(raw), size_of::<libc::sockaddr_in6>())
         }
     };
-    match answer {
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
-        answer => answer,
-    }
-}
-
-fn family(family: libc::c_int) -> libc::sa_family_t {
-    fit(family, "an address family")
-}
-
-fn connect_raw<T>(socket: &OwnedFd, addr: &T) -> io::Result<()> {
-    let bytes = fit(size_of::<T>(), "bytes of an address");
-    // SAFETY: `addr` is a complete sockaddr of `bytes` bytes and outlives the call.
-    let answer =
-        unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(addr).cast(), bytes) };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    (raw, fit(bytes, "bytes of an address"))
 }
 
 /// How many connections the system keeps for a listening socket until they are accepted.

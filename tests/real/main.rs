@@ -35,6 +35,7 @@ mod overflow;
 mod pace;
 mod parts;
 mod peers;
+mod preflight;
 mod pressure;
 mod process;
 mod properties;

@@ -174,8 +174,49 @@ pub(super) fn directory(path: &Path) -> &Path {
     }
 }
 
+/// What an unprivileged process may still take on a file system.
+pub(super) struct Free {
+    pub(super) bytes: u64,
+    /// `None` where files are not counted.
+    pub(super) files: Option<u64>,
+}
+
 /// Bytes an unprivileged process may still take on the file system of `directory`.
 pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
+    free(directory).map(|free| free.bytes)
+}
+
+/// The longest name a file may have there, in bytes.
+pub(super) fn name_bytes_max(directory: &Path) -> io::Result<usize> {
+    // The width of this number is the platform's.
+    #[allow(clippy::useless_conversion)]
+    status(directory).map(|status| usize::try_from(status.f_namemax).unwrap_or(usize::MAX))
+}
+
+/// May files be made and renamed in `directory`?
+pub(super) fn may_write(directory: &Path) -> io::Result<()> {
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
+    let (mode, flags) = (libc::W_OK | libc::X_OK, libc::AT_EACCESS);
+    // SAFETY: the path is a C string that outlives the call; plain integers beside it.
+    match unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What is free on the file system of `directory`.
+pub(super) fn free(directory: &Path) -> io::Result<Free> {
+    let answer = status(directory)?;
+    // The width of these numbers is the platform's.
+    #[allow(clippy::useless_conversion)]
+    let (blocks, size) = (u64::from(answer.f_bavail), u64::from(answer.f_frsize));
+    #[allow(clippy::useless_conversion)]
+    let (files, free_files) = (u64::from(answer.f_files), u64::from(answer.f_favail));
+    let files = (files > 0).then_some(free_files);
+    Ok(Free { bytes: blocks.saturating_mul(size), files })
+}
+
+fn status(directory: &Path) -> io::Result<libc::statvfs> {
     let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
     // SAFETY: `statvfs` is plain numbers, for which zeros are valid.
     let mut answer: libc::statvfs = unsafe { core::mem::zeroed() };
@@ -183,10 +224,7 @@ pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
     if unsafe { libc::statvfs(path.as_ptr(), &mut answer) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // The width of these numbers is the platform's.
-    #[allow(clippy::useless_conversion)]
-    let (blocks, size) = (u64::from(answer.f_bavail), u64::from(answer.f_frsize));
-    Ok(blocks.saturating_mul(size))
+    Ok(answer)
 }
 
 /// Makes the names in `directory` durable.

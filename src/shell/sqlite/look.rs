@@ -45,8 +45,9 @@ pub(super) fn real_path(path: &Path) -> PathBuf {
     real
 }
 
-/// `synced`: every commit of the log was, before the next one.
-pub(super) fn look(path: &Path, synced: bool, boot: u64) -> Result<Look, OpenError> {
+/// `synced`: every commit of the log was, before the next one. `mends`: what a power cut has left
+/// is put right at once; without it nothing is changed.
+pub(super) fn look(path: &Path, synced: bool, boot: u64, mends: bool) -> Result<Look, OpenError> {
     let wal = Wal::open(&beside(path, "-wal")).map_err(refused)?;
     let mut file = match fs::File::open(path) {
         Ok(file) => file,
@@ -63,7 +64,7 @@ pub(super) fn look(path: &Path, synced: bool, boot: u64) -> Result<Look, OpenErr
     let mut head = Vec::new();
     file.by_ref().take(100).read_to_end(&mut head).map_err(refused)?;
     let ours = head.len() == 100 && head.starts_with(MAGIC);
-    if !ours && mend(path, wal.as_ref())? {
+    if !ours && mend(path, wal.as_ref(), mends)? {
         return Ok(Look::Mended);
     }
     if head.iter().all(|byte| *byte == 0) {
@@ -90,7 +91,9 @@ pub(super) fn look(path: &Path, synced: bool, boot: u64) -> Result<Look, OpenErr
         State::Garbage => Ok(Look::Damaged("its write-ahead log is none")),
         State::Sound | State::Torn | State::Broken => {
             let look = own_log(path, state, synced, boot)?;
-            if let (Look::Ours, State::Torn | State::Broken, Some(wal)) = (&look, state, &wal) {
+            if let (true, Look::Ours, State::Torn | State::Broken, Some(wal)) =
+                (mends, &look, state, &wal)
+            {
                 wal.wipe_torn(&beside(path, "-wal")).map_err(refused)?;
             }
             Ok(look)
@@ -183,7 +186,7 @@ fn is_ours(path: &Path, pages: u32) -> Result<bool, OpenError> {
 /// Puts the first page back from the log, which has it when the file has grown since the last
 /// checkpoint. It stays in the log, so a crash meanwhile changes nothing. The rest of the file has
 /// to say that the log is its own.
-fn mend(path: &Path, wal: Option<&Wal>) -> Result<bool, OpenError> {
+fn mend(path: &Path, wal: Option<&Wal>, writes: bool) -> Result<bool, OpenError> {
     let mut page = [0; PAGE_BYTES];
     let Some(wal) = wal.filter(|wal| wal.state == State::Sound) else { return Ok(false) };
     let whole = wal.page(1, &mut page) && page.starts_with(MAGIC);
@@ -192,6 +195,9 @@ fn mend(path: &Path, wal: Option<&Wal>) -> Result<bool, OpenError> {
     let its_own = database.zip(log).is_some_and(|(database, log)| log.follows(&database));
     if !whole || !ours || !its_own {
         return Ok(false);
+    }
+    if !writes {
+        return Ok(true);
     }
     let file = fs::OpenOptions::new().write(true).open(path).map_err(refused)?;
     file.write_all_at(&page, 0).and_then(|()| file.sync_all()).map_err(refused)?;

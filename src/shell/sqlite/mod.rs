@@ -15,11 +15,13 @@
 
 mod aside;
 mod disk;
+mod examine;
 mod look;
 mod open;
 mod wal;
 mod wreck;
 
+pub use examine::{Outlook, examine};
 pub use open::OpenError;
 
 use crate::fit::{fit, wide};

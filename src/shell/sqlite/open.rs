@@ -24,7 +24,7 @@ pub(super) const APPLICATION_ID: u32 = 0x5370_696c;
 pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// Quota when the configuration gives none.
-const QUOTA_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+pub(super) const QUOTA_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 
 /// Smallest quota that holds a log, the small tables and a few slots.
 pub const QUOTA_BYTES_MIN: u64 = 1024 * 1024;
@@ -67,8 +67,12 @@ pub enum OpenError {
     Foreign { what: &'static str },
     /// The directory is not there.
     NoDirectory(String),
-    /// The quota, or what is free, is less than the smallest store.
+    /// The quota is less than the smallest store.
     NoRoom { bytes: u64 },
+    /// What is free for it is less than the smallest store.
+    NoSpace { free: u64, needed: u64 },
+    /// SQLite, or the file system, takes no such name.
+    TooLong { what: &'static str, bytes: usize, most: usize },
     /// It may be read, but not written.
     ReadOnly,
     /// The file system refuses.
@@ -83,9 +87,17 @@ impl fmt::Display for OpenError {
                 write!(f, "written by a newer release (format {version}, known {FORMAT_VERSION})")
             }
             OpenError::Foreign { what } => write!(f, "not a spill store but {what}; left alone"),
-            OpenError::NoDirectory(path) => write!(f, "the directory {path} does not exist"),
+            OpenError::NoDirectory(path) => {
+                write!(f, "the directory {path} does not exist: mkdir -p {path}")
+            }
             OpenError::NoRoom { bytes } => {
                 write!(f, "{bytes} bytes are too few, at least {QUOTA_BYTES_MIN} are needed")
+            }
+            OpenError::NoSpace { free, needed } => {
+                write!(f, "{free} bytes are free on its file system, a new store needs {needed}")
+            }
+            OpenError::TooLong { what, bytes, most } => {
+                write!(f, "{what} is {bytes} bytes long, at most {most} are possible")
             }
             OpenError::ReadOnly => f.write_str("the file or its file system is read-only"),
             OpenError::Io(text) => f.write_str(text),
@@ -132,7 +144,7 @@ impl SqliteStore {
         let lock = LockFile::take(&beside(path, ".lock")).map_err(refused)?;
         let lock = lock.ok_or(OpenError::InUse)?;
         let boot = boot().map_err(refused)?;
-        let looked = look(path, sync == Sync::Full, boot)?;
+        let looked = look(path, sync == Sync::Full, boot, true)?;
         let mended = matches!(looked, Look::Mended);
         let put = |reason: &str, own| put_aside(path, reason, own).map(Some).map_err(refused);
         let mut quarantined = match (looked, damaged) {

@@ -256,8 +256,8 @@ fn config(large_buffers: u16) -> Config {
         auth: crate::config::Auth::default(),
         listeners: vec![Listener {
             anonymous: true,
-
             name: "one".into(),
+            line: 1,
             host: "127.0.0.1".into(),
             port: 0,
             max_clients: None,
