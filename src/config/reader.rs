@@ -119,6 +119,12 @@ impl<'a> Reader<'a> {
         0
     }
 
+    /// Where a key stands, for a message about another one: `bridge.b.server (line 3)`.
+    pub fn place(&self, pattern: &str, scope: Scope<'_>) -> String {
+        let key = keys::fill(pattern, scope.name, scope.rule);
+        format!("{key} (line {})", self.line(&key))
+    }
+
     /// The names `NAME` takes in `kind.NAME.…`, in file order.
     pub fn names(&self, kind: &str) -> Vec<&'a str> {
         self.below(&format!("{kind}."))

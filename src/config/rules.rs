@@ -2,7 +2,7 @@
 
 use super::bridges::QOS;
 use super::check::{OVERFLOW, YEAR};
-use super::parse::Word;
+use super::parse::{Shown, Word};
 use super::reader::{Reader, Scope};
 use super::values::{Parsed, boolean, duration, number, one_of, or_off, rate, text};
 use super::{Forward, Limits, Overflow, Priority, RetainRule, SubscribeRule};
@@ -32,10 +32,8 @@ pub(super) fn forwards(reader: &mut Reader<'_>, at: Scope<'_>, limit: &Limits) -
                 "bridge.NAME.forward.N.suffix",
             ],
         );
-        if let Some(first) = rules.iter().find(|r| r.local_topic == local_topic) {
-            let what = format!("forward {} takes the same first: this one never does", first.name);
-            reader.warn("bridge.NAME.forward.N.local_topic", at, what);
-        }
+        let earlier = rules.iter().map(|rule| (rule.name.as_str(), rule.local_topic.as_str()));
+        in_the_shade(reader, at, &local_topic, earlier);
         let pace = reader.take("bridge.NAME.forward.N.rate", at, rate);
         let messages = reader.maybe(
             "bridge.NAME.forward.N.max_messages",
@@ -88,6 +86,8 @@ pub(super) fn subscribes(
             let what = format!("subscribe {} has the same filter already", first.name);
             reader.error("bridge.NAME.subscribe.N.remote_topic", at, what);
         }
+        let earlier = rules.iter().map(|rule| (rule.name.as_str(), rule.remote_topic.as_str()));
+        asked_twice(reader, at, &remote_topic, earlier);
         rules.push(SubscribeRule {
             name: rule.to_owned(),
             remote_topic,
@@ -97,6 +97,53 @@ pub(super) fn subscribes(
         });
     }
     rules
+}
+
+/// Warns of a forward rule that an earlier one, by name and filter, keeps from some or all of what
+/// it is for: the first that matches wins. An exception before the general rule is how it is meant.
+fn in_the_shade<'r>(
+    reader: &mut Reader<'_>,
+    at: Scope<'_>,
+    own: &str,
+    earlier: impl Iterator<Item = (&'r str, &'r str)> + Clone,
+) {
+    const KEY: &str = "bridge.NAME.forward.N.local_topic";
+    let mut earlier = earlier.filter(|(_, filter)| !filter.is_empty() && !own.is_empty());
+    let covering = earlier.clone().find(|(_, filter)| topic::covers(filter, own));
+    let crossing = |filter: &str| topic::overlaps(filter, own) && !topic::covers(own, filter);
+    let (rule, filter, why) = if let Some((rule, filter)) = covering {
+        (rule, filter, "is first and matches all of this: this rule is never reached")
+    } else if let Some((rule, filter)) = earlier.find(|(_, filter)| crossing(filter)) {
+        (rule, filter, "is first and matches some of this: what matches both goes by that one")
+    } else {
+        return;
+    };
+    let place = reader.place(KEY, Scope { rule, ..at });
+    reader.warn(KEY, at, format!("{place} = {} {why}", Shown(filter)));
+}
+
+/// Warns of a subscribe rule that asks for what an earlier one, by name and filter, asks for too.
+fn asked_twice<'r>(
+    reader: &mut Reader<'_>,
+    at: Scope<'_>,
+    own: &str,
+    earlier: impl Iterator<Item = (&'r str, &'r str)> + Clone,
+) {
+    const KEY: &str = "bridge.NAME.subscribe.N.remote_topic";
+    // The same filter is an error of its own.
+    let mut earlier = earlier.filter(|(_, filter)| !filter.is_empty() && !own.is_empty());
+    let covering = earlier.clone().find(|(_, filter)| topic::covers(filter, own));
+    let (rule, filter, why) = if let Some((rule, filter)) = covering {
+        (rule, filter, "asks for all of this already: such messages may come in under both rules")
+    } else if let Some((rule, filter)) = earlier.find(|(_, filter)| topic::overlaps(filter, own)) {
+        (rule, filter, "asks for some of this: what matches both may come in under both rules")
+    } else {
+        return;
+    };
+    if filter != own {
+        let place = reader.place(KEY, Scope { rule, ..at });
+        reader.warn(KEY, at, format!("{place} = {} {why}", Shown(filter)));
+    }
 }
 
 /// A rule's source filter and its mapping, from its four keys: source, target, prefix, suffix.

@@ -16,6 +16,7 @@ mod decode;
 mod faults;
 mod frame;
 mod mapping;
+mod overlap;
 mod packet;
 mod property;
 pub mod props;

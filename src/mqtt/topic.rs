@@ -2,6 +2,7 @@
 //! to another is [`Mapping`]. Read MQTT 5 sections 4.7 and 4.8.2 first.
 
 pub use super::mapping::{Mapping, MappingError};
+pub use super::overlap::{covers, overlaps};
 use crate::fit::wide;
 
 /// Longest topic name or filter the wire can say.

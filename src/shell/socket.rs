@@ -99,7 +99,7 @@ pub(super) fn set_option(
 }
 
 fn family(family: libc::c_int) -> libc::sa_family_t {
-    libc::sa_family_t::try_from(family).unwrap_or(0)
+    fit(family, "an address family")
 }
 
 /// An address as the system reads it.

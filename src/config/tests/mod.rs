@@ -253,11 +253,69 @@ fn what_does_not_fit_together_is_refused() {
     let more = format!("{HUB}limit.rules = 1024\n{}", rules(255));
     assert!(first(&more).contains("more than 254 rules forward"));
     let listeners = "listener.a.url = mqtt://[::1]:1\nlistener.b.url = mqtt://[::1]:1";
-    assert!(first(listeners).starts_with("f:2: listener.b.url: listener a"));
+    let both = "f:2: listener.b.url: listener.a.url (line 1) listens at [::1]:1 already";
+    assert_eq!(first(listeners), both);
+    let names = "listener.a.url = mqtt://lan:1\nlistener.b.url = mqtt://LAN:1";
+    assert_eq!(first(names), "f:2: listener.b.url: listener.a.url (line 1) is the same");
     let twice = "bridge.b.subscribe.1.remote_topic = a\nbridge.b.subscribe.2.remote_topic = a";
     assert!(first(&format!("{HUB}{twice}")).starts_with("f:3: bridge.b.subscribe.2"));
     let long = format!("{HUB}bridge.b.forward.1.local_topic = {}", "a".repeat(257));
     assert!(first(&long).contains("1 to 256 bytes"));
+}
+
+#[test]
+fn rules_that_overlap_are_warned_about_with_both_keys_and_lines() {
+    const REACHED: &str = "matches all of this: this rule is never reached";
+    const SOME: &str = "matches some of this: what matches both goes by that one";
+    let rules = |kind: &str, key: &str, one: &str, other: &str| {
+        let rule = |at, filter| format!("bridge.b.{kind}.{at}.{key} = {filter}\n");
+        warnings(&format!("{HUB}{}{}", rule("x", one), rule("y", other)))
+    };
+    for (one, other, wanted) in [
+        ("#", "a/b", Some(REACHED)),
+        ("a/#", "a", Some(REACHED)),
+        ("a/+", "a/b", Some(REACHED)),
+        ("+/#", "#", Some(REACHED)),
+        ("a", "a", Some(REACHED)),
+        ("$SYS/#", "$SYS/broker/+", Some(REACHED)),
+        ("a/+", "+/b", Some(SOME)),
+        ("+/alarm/#", "a/+", Some(SOME)),
+        // The exception first, and what has nothing in common.
+        ("a/b", "#", None),
+        ("a/+/#", "a/#", None),
+        ("#", "$SYS/#", None),
+        ("+/x", "$SYS/x", None),
+        ("a/b", "A/B", None),
+        ("a/+", "a", None),
+        ("a/b", "a/b/", None),
+    ] {
+        let said = rules("forward", "local_topic", one, other);
+        let place = format!(
+            "f:3: bridge.b.forward.y.local_topic: warning: bridge.b.forward.x.local_topic (line 2) \
+             = {one} is first and "
+        );
+        let wanted: Vec<String> = wanted.iter().map(|why| format!("{place}{why}")).collect();
+        assert_eq!(said, wanted, "{one} {other}");
+    }
+    for (one, other, wanted) in [
+        ("#", "a/b", Some("asks for all of this already")),
+        ("a/b", "#", Some("asks for some of this")),
+        ("a/+", "+/b", Some("asks for some of this")),
+        ("data/#", "data/req/+", Some("asks for all of this already")),
+        ("#", "$SYS/#", None),
+        ("a/+", "a", None),
+    ] {
+        let said = rules("subscribe", "remote_topic", one, other);
+        let place = "f:3: bridge.b.subscribe.y.remote_topic: warning: \
+                     bridge.b.subscribe.x.remote_topic (line 2) = ";
+        assert_eq!(said.len(), wanted.iter().count(), "{one} {other}: {said:?}");
+        let good = |said: &str| wanted.is_some_and(|part| said.contains(part));
+        assert!(said.iter().all(|s| s.starts_with(place) && good(s)), "{said:?}");
+    }
+    // Each bridge has its own, and each direction.
+    let apart = "bridge.b.forward.x.local_topic = #\nbridge.b.subscribe.x.remote_topic = a\n\
+                 bridge.c.server = mqtt://h\nbridge.c.forward.x.local_topic = a\n";
+    assert!(warnings(&format!("{HUB}{apart}")).is_empty());
 }
 
 #[test]
