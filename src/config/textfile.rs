@@ -2,6 +2,7 @@
 //! password of a bridge. One reader for all: a byte order mark is no part of the text, a line ends
 //! with LF, CRLF or CR, or with the file; what is no text is refused with its line. Reads no file.
 
+use crate::fit::fit;
 use core::iter;
 
 /// Bytes a file that the configuration names may have.
@@ -63,7 +64,8 @@ fn line_of(before: &[u8]) -> u32 {
         b'\r' => *next != Some(&b'\n'),
         _ => false,
     });
-    u32::try_from(ends.count()).map_or(u32::MAX, |ends| ends.saturating_add(1))
+    // A file has at most TEXT_BYTES_MAX of them.
+    fit::<u32, usize>(ends.count(), "lines of a file").saturating_add(1)
 }
 
 /// The lines of a text by number from 1, without their ends.

@@ -188,9 +188,8 @@ pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
 
 /// The longest name a file may have there, in bytes.
 pub(super) fn name_bytes_max(directory: &Path) -> io::Result<usize> {
-    // The width of this number is the platform's.
-    #[allow(clippy::useless_conversion)]
-    status(directory).map(|status| usize::try_from(status.f_namemax).unwrap_or(usize::MAX))
+    // A longer bound than can be counted is none.
+    status(directory).map(|status| capped(status.f_namemax))
 }
 
 /// May files be made and renamed in `directory`?
