@@ -58,7 +58,7 @@ impl Trial {
     }
 
     /// As somebody who may nothing. `None`: we are not root.
-    fn as_nobody(mut self) -> Option<Self> {
+    fn by_nobody(mut self) -> Option<Self> {
         // SAFETY: no memory is involved.
         if unsafe { libc::geteuid() } != 0 {
             println!("skipped: not root");
@@ -223,14 +223,14 @@ fn a_file_system_without_room_is_refused_by_both() {
 
 #[test]
 fn what_the_system_forbids_is_refused_by_both() {
-    let Some(directory) = Trial::at("spill.db", "").as_nobody() else { return };
+    let Some(directory) = Trial::at("spill.db", "").by_nobody() else { return };
     both_refuse("a directory of root's", &directory, "ermission denied");
-    let Some(file) = Trial::at("spill.db", "").as_nobody() else { return };
+    let Some(file) = Trial::at("spill.db", "").by_nobody() else { return };
     mode(file.directory.path(), 0o777);
     fs::write(file.store(), "").expect("ours");
     mode(&file.store(), 0o600);
     both_refuse("a file of root's", &file, "ermission denied");
-    let Some(mut low) = Trial::at("spill.db", "").as_nobody() else { return };
+    let Some(mut low) = Trial::at("spill.db", "").by_nobody() else { return };
     mode(low.directory.path(), 0o777);
     low.lines = low.lines.replace(&format!(":{}", low.port), ":883");
     let open = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
