@@ -96,6 +96,10 @@ pub const REFUSAL_CONNECTIONS: u16 = 8;
 /// From accepting a socket to its CONNECT.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
+/// The kernel asks after a client that was silent for so long: one without a keepalive that is gone
+/// without a word would hold its place for ever.
+pub const CLIENT_SILENCE: Duration = Duration::from_secs(300);
+
 /// So long nobody who has yet to say CONNECT makes room for another.
 pub const CONNECT_SURE: Duration = Duration::from_millis(250);
 

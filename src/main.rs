@@ -26,6 +26,11 @@ const DAMAGED_MAX: u32 = 3;
 const DAMAGE_SPAN: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
+    // Before anything else: whoever starts it may say at once that the file has changed.
+    if let Err(error) = shell::hold_reload() {
+        complain(&format!("cannot block SIGHUP: {error}"));
+        return ExitCode::from(EXIT_FAILURE);
+    }
     let status = match Arguments::parse(std::env::args_os().skip(1)) {
         Err(usage) => {
             complain(&usage.to_string());
@@ -38,20 +43,12 @@ fn main() -> ExitCode {
             Ok((config, warnings)) => check(&file, &config, &warnings),
             Err(status) => status,
         },
-        Ok(Arguments::Run { config }) => begin(&config),
+        Ok(Arguments::Run { config }) => match load(&config) {
+            Ok((loaded, warnings)) => run(&config, loaded, &warnings),
+            Err(status) => status,
+        },
     };
     ExitCode::from(status)
-}
-
-fn begin(file: &Path) -> u8 {
-    if let Err(error) = shell::hold_reload() {
-        complain(&format!("cannot block SIGHUP: {error}"));
-        return EXIT_FAILURE;
-    }
-    match load(file) {
-        Ok((config, warnings)) => run(file, config, &warnings),
-        Err(status) => status,
-    }
 }
 
 fn print(text: &str) -> u8 {

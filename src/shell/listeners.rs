@@ -11,6 +11,7 @@ use super::transport::Transport;
 use crate::config::Config;
 use crate::fit::fit;
 use crate::gateway::verbs::Event;
+use crate::limits::CLIENT_SILENCE;
 use crate::note::{Note, text};
 use crate::vocab::Instant;
 use core::fmt;
@@ -156,7 +157,7 @@ impl Listeners {
                             refused(now, logging, peer, "connections_full");
                             continue;
                         };
-                        let transport = Ok(Transport::accepted(stream));
+                        let transport = Ok(Transport::accepted(stream, CLIENT_SILENCE));
                         match links.insert(registry, id, transport, false) {
                             Ok(()) => links.open(id),
                             Err(reason) => core.handle(now, Event::Closed { conn: id, reason }),

@@ -106,6 +106,7 @@ struct Target {
     servers: Vec<Server>,
     interface: Option<String>,
     connect_timeout: Duration,
+    keepalive: Duration,
 }
 
 impl Target {
@@ -114,6 +115,7 @@ impl Target {
             servers: bridge.servers.clone(),
             interface: bridge.bind_interface.clone(),
             connect_timeout: bridge.connect_timeout,
+            keepalive: bridge.keepalive,
         }
     }
 }
@@ -461,7 +463,8 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                 }
             }
             Action::Dial { conn, bridge, addr } => {
-                let transport = Transport::dial(addr, self.interface(bridge));
+                let transport =
+                    Transport::dial(addr, self.interface(bridge), self.keepalive(bridge));
                 self.take_in(now, conn, transport);
             }
             Action::Close { conn, after_flush, deadline } => {
@@ -479,6 +482,10 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             Action::Reloaded => self.reloaded(now),
             Action::Exit { lost } => self.exit = Some(lost),
         }
+    }
+
+    fn keepalive(&self, bridge: BridgeId) -> Duration {
+        self.targets.get(usize::from(bridge.0)).map_or(Duration::ZERO, |target| target.keepalive)
     }
 
     fn interface(&self, bridge: BridgeId) -> Option<&str> {

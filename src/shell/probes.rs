@@ -6,6 +6,7 @@ use super::resolver::{ADDRS_MAX, Addrs};
 use super::transport::Transport;
 use crate::gateway::verbs::Event;
 use crate::vocab::{BridgeId, Instant};
+use core::time::Duration;
 use mio::{Registry, Token};
 
 #[derive(Debug)]
@@ -79,10 +80,11 @@ impl Probes {
         let at = usize::from(bridge.0);
         self.probes[at] = Probe::Idle;
         for (skip, addr) in addrs.iter().enumerate().take(ADDRS_MAX) {
-            let dialled = Transport::dial(*addr, interface).and_then(|mut transport| {
-                transport.register(registry, Token(self.token + at))?;
-                Ok(transport)
-            });
+            let dialled =
+                Transport::dial(*addr, interface, Duration::ZERO).and_then(|mut transport| {
+                    transport.register(registry, Token(self.token + at))?;
+                    Ok(transport)
+                });
             if let Ok(transport) = dialled {
                 let rest = addrs.iter().skip(skip + 1).copied().collect();
                 self.probes[at] = Probe::Dialing { deadline, transport, rest };

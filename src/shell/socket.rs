@@ -8,6 +8,7 @@ use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -37,6 +38,59 @@ pub(super) fn open(addr: SocketAddr, kind: Kind, interface: Option<&str>) -> io:
         bind_to_device(&socket, name)?;
     }
     Ok(socket)
+}
+
+/// Questions without an answer after which the kernel takes the peer for dead.
+const QUESTIONS: libc::c_int = 3;
+
+/// The longest silence that Linux takes, in seconds.
+const SILENCE_S_MAX: libc::c_int = 32_767;
+
+/// Lets the kernel ask after a peer of which nothing came for `silence`, three times.
+pub(super) fn ask_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
+    let silence = libc::c_int::try_from(silence.as_secs()).unwrap_or(SILENCE_S_MAX);
+    let silence = silence.clamp(1, SILENCE_S_MAX);
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, silence)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (silence / QUESTIONS).max(1))?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, QUESTIONS)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
+/// Lets the kernel end a connection on which nothing that was sent is acknowledged for so long.
+pub(super) fn give_up_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
+    let millis = libc::c_int::try_from(silence.as_millis()).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis)
+}
+
+fn set_option(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: the pointer and the length describe `value`, which outlives the call.
+    let answer = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), bytes)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What an option is.
+#[cfg(test)]
+pub(super) fn option(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: the pointers show to an integer and to its length, which outlive the call.
+    let answer = unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(socket.as_raw_fd(), level, name, value, &raw mut bytes)
+    };
+    if answer == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 fn bind_to_device(socket: &OwnedFd, name: &str) -> io::Result<()> {

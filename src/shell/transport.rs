@@ -12,6 +12,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
 
 #[derive(Debug)]
 pub(super) enum Transport {
@@ -19,17 +20,31 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    /// A socket a listener has accepted.
-    pub(super) fn accepted(stream: TcpStream) -> Self {
+    /// A socket a listener has accepted. The kernel asks after its peer once nothing came for
+    /// `silence`: a client without a keepalive of its own would hold its place for ever.
+    pub(super) fn accepted(stream: TcpStream, silence: Duration) -> Self {
         // Without it small acknowledgements wait for each other; a refusal is no reason to close.
         let _ = stream.set_nodelay(true);
+        // Nor is this: MQTT's own keepalive does not need it.
+        let _ = socket::ask_after(&stream, silence);
         Self::Tcp(stream)
     }
 
     /// Begins to connect. The outcome is told by [`Transport::establish`] once the socket is
-    /// writable.
-    pub(super) fn dial(addr: SocketAddr, interface: Option<&str>) -> io::Result<Self> {
+    /// writable. `keepalive` is that of MQTT, zero = none: the kernel asks after the peer as often,
+    /// and gives up when nothing we sent is acknowledged for twice as long, whatever the remote has
+    /// said of its own keepalive.
+    pub(super) fn dial(
+        addr: SocketAddr,
+        interface: Option<&str>,
+        keepalive: Duration,
+    ) -> io::Result<Self> {
         let fd = socket::open(addr, Kind::Stream, interface)?;
+        if !keepalive.is_zero() {
+            // The link has a keepalive and time-outs of its own: they do without.
+            let _ = socket::ask_after(&fd, keepalive);
+            let _ = socket::give_up_after(&fd, keepalive * 2);
+        }
         socket::connect(&fd, addr)?;
         let stream = TcpStream::from_std(std::net::TcpStream::from(fd));
         let _ = stream.set_nodelay(true);
@@ -99,7 +114,9 @@ impl Transport {
 mod tests {
     use super::*;
     use mio::{Events, Poll};
-    use std::time::Duration;
+
+    /// Long enough never to matter here.
+    const KEEPALIVE: Duration = Duration::from_secs(30);
 
     fn settle(transport: &mut Transport) -> io::Result<bool> {
         let mut poll = Poll::new().unwrap();
@@ -112,7 +129,8 @@ mod tests {
     #[test]
     fn a_dialled_listener_is_established_and_carries_bytes() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut transport = Transport::dial(listener.local_addr().unwrap(), Some("lo")).unwrap();
+        let mut transport =
+            Transport::dial(listener.local_addr().unwrap(), Some("lo"), KEEPALIVE).unwrap();
         assert!(settle(&mut transport).unwrap());
         let (mut peer, _) = listener.accept().unwrap();
         assert_eq!(transport.write(b"hello").unwrap(), 5);
@@ -128,10 +146,37 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap()
         };
-        let error = match Transport::dial(addr, None) {
+        let error = match Transport::dial(addr, None, KEEPALIVE) {
             Ok(mut transport) => settle(&mut transport).unwrap_err(),
             Err(error) => error,
         };
         assert_eq!(socket::reason(&error), "refused");
+    }
+
+    #[test]
+    fn the_kernel_asks_after_the_peer_as_the_keepalive_says_and_not_without_one() {
+        use libc::{IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_KEEPIDLE, TCP_USER_TIMEOUT};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let options = |transport: &Transport| {
+            let Transport::Tcp(stream) = transport;
+            [
+                (SOL_SOCKET, SO_KEEPALIVE),
+                (IPPROTO_TCP, TCP_KEEPIDLE),
+                (IPPROTO_TCP, TCP_USER_TIMEOUT),
+            ]
+            .map(|(level, name)| socket::option(stream, level, name).unwrap())
+        };
+        let dialled = Transport::dial(addr, None, KEEPALIVE).unwrap();
+        assert_eq!(options(&dialled), [1, 30, 60_000]);
+        // The longest that can be configured.
+        let dialled = Transport::dial(addr, None, Duration::from_secs(0xFFFF)).unwrap();
+        assert_eq!(options(&dialled), [1, 32_767, 131_070_000]);
+        let dialled = Transport::dial(addr, None, Duration::ZERO).unwrap();
+        let [asks, _, gives_up] = options(&dialled);
+        assert_eq!((asks, gives_up), (0, 0));
+        let (stream, _) = listener.accept().unwrap();
+        let accepted = Transport::accepted(TcpStream::from_std(stream), Duration::from_secs(300));
+        assert_eq!(options(&accepted), [1, 300, 0]);
     }
 }
