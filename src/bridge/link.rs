@@ -191,6 +191,12 @@ impl Link {
         self.candidate.as_ref().is_some_and(|candidate| candidate.conn == Some(conn))
     }
 
+    /// A packet came over a connection that has not been accepted yet. That of a candidate says
+    /// nothing about the link.
+    pub fn hear(&mut self, from: ConnId) {
+        self.heard |= matches!(self.state, State::Greeting { conn, .. } if conn == from);
+    }
+
     /// When this link has something to do, not counting keepalive and acknowledgements.
     pub fn due_at(&self) -> Instant {
         let own = match self.state {

@@ -39,8 +39,9 @@ impl Gateway {
             && !self.queue.knows_peer(Self::bridge_dest(bridge), peer)
     }
 
-    /// CONNECT, as configured and as far as this remote went along before.
-    pub(super) fn owe_connect(&mut self, slot: u16, bridge: BridgeId, candidate: bool) {
+    /// CONNECT, as configured and as far as this remote went along before. `false`: there is no
+    /// room for it, which `connect_bytes` rules out.
+    pub(super) fn owe_connect(&mut self, slot: u16, bridge: BridgeId, candidate: bool) -> bool {
         let config = self.config.bridges[usize::from(bridge.0)].clone();
         let link = self.link(bridge);
         let version = link.version;
@@ -90,8 +91,7 @@ impl Gateway {
         };
         let conn = self.conn_mut(slot);
         conn.version = version;
-        // The slot's replies were sized for it.
-        let _ = self.reply(slot, &Packet::Connect(connect));
+        self.reply(slot, &Packet::Connect(connect)) == Step::Done
     }
 
     pub(super) fn link_connack(
@@ -116,7 +116,6 @@ impl Gateway {
         let server = if candidate { 0 } else { self.link(bridge).dial.server() };
         if connack.session_present && (!keeps || self.asks_clean(bridge, server)) {
             // A session that we know nothing of [MQTT-3.2.2-4].
-            self.link_mut(bridge).heard |= !candidate;
             return Err(Reason::PROTOCOL_ERROR.into());
         }
         let old = self.conn(slot).version != Version::V5;
@@ -144,7 +143,6 @@ impl Gateway {
         link.guessed = false;
         link.up_since = now;
         link.ping_sent = None;
-        link.heard = true;
         link.held_until = Instant::ZERO;
         let (window, first) = (link.remote.receive_maximum, link.first);
         let left = self.queue.outbox(dest).peer.is_some_and(|last| last != peer);
@@ -184,7 +182,8 @@ impl Gateway {
         Ok(Step::Done)
     }
 
-    /// What the remote takes, by its CONNACK and by our configuration.
+    /// What the remote takes, by its CONNACK and by our configuration. An Assigned Client Identifier
+    /// is not ours: we always send one, and answer to no other [MQTT-3.2.2-16].
     pub(super) fn take_limits(&mut self, slot: u16, bridge: BridgeId, connack: &Connack<'_>) {
         let config = &self.config.bridges[usize::from(bridge.0)];
         let mut remote = Remote::unlimited(config);
@@ -200,10 +199,7 @@ impl Gateway {
             remote.qos_max = qos;
         }
         remote.retain_available = props.retain_available().unwrap_or(true);
-        let mut keepalive = config.keepalive;
-        if let Some(told) = props.server_keepalive() {
-            keepalive = seconds(u32::from(told));
-        }
+        let keepalive = kept_alive(config.keepalive, props.server_keepalive());
         let window = match self.conn(slot).version {
             Version::V5 => config.max_inflight,
             // Such a remote cannot say what it takes; how it ended before does.
@@ -212,9 +208,6 @@ impl Gateway {
             }
         };
         remote.receive_maximum = remote.receive_maximum.min(window);
-        if let Some(assigned) = props.assigned_client_id() {
-            self.link_mut(bridge).client_id = assigned.to_string();
-        }
         self.link_mut(bridge).remote = remote;
         let conn = self.conn_mut(slot);
         conn.packet_bytes_max = remote.packet_bytes_max;
@@ -272,6 +265,18 @@ impl Gateway {
     }
 }
 
+/// How long nothing may happen on a link: `own` by the configuration, `told` in seconds by the
+/// CONNACK [MQTT-3.1.2-21]. Zero is off. Whoever asks more often than it must keeps to it too, so
+/// that no remote can switch off what finds out that the link is dead.
+fn kept_alive(own: Duration, told: Option<u16>) -> Duration {
+    let told = seconds(u32::from(told.unwrap_or(0)));
+    match (own.is_zero(), told.is_zero()) {
+        (false, false) => own.min(told),
+        (false, true) => own,
+        (true, _) => told,
+    }
+}
+
 /// Why a CONNECT was refused, as a word for the log.
 fn refusal_word(version: Version, code: u8) -> &'static str {
     match (version, code) {
@@ -282,5 +287,28 @@ fn refusal_word(version: Version, code: u8) -> &'static str {
         (_, 4) => "bad_credentials",
         (_, 5) => "not_authorized",
         _ => "refused_by_remote",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smaller_keepalive_of_two_counts_and_off_never_switches_off() {
+        let table = [
+            (30, None, 30),
+            (30, Some(0), 30),
+            (30, Some(u16::MAX), 30),
+            (30, Some(31), 30),
+            (30, Some(5), 5),
+            (0, None, 0),
+            (0, Some(0), 0),
+            (0, Some(60), 60),
+        ];
+        for (own, told, kept) in table {
+            let own = Duration::from_secs(own);
+            assert_eq!(kept_alive(own, told), Duration::from_secs(kept), "{own:?} {told:?}");
+        }
     }
 }

@@ -202,8 +202,18 @@ impl Gateway {
         } else {
             return;
         }
-        self.owe_connect(slot, bridge, candidate);
-        let _ = now;
+        if self.owe_connect(slot, bridge, candidate) {
+            return;
+        }
+        // Said, and tried again like any other failure: a link that waits for the answer to
+        // nothing would wait for ever.
+        if candidate {
+            self.close(now, slot, false);
+            self.candidate_failed(now, bridge);
+        } else {
+            self.link_mut(bridge).heard = true;
+            self.link_lost(now, slot, bridge, "connect_too_large");
+        }
     }
 
     /// The link's connection is gone, in whatever state it was.
@@ -235,7 +245,9 @@ impl Gateway {
                 if silent && self.fall_back(now, bridge) {
                     self.link_mut(bridge).guessed = true;
                 }
-                let reason = if heard { reason } else { "closed_before_connack" };
+                // What we closed it for is better known than that.
+                let by_peer = matches!(reason, "peer_closed" | "reset" | "timed_out");
+                let reason = if heard || !by_peer { reason } else { "closed_before_connack" };
                 self.attempt_failed(now, bridge, reason);
             }
             State::Up { conn } if conn == id => self.up_lost(now, bridge, reason),
@@ -269,8 +281,7 @@ impl Gateway {
         self.suspect(now, bridge, reason);
         self.shrink_window(bridge, reason);
         self.queue.disconnected(dest);
-        let dropped = self.queue.drop_zero(dest, DropReason::Offline);
-        let _ = dropped;
+        self.queue.drop_zero(dest, DropReason::Offline);
         if let Some(candidate) = self.link_mut(bridge).candidate.take()
             && let Some(conn) = candidate.conn
         {
@@ -295,7 +306,7 @@ impl Gateway {
         reason: Reason,
     ) {
         let word = if reason == Reason::SUCCESS { "disconnected_by_peer" } else { reason.word() };
-        if reason == Reason::TAKEN_OVER {
+        if reason == Reason::TAKEN_OVER && self.link_is_up(bridge, slot) {
             let link = self.link_mut(bridge);
             link.takeovers += 1;
             if link.takeovers >= 3 {

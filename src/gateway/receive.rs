@@ -266,16 +266,18 @@ impl Gateway {
                     | Packet::Auth(_) => Err(Reason::PROTOCOL_ERROR.into()),
                 }
             }
-            Role::Link { bridge } => {
+            Role::Link { bridge } if self.link_is_up(bridge, slot) => {
                 let source = Source::Link { slot, bridge };
                 match packet {
-                    Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
-                    Packet::Publish(publish) if self.link_is_up(bridge, slot) => self
-                        .publish_aliased(now, slot, source, &publish, publishes_wait, zero_waits),
-                    Packet::Suback(suback) => {
-                        self.link_suback(now, bridge, &suback);
-                        Ok(Step::Done)
-                    }
+                    Packet::Publish(publish) => self.publish_aliased(
+                        now,
+                        slot,
+                        source,
+                        &publish,
+                        publishes_wait,
+                        zero_waits,
+                    ),
+                    Packet::Suback(suback) => self.link_suback(now, bridge, &suback),
                     Packet::Unsuback(unsuback) => self.link_unsuback(now, slot, bridge, &unsuback),
                     Packet::Pingresp => {
                         self.link_mut(bridge).ping_sent = None;
@@ -288,12 +290,41 @@ impl Gateway {
                     Packet::Puback(_)
                     | Packet::Pubrec(_)
                     | Packet::Pubrel(_)
-                    | Packet::Pubcomp(_)
-                        if self.link_is_up(bridge, slot) =>
-                    {
-                        self.acknowledgement(now, slot, &packet)
+                    | Packet::Pubcomp(_) => self.acknowledgement(now, slot, &packet),
+                    Packet::Connect(_)
+                    | Packet::Connack(_)
+                    | Packet::Subscribe(_)
+                    | Packet::Unsubscribe(_)
+                    | Packet::Pingreq
+                    | Packet::Auth(_) => Err(Reason::PROTOCOL_ERROR.into()),
+                }
+            }
+            // Greeted, or a candidate for the way back: nothing it says but CONNACK counts, least of
+            // all for the link that is up meanwhile.
+            Role::Link { bridge } => {
+                let id = self.conn(slot).id(slot);
+                if !matches!(packet, Packet::Disconnect(_)) {
+                    self.link_mut(bridge).hear(id);
+                }
+                match packet {
+                    Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
+                    Packet::Disconnect(disconnect) => {
+                        self.link_disconnect(now, slot, bridge, disconnect.reason);
+                        Ok(Step::Done)
                     }
-                    _ => Err(Reason::PROTOCOL_ERROR.into()),
+                    Packet::Connect(_)
+                    | Packet::Publish(_)
+                    | Packet::Puback(_)
+                    | Packet::Pubrec(_)
+                    | Packet::Pubrel(_)
+                    | Packet::Pubcomp(_)
+                    | Packet::Subscribe(_)
+                    | Packet::Suback(_)
+                    | Packet::Unsubscribe(_)
+                    | Packet::Unsuback(_)
+                    | Packet::Pingreq
+                    | Packet::Pingresp
+                    | Packet::Auth(_) => Err(Reason::PROTOCOL_ERROR.into()),
                 }
             }
             Role::Closing | Role::Free => Ok(Step::Done),
@@ -478,7 +509,7 @@ impl Gateway {
                 let acked = self.queue.pubrec(dest, ack.packet_id, now);
                 if acked == Acked::Unknown {
                     // The exchange is over here: let the peer forget it too [MQTT-4.3.3].
-                    self.release_unknown(slot, ack.packet_id);
+                    return Ok(self.release_unknown(slot, ack.packet_id));
                 }
                 acked
             }

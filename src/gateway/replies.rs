@@ -6,10 +6,10 @@ use super::receive::Step;
 use crate::mqtt::props::{Properties, Property};
 use crate::mqtt::{Ack, Disconnect, Packet, PacketId, Reason};
 
-/// Encodes properties into `buffer`.
+/// Encodes properties into `buffer`, which has room for them.
 pub(super) fn properties<'a>(list: &[Property<'_>], buffer: &'a mut [u8]) -> Properties<'a> {
-    // Callers give a buffer for what they write.
-    Properties::write(list, buffer).unwrap_or(Properties::EMPTY)
+    // Numbers, and a client id of our own making: without them the peer would believe other limits.
+    Properties::write(list, buffer).expect("callers give a buffer for what they write")
 }
 
 impl Gateway {
@@ -60,12 +60,14 @@ impl Gateway {
         self.ready.set(slot);
     }
 
-    /// PUBREL for an exchange that is over here.
-    pub(super) fn release_unknown(&mut self, slot: u16, packet_id: PacketId) {
+    /// PUBREL for an exchange that is over here. [`Step::Stall`]: not now, and the PUBREC has to
+    /// wait with it, for a peer that never hears it takes the next message with this identifier for
+    /// the one it has [MQTT-4.3.3].
+    pub(super) fn release_unknown(&mut self, slot: u16, packet_id: PacketId) -> Step {
         let reason = match self.conn(slot).version {
             crate::mqtt::Version::V5 => Reason::PACKET_ID_NOT_FOUND,
             crate::mqtt::Version::V31 | crate::mqtt::Version::V311 => Reason::SUCCESS,
         };
-        let _ = self.reply(slot, &Packet::Pubrel(Ack::new(packet_id, reason)));
+        self.reply(slot, &Packet::Pubrel(Ack::new(packet_id, reason)))
     }
 }

@@ -4,6 +4,7 @@
 use super::Gateway;
 use super::conn::{Conn, Role};
 use super::links::{NO_RULE, SUBSCRIBE_ID};
+use super::receive::{Fatal, Step};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
 use crate::fit::{fit, millis};
@@ -185,7 +186,8 @@ impl Gateway {
             if self.link(bridge).ping_sent.is_none() {
                 if quiet <= now {
                     self.link_mut(bridge).ping_sent = Some(now);
-                    let _ = self.reply(slot, &Packet::Pingreq);
+                    // Without room it is what waits there that the remote has to answer, or take.
+                    self.reply(slot, &Packet::Pingreq);
                     next = next.min(now.plus(keepalive));
                 } else {
                     next = next.min(quiet);
@@ -252,18 +254,25 @@ impl Gateway {
         owed
     }
 
-    pub(super) fn link_suback(&mut self, now: Instant, bridge: BridgeId, suback: &Suback<'_>) {
-        let Some(rule) = suback.packet_id.raw().checked_sub(SUBSCRIBE_ID) else { return };
-        let rule = usize::from(rule);
-        let code = suback.codes.first().copied().unwrap_or(0x80);
-        if rule >= self.link(bridge).subscribed.len() {
-            return;
+    pub(super) fn link_suback(
+        &mut self,
+        now: Instant,
+        bridge: BridgeId,
+        suback: &Suback<'_>,
+    ) -> Result<Step, Fatal> {
+        let rule = suback.packet_id.raw().checked_sub(SUBSCRIBE_ID).map(usize::from);
+        let subscribed = &mut self.link_mut(bridge).subscribed;
+        let asked = rule.filter(|rule| subscribed.get(*rule) == Some(&Subscribed::Asked));
+        // It answers a SUBSCRIBE that waits for it, filter by filter [MQTT-3.8.4-2] [MQTT-3.8.4-6].
+        let (Some(rule), [code]) = (asked, suback.codes) else {
+            return Err(Reason::PROTOCOL_ERROR.into());
+        };
+        if Reason(*code).is_error() {
+            self.not_subscribed(now, bridge, rule, Reason(*code));
+        } else {
+            subscribed[rule] = Subscribed::Granted;
         }
-        if code < 0x80 {
-            self.link_mut(bridge).subscribed[rule] = Subscribed::Granted;
-            return;
-        }
-        self.not_subscribed(now, bridge, rule, Reason(code));
+        Ok(Step::Done)
     }
 
     /// The remote did not take a subscription, or cannot.

@@ -1,5 +1,6 @@
 //! The whole core over a disk in memory: what a client is told, and when.
 
+mod links;
 mod plan;
 mod room;
 mod search;

@@ -63,8 +63,48 @@ fn a_connection_begins_with_the_one_connect_and_ends_with_a_disconnect() {
     }
 }
 
+/// The keepalive is what finds out that the remote is gone: nothing it says switches that off.
 #[test]
-fn the_servers_keepalive_replaces_ours() {
+fn a_server_that_names_a_longer_keepalive_or_none_is_asked_after_at_our_pace() {
+    for told in [[0, 0], [0xFF, 0xFF]] {
+        let remote = Stub::start(move |session, number| {
+            session.greet(false, 0, &[(SERVER_KEEPALIVE, told.to_vec())])?;
+            // The first time nothing is answered.
+            while number == 0 {
+                session.read()?;
+            }
+            session.serve()
+        });
+        let rules = ["forward.1.local_topic = up/#", "keepalive = 1s"];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        assert_eq!(gateway.wait("bridge_down").text("reason"), "keepalive_timeout");
+        remote.wait("a ping", |seen| seen.iter().any(|seen| matches!(seen, Seen::Ping)));
+    }
+}
+
+#[test]
+fn a_client_id_that_a_server_assigns_is_not_ours() {
+    const ASSIGNED_CLIENT_ID: u8 = 0x12;
+    for bytes in [3, 1500] {
+        let id = vec![b'x'; bytes];
+        let remote = Stub::start(move |session, _| {
+            let assigned = prefixed(&id);
+            session.greet(false, 0, &[(ASSIGNED_CLIENT_ID, assigned)])?;
+            let packet = session.read()?;
+            session.answer(&packet)
+        });
+        let rules = ["clientid = our-own", "forward.1.local_topic = up/#", "backoff_max = 50ms"];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        for text in ["1", "2", "3"] {
+            Connect::v4("client").open(gateway.port).publish(&Message::new("up/a", text).qos(1));
+        }
+        remote.wait_published(3);
+        assert!(remote.connects().iter().all(|connect| connect.id == "our-own"));
+    }
+}
+
+#[test]
+fn the_servers_keepalive_replaces_a_longer_one_of_ours() {
     let remote = Stub::start(|session, _| {
         session.greet(false, 0, &[(SERVER_KEEPALIVE, vec![0, 1])])?;
         session.serve()
