@@ -62,20 +62,6 @@ pub(super) fn give_up_after(socket: &impl AsRawFd, silence: Duration) -> io::Res
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis)
 }
 
-fn set_option(
-    socket: &impl AsRawFd,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    let bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
-    // SAFETY: the pointer and the length describe `value`, which outlives the call.
-    let answer = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), bytes)
-    };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// What an option is.
 #[cfg(test)]
 pub(super) fn option(
@@ -84,7 +70,7 @@ pub(super) fn option(
     name: libc::c_int,
 ) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
-    let mut bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    let mut bytes: libc::socklen_t = fit(size_of::<libc::c_int>(), "bytes of a number");
     // SAFETY: the pointers show to an integer and to its length, which outlive the call.
     let answer = unsafe {
         let value = (&raw mut value).cast();
@@ -137,14 +123,14 @@ pub(super) fn bind(socket: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Switches an option of the socket on or off.
+/// Sets an option of the socket, or switches it on or off.
 pub(super) fn set_option(
-    socket: &OwnedFd,
+    socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,
-    on: bool,
+    value: impl Into<libc::c_int>,
 ) -> io::Result<()> {
-    let value = libc::c_int::from(on);
+    let value: libc::c_int = value.into();
     let bytes: libc::socklen_t = fit(size_of::<libc::c_int>(), "bytes of a number");
     let pointer = (&raw const value).cast();
     // SAFETY: the pointer and the length describe `value`, which outlives the call.

@@ -48,11 +48,11 @@ impl World {
         let addr: SocketAddr = addr.parse().unwrap();
         let bridge = BRIDGE;
         self.gateway.handle(self.now, Event::Resolved { bridge, addrs: &[addr], reason: "" });
-        let dials = self.actions().into_iter().filter_map(|action| match action {
+        let mut dials = self.actions().into_iter().filter_map(|action| match action {
             Action::Dial { conn, bridge: BRIDGE, .. } => Some(conn),
             _ => None,
         });
-        let conn = dials.last().expect("it dials");
+        let conn = dials.next_back().expect("it dials");
         self.gateway.handle(self.now, Event::Connected { conn });
         conn
     }
