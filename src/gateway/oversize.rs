@@ -1,12 +1,13 @@
-//! A PUBLISH that is larger than `limit.packet_size`, from a remote that could not be told: taken
+//! What is acknowledged and goes no further; and a PUBLISH that is larger than
+//! `limit.packet_size`, from a remote that could not be told: taken
 //! off the stream as it comes, acknowledged like any other, counted `too_large`. The link stays up,
 //! or the remote would send it again after every reconnect. Read MQTT 3.1.1 section 3.3 first.
 
 use super::Gateway;
 use super::conn::{Debt, Role};
-use super::receive::Fatal;
+use super::receive::{Fatal, Step};
 use crate::mqtt::{
-    Fault, Frame, Malformed, PACKET_BYTES_MAX, PacketId, Qos, Reason, Version, frame,
+    Fault, Frame, Malformed, PACKET_BYTES_MAX, PacketId, Publish, Qos, Reason, Version, frame,
 };
 use crate::note::{Note, text};
 
@@ -39,6 +40,41 @@ pub(super) enum Swallowed {
 }
 
 impl Gateway {
+    /// Acknowledges a message without passing it on; counted.
+    pub(super) fn swallow(
+        &mut self,
+        slot: u16,
+        publish: &Publish<'_>,
+        reason: &'static str,
+    ) -> Step {
+        self.swallow_as(slot, publish, reason, Reason::SUCCESS)
+    }
+
+    /// The same with a reason for the publisher, which MQTT 5 knows how to say.
+    pub(super) fn swallow_as(
+        &mut self,
+        slot: u16,
+        publish: &Publish<'_>,
+        reason: &'static str,
+        said: Reason,
+    ) -> Step {
+        if let Some(packet_id) = publish.packet_id {
+            let conn = self.conn_mut(slot);
+            let debts =
+                if publish.qos == Qos::ExactlyOnce { &mut conn.pubrecs } else { &mut conn.pubacks };
+            if debts.is_full() {
+                return Step::Park;
+            }
+            {
+                debts.push(Debt { packet_id, reason: said, record: None, after: 0, owner: None });
+            }
+            self.ready.set(slot);
+        }
+        self.queue.counters.drops += 1;
+        self.note(Note::Drop { reason, destination: text("local"), count: 1 });
+        Step::Done
+    }
+
     /// A packet that does not fit: swallowed when it is a PUBLISH of a remote before MQTT 5, else
     /// the end of the connection.
     pub(super) fn swallow_oversized(

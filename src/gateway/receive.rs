@@ -446,42 +446,6 @@ impl Gateway {
         self.publish_acknowledged(now, source, &message, publish.packet_id)
     }
 
-    /// Acknowledges a message without passing it on; counted.
-    fn swallow(&mut self, slot: u16, publish: &Publish<'_>, reason: &'static str) -> Step {
-        self.swallow_as(slot, publish, reason, Reason::SUCCESS)
-    }
-
-    /// The same with a reason for the publisher, which MQTT 5 knows how to say.
-    pub(super) fn swallow_as(
-        &mut self,
-        slot: u16,
-        publish: &Publish<'_>,
-        reason: &'static str,
-        said: Reason,
-    ) -> Step {
-        if let Some(packet_id) = publish.packet_id {
-            let conn = self.conn_mut(slot);
-            let debts =
-                if publish.qos == Qos::ExactlyOnce { &mut conn.pubrecs } else { &mut conn.pubacks };
-            if debts.is_full() {
-                return Step::Park;
-            }
-            {
-                debts.push(super::conn::Debt {
-                    packet_id,
-                    reason: said,
-                    record: None,
-                    after: 0,
-                    owner: None,
-                });
-            }
-            self.ready.set(slot);
-        }
-        self.queue.counters.drops += 1;
-        self.note(Note::Drop { reason, destination: text("local"), count: 1 });
-        Step::Done
-    }
-
     /// The four acknowledgements, the same for sessions and links.
     fn acknowledgement(
         &mut self,
