@@ -182,8 +182,8 @@ impl Gateway {
         Ok(Step::Done)
     }
 
-    /// What the remote takes, by its CONNACK and by our configuration. An Assigned Client Identifier
-    /// is not ours: we always send one, and answer to no other [MQTT-3.2.2-16].
+    /// What the remote takes, by its CONNACK and by our configuration. An Assigned Client
+    /// Identifier is not ours: we always send one, and answer to no other [MQTT-3.2.2-16].
     pub(super) fn take_limits(&mut self, slot: u16, bridge: BridgeId, connack: &Connack<'_>) {
         let config = &self.config.bridges[usize::from(bridge.0)];
         let mut remote = Remote::unlimited(config);

@@ -1,7 +1,7 @@
-//! What is acknowledged and goes no further; and a PUBLISH that is larger than
-//! `limit.packet_size`, from a remote that could not be told: taken
-//! off the stream as it comes, acknowledged like any other, counted `too_large`. The link stays up,
-//! or the remote would send it again after every reconnect. Read MQTT 3.1.1 section 3.3 first.
+//! What is acknowledged and goes no further. Among it a PUBLISH that is larger than
+//! `limit.packet_size`, from a remote that could not be told: taken off the stream as it comes,
+//! acknowledged like any other, counted `too_large`. The link stays up, or the remote would send it
+//! again after every reconnect. Read MQTT 3.1.1 section 3.3 first.
 
 use super::Gateway;
 use super::conn::{Debt, Role};

@@ -299,8 +299,8 @@ impl Gateway {
                     | Packet::Auth(_) => Err(Reason::PROTOCOL_ERROR.into()),
                 }
             }
-            // Greeted, or a candidate for the way back: nothing it says but CONNACK counts, least of
-            // all for the link that is up meanwhile.
+            // Greeted, or a candidate for the way back: nothing it says but CONNACK counts, least
+            // of all for the link that is up meanwhile.
             Role::Link { bridge } => {
                 let id = self.conn(slot).id(slot);
                 if !matches!(packet, Packet::Disconnect(_)) {

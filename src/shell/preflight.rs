@@ -27,7 +27,7 @@ pub struct Preflight {
     pub running: Option<Holder>,
 }
 
-/// `file` is the configuration's, `memory_bytes` what the plan comes to, the program's own left out.
+/// `file` is the configuration's, `memory_bytes` what the plan comes to, without the program's own.
 pub fn preflight(config: &Config, file: &Path, paths: &Paths, memory_bytes: u64) -> Preflight {
     let mut found = Preflight::default();
     let mut byte = [0];

@@ -44,12 +44,12 @@ pub(super) fn open(addr: SocketAddr, kind: Kind, interface: Option<&str>) -> io:
 const QUESTIONS: libc::c_int = 3;
 
 /// The longest silence that Linux takes, in seconds.
-const SILENCE_S_MAX: libc::c_int = 32_767;
+const SILENCE_S_MAX: u64 = 32_767;
 
 /// Lets the kernel ask after a peer of which nothing came for `silence`, three times.
 pub(super) fn ask_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
-    let silence = libc::c_int::try_from(silence.as_secs()).unwrap_or(SILENCE_S_MAX);
-    let silence = silence.clamp(1, SILENCE_S_MAX);
+    let silence = silence.as_secs().clamp(1, SILENCE_S_MAX);
+    let silence: libc::c_int = fit(silence, "seconds of a silence");
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, silence)?;
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (silence / QUESTIONS).max(1))?;
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, QUESTIONS)?;
@@ -58,7 +58,7 @@ pub(super) fn ask_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<
 
 /// Lets the kernel end a connection on which nothing that was sent is acknowledged for so long.
 pub(super) fn give_up_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
-    let millis = libc::c_int::try_from(silence.as_millis()).unwrap_or(libc::c_int::MAX);
+    let millis: libc::c_int = fit(silence.as_millis(), "milliseconds of a keepalive");
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis)
 }
 
