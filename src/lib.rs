@@ -89,7 +89,8 @@
 //!    it sends anew.
 //! 7. **The store is slots.** Preallocated 32 KiB slots from one shared pool, chained per
 //!    destination, written in place; small keyed rows for sessions, retained messages and cursors.
-//!    Every record has a CRC. Checkpoints are ours: small, and when the loop is idle.
+//!    Every record has a CRC. Checkpoints are ours: small, and when the loop is idle. Files that
+//!    are taken away in use are noticed within a second and put back.
 //! 8. **Fixed memory.** The configuration sizes everything and `--check` prints the sum by part.
 //! 9. **Nothing blocks but the disk.** Own DNS stub, non-blocking connects, no `getaddrinfo`; log
 //!    lines wait in a fixed buffer and are counted when it is full.

@@ -302,6 +302,9 @@ fn whole<T>(read: Result<T, StoreError>) -> Result<Option<T>, String> {
         Err(StoreError::Corrupt) => Ok(None),
         Err(StoreError::Full) => Err("cannot read the store: it is full".to_owned()),
         Err(StoreError::Io) => Err("cannot read the store: an I/O error".to_owned()),
+        Err(StoreError::Gone | StoreError::Replaced) => {
+            Err("cannot read the store: it was taken away".to_owned())
+        }
     }
 }
 

@@ -73,11 +73,7 @@ impl Queue {
                 self.outbox_mut(dest).row_urgent |= waited;
             }
         }
-        let reason = match error {
-            StoreError::Full => "disk_full",
-            StoreError::Io => "io_error",
-            StoreError::Corrupt => "corrupt",
-        };
+        let reason = error.word();
         let after =
             (self.retry_after * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
         self.retry_after = after;

@@ -2,6 +2,8 @@
 //! in one transaction. The SQLite store of the shell and the simulator's disk implement it.
 
 use crate::fit::wide;
+use crate::note::Note;
+
 /// A slot: `SLOT_BYTES` of record log that belongs to one destination at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(pub u32);
@@ -70,6 +72,23 @@ pub enum StoreError {
     Io,
     /// The file is damaged at this place.
     Corrupt,
+    /// The file, or its log, is not at its path any more.
+    Gone,
+    /// Another file is there.
+    Replaced,
+}
+
+impl StoreError {
+    /// The reason as the log has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Full => "disk_full",
+            Self::Io => "io_error",
+            Self::Corrupt => "corrupt",
+            Self::Gone => "store_gone",
+            Self::Replaced => "store_replaced",
+        }
+    }
 }
 
 /// A transactional store. The first write after a `commit` or `rollback` begins a transaction.
@@ -111,6 +130,18 @@ pub trait SpillStore {
 
     /// House-keeping between turns: a checkpoint when the WAL has reached its cap, or when `idle`.
     fn maintain(&mut self, idle: bool) -> Result<(), StoreError>;
+
+    /// Looks whether what is written to is what lies at the store's path. `Ok(false)`: it is on its
+    /// way back there, a piece a call. While it is not there nothing can be written. `Corrupt`:
+    /// somebody else has changed it.
+    fn look(&mut self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// What the log has to tell of a `look`.
+    fn poll_note(&mut self) -> Option<Note> {
+        None
+    }
 
     /// Bytes the store takes on disk now (database and WAL).
     fn bytes(&self) -> u64;

@@ -14,6 +14,7 @@ mod buffers;
 pub mod clock;
 mod conn;
 mod core;
+mod disk;
 mod figures;
 mod holder;
 mod links;
@@ -44,11 +45,9 @@ pub use self::signals::hold_reload;
 pub use self::system::program_bytes;
 
 use crate::config::{Bridge, Config, Server};
-use crate::fit::millis;
 use crate::gateway::verbs::{Action, Event};
-use crate::limits::{STORE_SLOW, STORE_SLOW_FOR};
 use crate::note::{Note, text};
-use crate::queue::store::{SpillStore, StoreError};
+use crate::queue::store::SpillStore;
 use crate::vocab::{BridgeId, ConnId, Instant};
 use ::core::fmt;
 use ::core::time::Duration;
@@ -77,9 +76,6 @@ const NOTES_A_TURN: usize = 1024;
 
 /// Quiet that makes the store's house-keeping worth its time.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
-
-/// House-keeping that failed is tried again after this; a commit that needs it tries earlier.
-const MAINTAIN_RETRY: Duration = Duration::from_secs(5);
 
 /// A stop that takes longer ends the process the hard way.
 const STOP_SECONDS_MAX: u32 = 5;
@@ -166,6 +162,7 @@ pub struct EventLoop<C, S> {
     /// The store turned out to be damaged.
     damaged: bool,
     maintain_at: Instant,
+    watch: disk::Watch,
 }
 
 impl<C: Core, S: SpillStore> EventLoop<C, S> {
@@ -227,6 +224,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             exit: None,
             damaged: false,
             maintain_at: now,
+            watch: disk::Watch::new(now),
             poll,
         })
     }
@@ -251,6 +249,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             }
         }
         if !self.damaged {
+            self.bring_store_back();
             self.logging.finish();
         }
         u8::from(self.exit != Some(0))
@@ -330,6 +329,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             self.stats_at,
             // House-keeping waits for the store's rest, too.
             self.idle_at.max(self.rest_until),
+            self.look_at(),
         ]
         .into_iter()
         .min()
@@ -368,6 +368,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                 Signal::Stop(_) if self.stopping => {}
                 Signal::Stop(signal) => {
                     self.stopping = true;
+                    self.watch.now();
                     self.listeners.close();
                     signals::guard_stop(STOP_SECONDS_MAX);
                     self.core.handle(now, Event::Stop { signal });
@@ -393,32 +394,6 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.collect_ready();
         self.links.write_all(now, &mut self.core);
         self.lap("transmit");
-    }
-
-    /// The store's part of a turn: one slow thing at most. Returns what time it is now.
-    fn use_store(&mut self, now: Instant) -> Instant {
-        let mut now = now;
-        if now >= self.rest_until {
-            self.maintain(now);
-            now = self.left_store(now, "maintain");
-        }
-        match &mut self.store {
-            Some(store) => self.core.flush(now, store),
-            None => self.core.flush_ram(now),
-        }
-        self.left_store(now, "flush")
-    }
-
-    fn left_store(&mut self, entered: Instant, part: &'static str) -> Instant {
-        let now = self.clock.now();
-        self.figures.lap(now, part);
-        let took = now.since(entered);
-        if took < STORE_SLOW || self.store.is_none() {
-            return entered;
-        }
-        self.slow_until = now.plus(STORE_SLOW_FOR);
-        self.rest_until = self.core.store_took(now, took);
-        now
     }
 
     fn collect_ready(&mut self) {
@@ -531,27 +506,6 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             self.links.resume(now, id, &mut self.core);
         }
         resumed
-    }
-
-    /// Lets the store keep house, thoroughly when nothing else is going on.
-    fn maintain(&mut self, now: Instant) {
-        let idle = now >= self.idle_at && !self.busy;
-        if idle {
-            self.idle_at = Instant::NEVER;
-        }
-        let Some(store) = self.store.as_mut().filter(|_| now >= self.maintain_at) else { return };
-        if let Err(error) = store.maintain(idle) {
-            let reason = match error {
-                StoreError::Full => "disk_full",
-                StoreError::Io => "io_error",
-                StoreError::Corrupt => "corrupt",
-            };
-            self.damaged |= error == StoreError::Corrupt;
-            self.maintain_at = now.plus(MAINTAIN_RETRY);
-            let retry_in_ms = millis(MAINTAIN_RETRY);
-            let note = Note::StoreError { operation: "checkpoint", reason, retry_in_ms };
-            self.logging.note(now, &note);
-        }
     }
 
     fn write_notes(&mut self, now: Instant) {

@@ -17,6 +17,7 @@ mod clocks;
 mod decoder;
 mod delivery;
 mod disks;
+mod disks_gone;
 mod disks_running;
 mod disks_start;
 mod dns;

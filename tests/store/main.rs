@@ -5,6 +5,7 @@ mod bench;
 mod damage;
 mod disk;
 mod large;
+mod presence;
 #[path = "../common/tmpfs.rs"]
 mod tmpfs;
 

@@ -8,8 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Renames the file and its log to `*.corrupt-N` and removes older ones. A log that belongs to
-/// another database gets a name by which nobody takes it for this one's.
-pub(super) fn put_aside(path: &Path, reason: &str, own_log: bool) -> io::Result<Quarantined> {
+/// another database gets a name by which nobody takes it for this one's. `alone`: older ones go.
+pub(super) fn put_aside(
+    path: &Path,
+    reason: &str,
+    own_log: bool,
+    alone: bool,
+) -> io::Result<Quarantined> {
     let older = corrupt_files(path)?;
     let newest = older.iter().map(|(number, _)| *number).max().unwrap_or(0);
     // The database first: without it, its log is put aside at the next start, and to it.
@@ -24,7 +29,7 @@ pub(super) fn put_aside(path: &Path, reason: &str, own_log: bool) -> io::Result<
         }
     }
     disk::sync_directory(disk::directory(path))?;
-    for (_, file) in older.iter().filter(|(old, _)| *old < number) {
+    for (_, file) in older.iter().filter(|(old, _)| alone && *old < number) {
         // One that stays takes room, no more.
         let _ = fs::remove_file(file);
     }

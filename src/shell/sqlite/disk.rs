@@ -2,14 +2,16 @@
 //! space, the lock, what was really written. No SQL.
 
 use super::PAGE_BYTES;
+use super::presence::Identity;
 use crate::fit::{capped, wide};
 use crate::queue::store::StoreError;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The database file grows by this many bytes at a time and never shrinks.
 pub(super) const EXTENT_BYTES: u64 = 256 * 1024;
@@ -29,9 +31,12 @@ pub(super) const BLOCK_BYTES: u64 = 4096;
 /// A checkpoint that has to grow the database on a full disk would fail, and with it everything
 /// behind it: so blocks are reserved before the commit that needs them.
 pub(super) struct Extents {
-    database: File,
+    /// Never opened once more while the store is open: closing that would drop SQLite's locks.
+    database: Arc<File>,
     directory: PathBuf,
     database_bytes: u64,
+    /// What the database file was not shorter than when it was last looked at or made longer.
+    length: u64,
     /// The database's part of the quota.
     database_bytes_max: u64,
     wal: File,
@@ -48,9 +53,10 @@ impl Extents {
         wal_bytes: u64,
     ) -> io::Result<Extents> {
         let file = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
-        let (database, wal) = (file(path)?, file(wal_path)?);
+        let (database, wal) = (Arc::new(file(path)?), file(wal_path)?);
         let mut extents = Extents {
             database_bytes: 0,
+            length: 0,
             database_bytes_max,
             wal_bytes: 0,
             wal_bytes_wanted: wal_bytes,
@@ -72,6 +78,43 @@ impl Extents {
         self.reservable.then_some(self.database_bytes)
     }
 
+    /// In place of a store that is closed.
+    pub(super) fn none() -> io::Result<Extents> {
+        let nothing = || File::open("/dev/null");
+        Ok(Extents {
+            database: Arc::new(nothing()?),
+            directory: PathBuf::new(),
+            database_bytes: 0,
+            length: 0,
+            database_bytes_max: 0,
+            wal: nothing()?,
+            wal_bytes: 0,
+            wal_bytes_wanted: 0,
+            reservable: false,
+        })
+    }
+
+    pub(super) fn database(&self) -> Arc<File> {
+        Arc::clone(&self.database)
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn database_data(&self) -> io::Result<fs::Metadata> {
+        self.database.metadata()
+    }
+
+    pub(super) fn wal_data(&self) -> io::Result<fs::Metadata> {
+        self.wal.metadata()
+    }
+
+    /// Fills `out` from the database file at `at`.
+    pub(super) fn read_database(&self, out: &mut [u8], at: u64) -> io::Result<()> {
+        self.database.read_exact_at(out, at)
+    }
+
     /// Can the system read the file at all?
     pub(super) fn is_readable(&self) -> bool {
         self.database.read_exact_at(&mut [0; 100], 0).is_ok()
@@ -85,6 +128,7 @@ impl Extents {
     pub(super) fn refresh(&mut self) {
         if let Ok(data) = self.database.metadata() {
             self.database_bytes = data.len();
+            self.length = data.len();
         }
         if let Ok(data) = self.wal.metadata() {
             self.wal_bytes = data.len();
@@ -109,6 +153,7 @@ impl Extents {
         if self.reservable {
             reserve(&self.database, self.database_bytes, target - self.database_bytes)
                 .map_err(fault)?;
+            self.length = target;
         } else {
             let headroom = if spare { HEADROOM_BYTES } else { HEADROOM_BYTES / 2 };
             if free_bytes(&self.directory).map_err(fault)? < headroom {
@@ -154,6 +199,10 @@ impl LockFile {
         }
         let error = io::Error::last_os_error();
         if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
+    }
+
+    pub(super) fn identity(&self) -> io::Result<Identity> {
+        self.0.metadata().map(|data| Identity::of(&data))
     }
 }
 
@@ -264,7 +313,7 @@ fn reserve(file: &File, from: u64, length: u64) -> io::Result<bool> {
     }
 }
 
-fn fault(error: io::Error) -> StoreError {
+pub(super) fn fault(error: io::Error) -> StoreError {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => StoreError::Full,
         Some(_) => StoreError::Io,

@@ -4,13 +4,14 @@
 use super::aside::beside;
 use super::open::{APPLICATION_ID, FORMAT_VERSION, LOG_KEY, OpenError, random, refused};
 use super::wal::{State, Wal};
-use super::wreck::keyed_rows;
+use super::wreck::{KeyedRow, keyed_rows, keyed_rows_in};
 use super::{EXTENT_BYTES, PAGE_BYTES};
 use crate::queue::store::{SEAL_BYTES, Table};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
@@ -66,6 +67,10 @@ pub(super) fn look(path: &Path, synced: bool, boot: u64, mends: bool) -> Result<
     let ours = head.len() == 100 && head.starts_with(MAGIC);
     if !ours && mend(path, wal.as_ref(), mends)? {
         return Ok(Look::Mended);
+    }
+    let begins = head.len() < 100 && head.starts_with(&MAGIC[..head.len().min(MAGIC.len())]);
+    if begins && !head.is_empty() {
+        return Ok(Look::Damaged("it ends in its head"));
     }
     if head.iter().all(|byte| *byte == 0) {
         return Ok(Look::Damaged("its head is blank"));
@@ -126,15 +131,24 @@ fn own_log(path: &Path, state: State, synced: bool, boot: u64) -> Result<Look, O
 }
 
 /// What the database or the log has of [`LogNumber`].
-fn log_number(path: &Path, log: bool) -> Result<Option<LogNumber>, OpenError> {
+pub(super) fn log_number(path: &Path, log: bool) -> Result<Option<LogNumber>, OpenError> {
     let mut number = None;
-    keyed_rows(path, log, FIRST_PAGES, &mut |row| {
-        if row.table == Table::Meta && row.key == LOG_KEY {
-            number = LogNumber::parse(&row.value[..row.value.len() - SEAL_BYTES]);
-        }
-    })
-    .map_err(refused)?;
+    keyed_rows(path, log, FIRST_PAGES, &mut |row| note_number(&row, &mut number))
+        .map_err(refused)?;
     Ok(number)
+}
+
+/// What a database that is open has of it.
+pub(super) fn log_number_in(database: Arc<File>) -> io::Result<Option<LogNumber>> {
+    let mut number = None;
+    keyed_rows_in(database, FIRST_PAGES, &mut |row| note_number(&row, &mut number))?;
+    Ok(number)
+}
+
+fn note_number(row: &KeyedRow, number: &mut Option<LogNumber>) {
+    if row.table == Table::Meta && row.key == LOG_KEY {
+        *number = LogNumber::parse(&row.value[..row.value.len() - SEAL_BYTES]);
+    }
 }
 
 /// Which log this is, in the row that every log begins with.
@@ -156,7 +170,7 @@ impl LogNumber {
     }
 
     /// Is this the number of the log of a database that holds that one?
-    fn follows(&self, database: &Self) -> bool {
+    pub(super) fn follows(&self, database: &Self) -> bool {
         // The next log begins when its predecessor is wholly in the database.
         let next = database.log.wrapping_add(1);
         self.store == database.store && (self.log == database.log || self.log == next)

@@ -11,13 +11,14 @@
 //! does in place. Pages are 1 KiB: a commit writes whole pages twice (log and checkpoint) and the
 //! last page of a commit is written again by the next one, so small pages waste least.
 //! Read <https://www.sqlite.org/wal.html> first; `open` makes the file, `aside` puts
-//! a damaged one away, `disk` asks the kernel.
+//! a damaged one away, `presence` notices when it is taken away, `disk` asks the kernel.
 
 mod aside;
 mod disk;
 mod examine;
 mod look;
 mod open;
+mod presence;
 mod wal;
 mod wreck;
 
@@ -25,11 +26,13 @@ pub use examine::{Outlook, examine};
 pub use open::OpenError;
 
 use crate::fit::{fit, wide};
+use crate::note::Note;
 use crate::queue::SLOT_BYTES;
 use crate::queue::store::{SlotId, SpillStore, StoreError, Table, seal};
 use disk::{BLOCK_BYTES, EXTENT_BYTES, Extents, LockFile, block_span};
 use look::LogNumber;
-use open::{LOG_KEY, OWN_KEYS, WRECK_KEY, keep_size};
+use open::{LOG_KEY, OWN_KEYS, Place, WRECK_KEY, keep_size};
+use presence::Presence;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 use wreck::Wreck;
 
@@ -71,7 +74,10 @@ pub struct SqliteStore {
     // Dropped before `extents`: closing another descriptor of the file drops SQLite's locks.
     db: Connection,
     extents: Extents,
-    _lock: LockFile,
+    /// `None` only while it is being taken anew.
+    lock: Option<LockFile>,
+    place: Place,
+    presence: Presence,
     /// Row of `log` whose bytes `image` holds.
     image_row: Option<i64>,
     image: Box<[u8; ROW_BYTES]>,
@@ -86,6 +92,8 @@ pub struct SqliteStore {
     wal_at: u64,
     /// At this position of the write-ahead log a checkpoint is due.
     wal_due: u64,
+    /// The log is at least so long since its last commit; 0 = all of it is in the database.
+    wal_end: u64,
     /// Every commit is synced.
     synced: bool,
     written_bytes: u64,
@@ -162,6 +170,14 @@ impl SpillStore for SqliteStore {
         self.judged(done)
     }
 
+    fn look(&mut self) -> Result<bool, StoreError> {
+        self.look_now()
+    }
+
+    fn poll_note(&mut self) -> Option<Note> {
+        self.next_note()
+    }
+
     fn bytes(&self) -> u64 {
         self.extents.bytes()
     }
@@ -196,7 +212,9 @@ impl SqliteStore {
     /// no damage of the file and may pass.
     fn judged<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         match done {
-            Err(StoreError::Corrupt) if !self.extents.is_readable() => Err(StoreError::Io),
+            Err(StoreError::Corrupt) if !self.presence.spoilt && !self.extents.is_readable() => {
+                Err(StoreError::Io)
+            }
             done => done,
         }
     }
@@ -204,6 +222,9 @@ impl SqliteStore {
     /// Reads the whole file: is nothing found damaged now? A page that could not be read a moment
     /// ago, which SQLite calls damage as well, may be readable again.
     pub fn is_sound(&mut self) -> bool {
+        if self.presence.spoilt {
+            return false;
+        }
         self.rollback();
         let found = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
         found.is_ok_and(|word| word == "ok")
@@ -298,12 +319,16 @@ impl SqliteStore {
         // A page is rewritten by many small commits and checkpointed once: an idle turn that
         // checkpointed every commit would double what is written to flash.
         let due = if idle { self.wal_due / 2 } else { self.wal_due };
-        if self.in_transaction || self.wal_at < due { Ok(()) } else { self.checkpoint() }
+        let rests = self.in_transaction || self.presence.away.is_some();
+        if rests || self.wal_at < due { Ok(()) } else { self.checkpoint() }
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
         if self.in_transaction {
             return Ok(());
+        }
+        if let Some(reason) = self.presence.away {
+            return Err(reason);
         }
         // The log has to have room for a whole transaction before it reaches its cap.
         if self.wal_at >= self.wal_due {
@@ -327,6 +352,7 @@ impl SqliteStore {
         let pages: u64 = self.number("PRAGMA page_count").map_err(fault)?;
         if self.extents.reserve(pages, self.slots_grow)? {
             keep_size(&self.db, &self.extents);
+            self.mark_written();
         }
         if let Err(error) = self.execute("COMMIT") {
             // All of it may be in the log. It must not be found behind what is written over its
@@ -346,12 +372,19 @@ impl SqliteStore {
             let again = if self.synced { from } else { from.next_multiple_of(BLOCK_BYTES) };
             self.written_bytes += block_span(again, self.wal_at);
             self.extents.wal_reached(self.wal_at);
+            // Pages that the cache had to write early count twice, and are there once.
+            let length = self.extents.wal_data().map_or(0, |data| data.len());
+            self.wal_end = self.wal_at.min(length);
         }
         Ok(())
     }
 
     /// Copies what the log holds into the database; the next commit then starts the log over.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
+        // It would be as long as before again, with nothing in what is missing.
+        if self.is_cut() {
+            return Err(StoreError::Corrupt);
+        }
         let before = disk::thread_written_bytes();
         let run = |db: &Connection| {
             db.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
@@ -363,12 +396,13 @@ impl SqliteStore {
             // At most every frame is a page of its own.
             _ => self.wal_at,
         };
+        self.mark_written();
         let (frames, copied) = done?;
         self.extents.refresh();
         if frames != copied {
             return Err(StoreError::Io);
         }
-        self.wal_at = 0;
+        (self.wal_at, self.wal_end) = (0, 0);
         Ok(())
     }
 

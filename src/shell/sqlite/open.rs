@@ -4,6 +4,7 @@
 use super::aside::{aside, beside, corrupt_bytes, newest, put_aside};
 use super::disk::{self, EXTENT_BYTES, Extents, LockFile};
 use super::look::{LogNumber, Look, boot, look, real_path};
+use super::presence::Presence;
 use super::wreck::{Wreck, keyed_rows_of_all};
 use super::{PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, fault, scan, sql};
 use crate::config::Sync;
@@ -14,7 +15,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// "Spil", in the head of every file of ours.
 pub(super) const APPLICATION_ID: u32 = 0x5370_696c;
@@ -108,7 +109,7 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 /// Why an existing file of ours did not open.
-enum Fault {
+pub(super) enum Fault {
     Damaged(String),
     Refused(OpenError),
 }
@@ -144,9 +145,15 @@ impl SqliteStore {
         let lock = LockFile::take(&beside(path, ".lock")).map_err(refused)?;
         let lock = lock.ok_or(OpenError::InUse)?;
         let boot = boot().map_err(refused)?;
-        let looked = look(path, sync == Sync::Full, boot, true)?;
+        let looked = match look(path, sync == Sync::Full, boot, true) {
+            // It was ours a moment ago.
+            Err(OpenError::Foreign { .. } | OpenError::Newer { .. }) if damaged.is_some() => {
+                Look::Damaged("it is no store any more")
+            }
+            looked => looked?,
+        };
         let mended = matches!(looked, Look::Mended);
-        let put = |reason: &str, own| put_aside(path, reason, own).map(Some).map_err(refused);
+        let put = |reason: &str, own| put_aside(path, reason, own, true).map(Some).map_err(refused);
         let mut quarantined = match (looked, damaged) {
             (Look::OtherLog, _) => put("a write-ahead log of another database", false)?,
             (Look::Damaged(reason), _) => put(reason, true)?,
@@ -160,11 +167,11 @@ impl SqliteStore {
                 let wreck = quarantined.as_ref().map(|q| q.number).or_else(|| newest(path));
                 create(path, max_bytes, boot, wreck)?;
             }
-            let quota = Quota { path, max_bytes };
-            match connect(&quota, sync, heap_bytes) {
+            let place = Place { path: path.clone(), max_bytes, sync, heap_bytes };
+            match connect(&place) {
                 Ok(parts) => {
                     let fresh = quarantined.is_some();
-                    return match parts.store(lock, sync, boot, quarantined, mended) {
+                    return match parts.store(Some(lock), place, boot, quarantined, mended) {
                         // Its lock is free again: once more, with the file put aside.
                         Err(Fault::Damaged(reason)) if !fresh => {
                             Self::open_or_aside(path, max_bytes, sync, heap_bytes, Some(&reason))
@@ -184,13 +191,18 @@ impl SqliteStore {
     }
 }
 
-struct Quota<'a> {
-    path: &'a Path,
-    max_bytes: Option<u64>,
+/// Where the store lies, and how it is opened.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The file itself, links followed.
+    pub(super) path: PathBuf,
+    pub(super) max_bytes: Option<u64>,
+    pub(super) sync: Sync,
+    pub(super) heap_bytes: Option<u64>,
 }
 
 /// An open and checked file.
-struct Parts {
+pub(super) struct Parts {
     db: Connection,
     extents: Extents,
     wal_bytes: u64,
@@ -200,10 +212,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn store(
+    pub(super) fn store(
         self,
-        lock: LockFile,
-        sync: Sync,
+        lock: Option<LockFile>,
+        place: Place,
         boot: u64,
         quarantined: Option<Quarantined>,
         mended: bool,
@@ -212,7 +224,7 @@ impl Parts {
         let mut store = SqliteStore {
             db: self.db,
             extents: self.extents,
-            _lock: lock,
+            lock,
             image_row: None,
             image: Box::new([0; ROW_BYTES]),
             image_dirty: false,
@@ -222,7 +234,10 @@ impl Parts {
             slot_count_max: self.slot_count_max,
             wal_at: wal_due,
             wal_due,
-            synced: sync == Sync::Full,
+            wal_end: 0,
+            synced: place.sync == Sync::Full,
+            place,
+            presence: Presence::default(),
             written_bytes: 0,
             log_number: LogNumber { boot, ..self.log_number },
             wreck: self.wreck,
@@ -232,10 +247,10 @@ impl Parts {
         store.frames_written();
         // Starts with an empty log. When the disk does not let it, the first write tries again.
         match store.checkpoint() {
-            Ok(()) | Err(StoreError::Full | StoreError::Io) => Ok(store),
             Err(StoreError::Corrupt) => {
                 Err(Fault::Damaged("damage was found at the first checkpoint".into()))
             }
+            Ok(()) | Err(_) => Ok(store),
         }
     }
 }
@@ -322,15 +337,15 @@ const SCHEMA: &str = "
     CREATE TABLE meta(key BLOB NOT NULL UNIQUE, data BLOB NOT NULL);
 ";
 
-fn connect(quota: &Quota<'_>, sync: Sync, heap_bytes: Option<u64>) -> Result<Parts, Fault> {
-    let path = quota.path;
+pub(super) fn connect(place: &Place) -> Result<Parts, Fault> {
+    let path = &place.path;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(judge)?;
-    prepare(&db, sync, heap_bytes).map_err(judge)?;
+    prepare(&db, place.sync, place.heap_bytes).map_err(judge)?;
     if db.is_readonly("main").map_err(judge)? {
         return Err(Fault::Refused(OpenError::ReadOnly));
     }
-    let quota_bytes = match quota.max_bytes {
+    let quota_bytes = match place.max_bytes {
         Some(bytes) => bytes,
         None => stored_quota(&db).map_err(judge)?.unwrap_or(QUOTA_BYTES_DEFAULT),
     };
@@ -450,7 +465,7 @@ fn judge(error: rusqlite::Error) -> Fault {
     let refused = refused_by_sqlite(&error);
     match fault(error) {
         StoreError::Corrupt => Fault::Damaged(text),
-        StoreError::Full | StoreError::Io => Fault::Refused(refused),
+        _ => Fault::Refused(refused),
     }
 }
 

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 type Page = [u8; PAGE_BYTES];
 
@@ -31,14 +32,14 @@ pub(super) struct KeyedRow {
 
 /// Database and log, the newest image of each page.
 struct Pages {
-    database: Option<File>,
+    database: Option<Arc<File>>,
     count: u32,
     wal: Option<Wal>,
 }
 
 impl Pages {
     fn open(path: &Path, with_log: bool) -> io::Result<Pages> {
-        let database = File::open(path).ok();
+        let database = File::open(path).ok().map(Arc::new);
         let bytes = match &database {
             Some(file) => file.metadata()?.len(),
             None => 0,
@@ -184,6 +185,24 @@ pub(super) fn keyed_rows(
         None => (1..=pages.count.min(pages_max)).collect(),
     };
     pages.database = pages.database.filter(|_| !log);
+    keyed_rows_of(pages, numbers, row);
+    Ok(())
+}
+
+/// The same in the first pages of an open database.
+pub(super) fn keyed_rows_in(
+    database: Arc<File>,
+    pages_max: u32,
+    row: &mut dyn FnMut(KeyedRow),
+) -> io::Result<()> {
+    // SQLite has no more pages.
+    let count = capped(database.metadata()?.len() / wide(PAGE_BYTES));
+    let pages = Pages { database: Some(database), count, wal: None };
+    keyed_rows_of(pages, (1..=count.min(pages_max)).collect(), row);
+    Ok(())
+}
+
+fn keyed_rows_of(pages: Pages, numbers: Vec<u32>, row: &mut dyn FnMut(KeyedRow)) {
     let wreck = Wreck { pages, path: PathBuf::new(), rows: Vec::new(), slots: Vec::new() };
     let mut page = [0; PAGE_BYTES];
     for number in numbers {
@@ -197,7 +216,6 @@ pub(super) fn keyed_rows(
             }
         }
     }
-    Ok(())
 }
 
 /// The keyed rows that can be proved in the newest images of all pages.

@@ -8,7 +8,7 @@ mod service;
 use super::*;
 use crate::config::{Ack, Bridge, Limits, Listener, Overflow, Store, Sync};
 use crate::gateway::verbs::Taken;
-use crate::queue::store::{SlotId, Table};
+use crate::queue::store::{SlotId, StoreError, Table};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
