@@ -118,6 +118,9 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// (before MQTT 5) or is refused the message (0x97).
 pub const RECEIVE_IDS_IN_COMMON: u32 = 2048;
 
+/// So long a session whose client has just gone keeps its place.
+pub const SESSION_SURE: Duration = Duration::from_secs(60);
+
 /// QoS 2 packet identifiers one session may leave unreleased; more and it is closed.
 pub const UNRELEASED_MAX: u32 = 1024;
 

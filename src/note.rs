@@ -211,6 +211,9 @@ notes! {
     ClientRefused = Warn "client_refused" "client" {
         client: Text, addr: core::net::SocketAddr, reason: Text,
     }
+    SessionGaveWay = Warn "session_gave_way" "client" {
+        client: Text, to: Text, limit: &'static str,
+    }
     LimitReached = Warn "limit_reached" "client" { client: Text, limit: &'static str }
     BridgeConnecting = Info "bridge_connecting" "bridge" {
         bridge: Text, server: Text, addr: Text, attempt: u32,

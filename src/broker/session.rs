@@ -34,6 +34,10 @@ pub struct Session {
     pub client_id: String,
     /// The name its client has given, and proved if there are users.
     pub user: Option<String>,
+    /// Whom its place counts for, as a hash: the user that was proved, or the address. 0 = restored.
+    pub holder: u64,
+    /// When its client was last here; ZERO before the start.
+    pub left_at: Instant,
     /// What is queued was judged by other rules, or for another user.
     pub recheck: bool,
     /// The connection's slot.
@@ -78,6 +82,8 @@ impl Sessions {
             used: false,
             client_id: String::new(),
             user: None,
+            holder: 0,
+            left_at: Instant::ZERO,
             recheck: false,
             conn: None,
             version: Version::V311,
@@ -110,6 +116,8 @@ impl Sessions {
         session.client_id.clear();
         session.client_id.push_str(client_id);
         session.user = None;
+        session.holder = 0;
+        session.left_at = Instant::ZERO;
         session.recheck = false;
         session.conn = None;
         session.expiry = Duration::ZERO;
@@ -122,15 +130,6 @@ impl Sessions {
         session.in_doubt = false;
         self.used += 1;
         u16::try_from(at).map_err(|_| SessionsFull)
-    }
-
-    /// The unconnected session that ends first of those that may, to make room.
-    pub fn next_to_end(&self, may: impl Fn(u16) -> bool) -> Option<u16> {
-        (0..)
-            .zip(self.table.iter())
-            .filter(|(at, session)| session.used && session.conn.is_none() && may(*at))
-            .min_by_key(|(_, session)| session.expires_at)
-            .map(|(at, _)| at)
     }
 
     pub fn remove(&mut self, at: u16) {
@@ -149,6 +148,11 @@ impl Sessions {
         self.used == 0
     }
 
+    /// Is there no place for one more?
+    pub fn is_full(&self) -> bool {
+        self.used == u32::from(self.count())
+    }
+
     pub fn count(&self) -> u16 {
         fit(self.table.len(), "sessions")
     }
@@ -156,10 +160,6 @@ impl Sessions {
     /// Sessions in use, with their index.
     pub fn iter(&self) -> impl Iterator<Item = (u16, &Session)> {
         (0..).zip(self.table.iter()).filter(|(_, session)| session.used)
-    }
-
-    pub fn will_bytes(&self) -> usize {
-        self.table.iter().filter_map(|session| session.will.as_ref()).map(Will::bytes).sum()
     }
 
     /// The next time something of a session is due.
@@ -189,18 +189,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_session_that_ends_first_makes_room() {
+    fn a_place_that_is_given_back_is_given_again() {
         let mut sessions = Sessions::new(2);
         let a = sessions.add("a").unwrap();
-        let b = sessions.add("b").unwrap();
+        sessions[a].holder = 7;
+        sessions.add("b").unwrap();
         assert_eq!(sessions.add("c"), Err(SessionsFull));
-        sessions[a].expires_at = Instant::from_micros(9);
-        sessions[b].expires_at = Instant::from_micros(5);
-        assert_eq!(sessions.next_to_end(|_| true), Some(b));
-        sessions[b].conn = Some(0);
-        assert_eq!(sessions.next_to_end(|_| true), Some(a));
+        assert!(sessions.is_full());
         sessions.remove(a);
         assert_eq!(sessions.find("a"), None);
         assert_eq!(sessions.add("c"), Ok(a));
+        assert_eq!(sessions[a].holder, 0);
     }
 }

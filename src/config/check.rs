@@ -127,6 +127,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     Limits {
         clients: reader.take("limit.clients", TOP, number(1, 10_000)),
         sessions: reader.take("limit.sessions", TOP, number(1, 20_000)),
+        sessions_per_user: reader.take("limit.sessions_per_user", TOP, or_off(number(1, 20_000))),
         subscriptions: reader.take("limit.subscriptions", TOP, number(1, u16::MAX)),
         bridges: reader.take("limit.bridges", TOP, number(0, 64)),
         rules: reader.take("limit.rules", TOP, number(0, 1024)),

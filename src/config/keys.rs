@@ -33,6 +33,7 @@ pub const KEYS: &[Key] = &[
     key("log.stats_interval", "10s", "period of the stats lines; off = none"),
     key("limit.clients", "64", "local connections at once; one more is refused and logged"),
     key("limit.sessions", "128", "sessions kept, connected or not"),
+    key("limit.sessions_per_user", "off", "sessions of one user, or of one address without"),
     key("limit.subscriptions", "1024", "subscriptions over all sessions"),
     key("limit.bridges", "4", "room kept for bridges"),
     key("limit.rules", "64", "room kept for rules, over all bridges"),

@@ -65,6 +65,8 @@ impl Config {
 pub struct Limits {
     pub clients: u16,
     pub sessions: u16,
+    /// Of one user, or without a name that is proved of one address.
+    pub sessions_per_user: Option<u16>,
     pub subscriptions: u16,
     pub bridges: u16,
     pub rules: u16,

@@ -40,6 +40,7 @@ pub fn reload(old: &Config, new: &Config) -> Reload {
         "log.stats_interval" stats_interval;
         "limit.rules" limit.rules;
         "limit.keepalive_max" limit.keepalive_max;
+        "limit.sessions_per_user" limit.sessions_per_user;
         "limit.will_bytes" limit.will_bytes;
         "store.flush_after" store.flush_after;
         "store.retained_after" store.retained_after;

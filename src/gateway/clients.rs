@@ -2,6 +2,7 @@
 //! Read MQTT 5 sections 3.1, 3.2, 3.14, 4.1 and 4.12 first.
 
 use super::conn::Role;
+use super::places::{Asks, holder};
 use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::wills::will_of;
@@ -68,10 +69,18 @@ impl Gateway {
         }
         let (session, present) = match self.sessions.find(client_id) {
             Some(session) => (session, true),
-            None => match self.open_session(now, client_id) {
-                Some(session) => (session, false),
-                None => return Err(self.refuse(slot, connect, quota("limit_sessions"))),
-            },
+            None => {
+                let proved = connect.username.filter(|_| self.access.users().is_some());
+                let asks = Asks {
+                    client_id,
+                    holder: holder(proved, self.conn(slot).peer.ip()),
+                    keeps: !self.granted_expiry(connect).is_zero(),
+                };
+                match self.open_session(now, &asks) {
+                    Ok(session) => (session, false),
+                    Err(limit) => return Err(self.refuse(slot, connect, quota(limit))),
+                }
+            }
         };
         self.clients += 1;
         let conn = self.conn_mut(slot);
@@ -178,32 +187,6 @@ impl Gateway {
         self.owe_refusal(slot, version, malformed.reason());
     }
 
-    fn open_session(&mut self, now: Instant, client_id: &str) -> Option<u16> {
-        let session = match self.sessions.add(client_id) {
-            Ok(session) => session,
-            Err(_) => {
-                let next = self.sessions.next_to_end(|_| true)?;
-                // One that only waits to end makes room; else one that would not be missed.
-                let over = self.sessions[next].expires_at <= now;
-                let old =
-                    if over { next } else { self.sessions.next_to_end(|at| self.is_vacant(at))? };
-                self.end_session(now, old);
-                self.sessions.add(client_id).ok()?
-            }
-        };
-        let dest = self.session_dest(session);
-        let params = self.session_params(session, client_id, self.config.limit.inflight);
-        self.queue.open(dest, params);
-        Some(session)
-    }
-
-    /// Is there nothing in this session but its name?
-    fn is_vacant(&self, session: u16) -> bool {
-        self.subs.count_of(session) == 0
-            && self.sessions[session].will.is_none()
-            && self.queue.is_vacant(self.session_dest(session))
-    }
-
     fn begin_session(
         &mut self,
         now: Instant,
@@ -231,8 +214,16 @@ impl Gateway {
         entry.dirty |= entry.expiry != expiry || !present;
         entry.expiry = expiry;
         entry.expires_at = Instant::NEVER;
+        // An older one that has found no room yet is what would have been said for a client that is
+        // here again; one that was not due is over [MQTT-3.1.3-9].
+        let unsaid = entry.will_at <= now && entry.will.is_some();
         entry.will = will;
         entry.will_at = Instant::NEVER;
+        if unsaid {
+            self.count_lost(DropReason::QueueFull.word());
+        }
+        self.forget_will(client_id);
+        self.make_room_for_wills(now);
         let window = connect.properties.receive_maximum().unwrap_or(u16::MAX);
         let conn = self.conn_mut(slot);
         conn.keepalive = keepalive * 3 / 2;
@@ -385,6 +376,7 @@ impl Gateway {
         let addr = self.conn(slot).peer;
         let entry = &mut self.sessions[session];
         entry.conn = None;
+        entry.left_at = now;
         entry.expires_at = now.plus(entry.expiry);
         if let Some(will) = &entry.will {
             entry.will_at = now.plus(will.delay.min(entry.expiry));
@@ -398,7 +390,6 @@ impl Gateway {
             self.publish_will(now, session);
         }
         if self.sessions[session].expiry.is_zero() {
-            self.publish_will(now, session);
             self.end_session(now, session);
         }
     }
@@ -434,7 +425,7 @@ impl Gateway {
 
     /// Ends a session and everything it has.
     pub(super) fn end_session(&mut self, now: Instant, session: u16) {
-        self.publish_will(now, session);
+        self.publish_or_leave(now, session);
         let dest = self.session_dest(session);
         self.hand_over(session);
         self.subs.remove_session(session);
@@ -535,6 +526,7 @@ impl Gateway {
         debug_assert!(self.links.iter().all(|link| link.state == State::Stopped));
         let lost = self.queue.unsaved();
         let duration_ms = millis(now.since(stop.since));
+        self.give_up_wills();
         self.queue.report_drops();
         while let Some(note) = self.queue.poll_note() {
             self.note(note);

@@ -22,6 +22,7 @@ pub mod mark;
 mod open;
 mod oversize;
 mod persist;
+mod places;
 mod plan;
 mod reasons;
 mod receive;
@@ -42,7 +43,7 @@ use crate::bridge::link::{Link, State};
 use crate::broker::access::Access;
 use crate::broker::logins::Logins;
 use crate::broker::retained::RetainedMessages;
-use crate::broker::session::Sessions;
+use crate::broker::session::{Sessions, Will};
 use crate::broker::subs::Subs;
 use crate::config::{Bridge, Config};
 use crate::fit::{fit, wide};
@@ -148,6 +149,10 @@ pub struct Gateway {
     zero_retry_at: Instant,
     /// `notify_topic` of every bridge says something.
     announced: bool,
+    /// Wills of sessions that have ended, or of clients that had to give way, that wait for room at
+    /// a destination, and when they are tried next.
+    wills_waiting: VecDeque<(String, Will)>,
+    wills_at: Instant,
     /// Sessions that ended and whose rows have to go.
     forgotten: Vec<String>,
     /// Longest time away in the store, and until when it is remembered.
@@ -224,6 +229,8 @@ impl Gateway {
             drops_at: Instant::NEVER,
             zero_retry_at: Instant::ZERO,
             announced: false,
+            wills_waiting: VecDeque::new(),
+            wills_at: Instant::NEVER,
             forgotten: Vec::new(),
             absence: Duration::ZERO,
             absence_until: Instant::ZERO,
@@ -364,7 +371,8 @@ impl Gateway {
         let clients = self.expire_clients(now);
         let links = self.expire_links(now);
         let sessions = self.expire_sessions(now);
-        self.due = clients.min(links).min(sessions).min(self.expire_pressure(now));
+        self.due = clients.min(links).min(sessions).min(self.expire_wills(now));
+        self.due = self.due.min(self.expire_pressure(now));
         self.retained.expire(now);
         self.due = self.due.min(self.retained.expires_at()).min(self.tell_sys(now));
         self.expire_stop(now);

@@ -1,10 +1,12 @@
 //! The whole core over a disk in memory: what a client is told, and when.
 
 mod links;
+mod places;
 mod plan;
 mod room;
 mod search;
 mod sys;
+mod wills;
 
 use super::verbs::Event;
 use super::*;
@@ -412,11 +414,12 @@ fn new_rules_judge_what_waits_and_what_comes() {
     assert_eq!(world.sent(subscriber)[..5], [0x32, 6, 0, 1, b'z']);
 }
 
-/// A length of at most 255 (1.5.5).
+/// A length of at most 16 383 (1.5.5).
 fn length(out: &mut Vec<u8>, bytes: usize) {
-    match u8::try_from(bytes).unwrap() {
-        short @ ..128 => out.push(short),
-        long => out.extend_from_slice(&[long, 1]),
+    let low = u8::try_from(bytes % 128).unwrap();
+    match u8::try_from(bytes / 128).unwrap() {
+        0 => out.push(low),
+        high => out.extend_from_slice(&[low | 0x80, high]),
     }
 }
 

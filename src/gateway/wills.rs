@@ -1,4 +1,12 @@
 //! Last wills of local clients, and the gateway's own words about its bridges.
+//!
+//! Every client is sure of a share of `limit.will_bytes`: half of them all, divided by
+//! `limit.clients`. The other half is for who comes first. When all is used up, wills of clients that
+//! are away give way to those that are here, the largest first: they are published before their
+//! delay is over, so that nobody who went away keeps others from coming.
+//!
+//! A will that finds no room at a destination that blocks waits for it, past the end of its session
+//! too; what can wait no longer is counted as dropped.
 
 use super::clients::{quota, seconds};
 use super::ingest::{Message, Outcome, Source};
@@ -9,12 +17,16 @@ use crate::broker::session::Will;
 use crate::limits::PROPERTIES_BYTES_MAX;
 use crate::mqtt::props::{PropertyId, copy_without};
 use crate::mqtt::{self, Qos, Reason, topic};
+use crate::note::{Note, text};
 use crate::queue::DropReason;
 use crate::vocab::Instant;
 use core::time::Duration;
 
 /// A will that finds no room is tried again after this.
 const WILL_RETRY: Duration = Duration::from_millis(200);
+
+/// Wills without room that are tried at a time.
+const WILLS_A_TURN: usize = 64;
 
 impl Gateway {
     /// Can the will of a CONNECT be kept, and published when its time comes?
@@ -28,13 +40,65 @@ impl Gateway {
         if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
             return Err(Reason::TOPIC_NAME_INVALID.into());
         }
-        // The one it takes the place of makes room.
+        // The one it takes the place of makes room, and so do those of clients that are away.
         let own = self.sessions.find(client_id);
-        let own = own.and_then(|own| self.sessions[own].will.as_ref()).map_or(0, Will::bytes);
-        if self.sessions.will_bytes() - own + bytes > self.config.limit.will_bytes {
+        let here = self.wills_here(own) + bytes.saturating_sub(self.will_share());
+        if here > self.wills_in_common() {
             return Err(quota("limit_will_bytes"));
         }
         Ok(())
+    }
+
+    /// Bytes of its will that each client is sure of.
+    fn will_share(&self) -> usize {
+        self.config.limit.will_bytes / 2 / usize::from(self.config.limit.clients.max(1))
+    }
+
+    /// Bytes that all wills may take beyond that.
+    fn wills_in_common(&self) -> usize {
+        let limit = &self.config.limit;
+        limit.will_bytes - usize::from(limit.clients) * self.will_share()
+    }
+
+    /// What those who are connected take of it, but for one session.
+    fn wills_here(&self, but: Option<u16>) -> usize {
+        let share = self.will_share();
+        self.sessions
+            .iter()
+            .filter(|(at, session)| session.conn.is_some() && Some(*at) != but)
+            .filter_map(|(_, session)| session.will.as_ref())
+            .map(|will| will.bytes().saturating_sub(share))
+            .sum()
+    }
+
+    /// All wills, of those who are here, away and gone.
+    fn will_bytes(&self) -> usize {
+        let kept = self.sessions.iter().filter_map(|(_, session)| session.will.as_ref());
+        kept.map(Will::bytes).sum::<usize>()
+            + self.wills_waiting.iter().map(|(_, will)| will.bytes()).sum::<usize>()
+    }
+
+    /// When the wills are more than may be kept, those of clients that are away give way.
+    pub(super) fn make_room_for_wills(&mut self, now: Instant) {
+        // Each round one is published or dropped.
+        for _ in 0..=self.sessions.len() {
+            if self.will_bytes() <= self.config.limit.will_bytes {
+                return;
+            }
+            let away = self.sessions.iter().filter(|(_, session)| session.conn.is_none());
+            let largest = away
+                .filter_map(|(at, session)| Some((at, session.will.as_ref()?.bytes())))
+                .max_by_key(|(_, bytes)| *bytes);
+            if let Some((session, _)) = largest {
+                let client = text(&self.sessions[session].client_id);
+                self.note(Note::LimitReached { client, limit: "limit.will_bytes" });
+                self.publish_or_leave(now, session);
+            } else if self.wills_waiting.pop_front().is_some() {
+                self.count_lost(DropReason::QueueFull.word());
+            } else {
+                return;
+            }
+        }
     }
 
     /// Publishes the session's will, if it still has one.
@@ -49,22 +113,77 @@ impl Gateway {
             self.count_lost("sys_topic");
             return;
         }
-        let message = Message {
-            topic: &will.topic,
-            qos: will.qos,
-            retain: will.retain,
-            properties: &will.properties,
-            expiry_s: will.expiry_s,
-            payload: &will.payload,
-        };
-        let outcome = self.route(now, Source::Will { session }, &message);
-        let alive = self.sessions[session].used
-            && (self.sessions[session].conn.is_some() || self.sessions[session].expires_at > now);
-        if outcome == Outcome::Parked && alive {
-            self.sessions[session].will = Some(will);
-            self.sessions[session].will_at = now.plus(WILL_RETRY);
-            self.due_by(now.plus(WILL_RETRY));
+        let message = message_of(&will);
+        if self.route(now, Source::Will { session }, &message) != Outcome::Parked {
+            return;
         }
+        let entry = &mut self.sessions[session];
+        let alive = entry.used && (entry.conn.is_some() || entry.expires_at > now);
+        if alive {
+            entry.will = Some(will);
+            entry.will_at = now.plus(WILL_RETRY);
+            self.due_by(now.plus(WILL_RETRY));
+        } else {
+            self.leave_will(now, session, will);
+        }
+    }
+
+    /// Publishes a will now; if there is no room for it, it waits apart from its session.
+    pub(super) fn publish_or_leave(&mut self, now: Instant, session: u16) {
+        self.publish_will(now, session);
+        if let Some(will) = self.sessions[session].will.take() {
+            self.sessions[session].will_at = Instant::NEVER;
+            self.leave_will(now, session, will);
+        }
+    }
+
+    /// A will outlives its session.
+    fn leave_will(&mut self, now: Instant, session: u16, will: Will) {
+        if self.wills_waiting.len() >= usize::from(self.sessions.count()) {
+            self.wills_waiting.pop_front();
+            self.count_lost(DropReason::QueueFull.word());
+        }
+        let client_id = self.sessions[session].client_id.clone();
+        self.wills_waiting.push_back((client_id, will));
+        self.wills_at = self.wills_at.min(now.plus(WILL_RETRY));
+        self.due_by(self.wills_at);
+    }
+
+    /// Its client is back before the will found room: what it says now goes before what would have
+    /// been said for it.
+    pub(super) fn forget_will(&mut self, client_id: &str) {
+        let before = self.wills_waiting.len();
+        self.wills_waiting.retain(|(of, _)| of != client_id);
+        for _ in self.wills_waiting.len()..before {
+            self.count_lost(DropReason::QueueFull.word());
+        }
+    }
+
+    /// Tries the wills that wait for room, oldest first; when it is due again.
+    pub(super) fn expire_wills(&mut self, now: Instant) -> Instant {
+        if now < self.wills_at {
+            return self.wills_at;
+        }
+        for _ in 0..self.wills_waiting.len().min(WILLS_A_TURN) {
+            let Some((client_id, will)) = self.wills_waiting.pop_front() else { break };
+            let message = message_of(&will);
+            if self.route(now, Source::Own, &message) == Outcome::Parked {
+                // The next ones may go elsewhere.
+                self.wills_waiting.push_back((client_id, will));
+            }
+        }
+        let waits = !self.wills_waiting.is_empty();
+        self.wills_at = if waits { now.plus(WILL_RETRY) } else { Instant::NEVER };
+        self.wills_at
+    }
+
+    /// The gateway stops: wills that have found no room are lost, and counted.
+    pub(super) fn give_up_wills(&mut self) {
+        let kept = self.sessions.iter().filter(|(_, session)| session.will.is_some()).count();
+        for _ in 0..self.wills_waiting.len() + kept {
+            self.count_lost(DropReason::QueueFull.word());
+        }
+        self.wills_waiting.clear();
     }
 
     /// A retained message of our own, to local subscribers.
@@ -79,6 +198,17 @@ impl Gateway {
         };
         // At QoS 0 it is never parked.
         let _ = self.route(now, Source::Own, &message);
+    }
+}
+
+fn message_of(will: &Will) -> Message<'_> {
+    Message {
+        topic: &will.topic,
+        qos: will.qos,
+        retain: will.retain,
+        properties: &will.properties,
+        expiry_s: will.expiry_s,
+        payload: &will.payload,
     }
 }
 

@@ -12,6 +12,7 @@ const CASES: &[(&str, &[&str], &[&str])] = &[
     ("log.stats_interval", &["1s", "1h", "off", "0"], &["999ms", "61m", "10", ""]),
     ("limit.clients", &["1", "10000"], &["0", "10001", "off", "-1", "+1", "64x", "1e3", ""]),
     ("limit.sessions", &["1", "20000"], &["0", "20001"]),
+    ("limit.sessions_per_user", &["1", "20000", "off", "0"], &["20001", "x"]),
     ("limit.subscriptions", &["1", "65535"], &["0", "65536"]),
     ("limit.bridges", &["1", "64", ], &["65", "a"]),
     ("limit.rules", &["0", "1024", "off"], &["1025", "a"]),

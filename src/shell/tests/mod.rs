@@ -225,6 +225,7 @@ fn config(large_buffers: u16) -> Config {
         limit: Limits {
             clients: 16,
             sessions: 16,
+            sessions_per_user: None,
             subscriptions: 16,
             bridges: 1,
             rules: 1,
