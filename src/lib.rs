@@ -95,7 +95,11 @@
 //! 9. **Nothing blocks but the disk.** Own DNS stub, non-blocking connects, no `getaddrinfo`; log
 //!    lines wait in a fixed buffer and are counted when it is full.
 //! 10. **Monotonic time drives, wall time only labels**: a router boots in 1970 and then jumps.
-//! 11. **No terminal state.** A link resolves, dials, greets, is up, backs off, and begins again.
+//! 11. **Circles are proved, not guessed.** What goes round between brokers is told from what is
+//!     only said often by an experiment: all bridges hold back for a moment, and the way back falls
+//!     silent ([`bridge::circle`]). From then on what comes back is not sent again, once for each
+//!     time it was. Nothing in a message is changed for it, and a hold that is wrong loses nothing.
+//! 12. **No terminal state.** A link resolves, dials, greets, is up, backs off, and begins again.
 //!
 //! # Promises
 //!

@@ -170,6 +170,17 @@ pub const FILTERS_LEFT_MAX: usize = 256;
 /// Bridges that are gone whose subscriptions are remembered until they are back.
 pub const BRIDGES_GONE_MAX: usize = 64;
 
+/// Rows that count what passes from a connection to a bridge, to find what goes round. Whoever
+/// passes less often than all others of its row together is not counted.
+pub const CIRCLE_ROWS: usize = 256;
+
+/// Pairs of connection and bridge that are known to be a circle at once; further ones go on.
+pub const CIRCLE_PAIRS_MAX: usize = 16;
+
+/// Messages that the bridges of circles were sent and that may come back; of one that is pushed out
+/// the next round is kept from it.
+pub const CIRCLE_SENT: usize = 512;
+
 /// Topics one rule can conflate; further topics queue like others.
 pub const CONFLATED_TOPICS_MAX: usize = 256;
 
@@ -199,4 +210,5 @@ pub const CLOCK_JUMP_MIN: Duration = Duration::from_secs(60);
 pub const WALL_PLAUSIBLE_S: u64 = 1_704_067_200;
 
 const _: () = assert!(SLOT_RECORDS_MAX.is_multiple_of(64));
+const _: () = assert!(CIRCLE_ROWS.is_power_of_two() && CIRCLE_SENT.is_power_of_two());
 const _: () = assert!(COMMIT_EAGER_BYTES <= COMMIT_BYTES_MAX);

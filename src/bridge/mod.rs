@@ -1,6 +1,7 @@
 //! Bridges to remote brokers: the state of a link, which server is next, rules and paces.
 
 pub mod addresses;
+pub mod circle;
 pub mod dial;
 pub mod left;
 pub mod link;

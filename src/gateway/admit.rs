@@ -138,6 +138,10 @@ impl Gateway {
             }
             let Some(rule) = self.link(bridge).rules.forwards(message.topic) else { continue };
             let dest = Self::bridge_dest(bridge);
+            if self.circle.is_known() && self.comes_back(now, source, bridge, message) {
+                self.plan.lose(dest, Loss::Newest(DropReason::Loop));
+                continue;
+            }
             let forward = &self.links[usize::from(index)].rules.forward[usize::from(rule)];
             let qos = forward.qos.unwrap_or(message.qos);
             let retain = match forward.retain {

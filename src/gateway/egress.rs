@@ -164,6 +164,12 @@ impl Gateway {
             self.pace(slot, until);
             return 0;
         }
+        if link.is_some()
+            && let Some(until) = self.circle_holds(now)
+        {
+            self.pace(slot, until);
+            return 0;
+        }
         let mut at = 0;
         // Each round sends or drops one; both are bounded by what the queue holds.
         loop {

@@ -44,7 +44,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    fn slot(self) -> u16 {
+    pub(super) fn slot(self) -> u16 {
         match self {
             Self::Client { slot, .. } | Self::Link { slot, .. } => slot,
             Self::Will { .. } | Self::Own => u16::MAX,
@@ -70,13 +70,17 @@ impl Gateway {
         packet_id: Option<PacketId>,
     ) -> Result<bool, Reason> {
         let slot = source.slot();
-        let Some(id) = packet_id else {
-            return Ok(self.route(now, source, message) != Outcome::Parked);
-        };
         let owner = match source {
             Source::Client { session, .. } => self.session_dest(session),
             Source::Link { bridge, .. } => Self::bridge_dest(bridge),
             Source::Will { .. } | Source::Own => return Ok(true),
+        };
+        let Some(id) = packet_id else {
+            let taken = self.route(now, source, message) != Outcome::Parked;
+            if taken {
+                self.passed(now, source, owner, message, None);
+            }
+            return Ok(taken);
         };
         let exactly_once = message.qos == Qos::ExactlyOnce;
         if exactly_once && self.queue.recv.contains(owner.0, id.raw()) {
@@ -109,6 +113,7 @@ impl Gateway {
             Outcome::Parked => return Ok(false),
             Outcome::Routed { reason, record } => (reason, record),
         };
+        self.passed(now, source, owner, message, packet_id);
         let mut debt = Debt { packet_id: id, reason, record, after: 0, owner: None };
         if exactly_once && !reason.is_error() {
             if !self.queue.receive_id(owner, id.raw(), record) {
@@ -255,6 +260,9 @@ impl Gateway {
         refused: bool,
     ) -> Outcome {
         self.lose_oldest();
+        if self.circle.is_known() {
+            self.account_circles(now, source, message);
+        }
         self.lose_newest();
         for turn in &self.plan.turns {
             self.subs.chosen(*turn);

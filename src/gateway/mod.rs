@@ -9,6 +9,7 @@
 
 mod admit;
 mod alias;
+mod circle;
 mod clients;
 mod conn;
 mod egress;
@@ -39,6 +40,7 @@ mod unsubscribe;
 pub mod verbs;
 mod wills;
 
+use crate::bridge::circle::Circle;
 use crate::bridge::link::{Link, State};
 use crate::broker::access::Access;
 use crate::broker::logins::Logins;
@@ -118,6 +120,9 @@ pub struct Gateway {
     notes_lost: u64,
     rng: Rng,
     plan: plan::Plan,
+    circle: Circle,
+    /// Connections that waited for room when bridges began to hold back for it.
+    parked_at_hold: u32,
     scratch: Box<[u8]>,
     topic: Box<[u8]>,
     /// Topic aliases of clients.
@@ -208,6 +213,8 @@ impl Gateway {
             notes_lost: 0,
             rng,
             plan: plan::Plan::new(destinations, usize::from(limit.subscriptions)),
+            circle: Circle::new(),
+            parked_at_hold: 0,
             scratch: vec![0; scratch_bytes(&config)].into_boxed_slice(),
             topic: vec![0; 2 * TOPIC_BYTES].into_boxed_slice(),
             now,
@@ -263,8 +270,10 @@ impl Gateway {
         let tables = 2 * clients + 2 * config.bridge_room();
         let aliases = alias::Aliases::planned_bytes(tables, limit.topic_bytes);
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
-        let scratch =
-            scratch_bytes(config) + 2 * TOPIC_BYTES + sys::Sys::planned_bytes(config.bridge_room());
+        let scratch = scratch_bytes(config)
+            + 2 * TOPIC_BYTES
+            + sys::Sys::planned_bytes(config.bridge_room())
+            + Circle::planned_bytes();
         let parts = [
             ("ring", ring),
             ("queues", entries),

@@ -250,6 +250,7 @@ impl Gateway {
         (link.reconnects, link.acked) = (old.reconnects, old.acked);
         let params = self.bridge_params(&config, &link.rules);
         self.links[usize::from(at)] = link;
+        self.circle.forget();
         let room = box_setup(&config, super::inbound_window(&self.config));
         self.with_streams(now, |queue, streams| queue.rewire(dest, params, &room, streams));
         let first = self.client_slots + at * 2;
@@ -265,6 +266,7 @@ impl Gateway {
         let mut link = Link::new(&self.config.bridges[usize::from(at)], String::new());
         link.state = State::Stopped;
         self.links[usize::from(at)] = link;
+        self.circle.forget();
         self.unblocked(now, dest);
         self.queue.orphan(dest);
     }

@@ -92,7 +92,11 @@ pub fn matches_bytes(mut filter: impl Iterator<Item = u8>, topic: &str) -> bool 
 /// A 64-bit hash, the same on every machine and in every run. Not keyed: whoever chooses topics
 /// can make them collide, so it may decide about fairness but never about identity.
 pub fn topic_hash(topic: &str) -> u64 {
-    let bytes = topic.as_bytes();
+    bytes_hash(topic.as_bytes())
+}
+
+/// The same of any bytes.
+pub fn bytes_hash(bytes: &[u8]) -> u64 {
     let length = wide(bytes.len());
     let Some(tail) = bytes.last_chunk::<8>() else {
         let word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));

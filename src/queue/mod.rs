@@ -108,6 +108,8 @@ pub enum DropReason {
     SlowSubscriber,
     Refused,
     NotAuthorized,
+    /// It is what the destination has just sent, coming back.
+    Loop,
 }
 
 impl DropReason {
@@ -123,6 +125,7 @@ impl DropReason {
             Self::SlowSubscriber => "slow_subscriber",
             Self::Refused => "refused",
             Self::NotAuthorized => "not_authorized",
+            Self::Loop => "loop",
         }
     }
 }

@@ -13,6 +13,7 @@ mod access;
 mod aliases;
 mod backlog;
 mod chain;
+mod circles;
 mod clocks;
 mod decoder;
 mod delivery;

@@ -1,0 +1,147 @@
+//! What goes round between brokers: tells [`crate::bridge::circle`] what passes, holds the bridges'
+//! publishes back while it listens, and keeps from a bridge what comes back to it.
+
+use super::Gateway;
+use super::ingest::{Message, Source};
+use super::plan::Loss;
+use crate::bridge::circle::{Found, Passage};
+use crate::mqtt::PacketId;
+use crate::note::{Note, text};
+use crate::queue::DropReason;
+use crate::queue::outbox::DestId;
+use crate::vocab::{BridgeId, Instant};
+
+/// Acknowledgements owed to a source that is watched before they are worth a commit.
+const OWED_WATCHED: usize = 8;
+
+impl Gateway {
+    /// A message of a connection was taken, and is where it belongs.
+    pub(super) fn passed(
+        &mut self,
+        now: Instant,
+        source: Source,
+        owner: DestId,
+        message: &Message<'_>,
+        packet_id: Option<PacketId>,
+    ) {
+        if let Some(listened) = self.circle.listens_to()
+            && self.plan.targets.iter().any(|target| target.dest.0 == listened)
+        {
+            self.circle.tell(message.topic, message.properties, message.payload);
+        }
+        // Bridges are the last of the targets.
+        for at in (0..self.plan.targets.len()).rev() {
+            let dest = self.plan.targets[at].dest;
+            if usize::from(dest.0) >= self.links.len() {
+                break;
+            }
+            let bridge = BridgeId(dest.0);
+            let passage = passage(owner.0, bridge, message);
+            match self.circle.pass(now, &passage, packet_id) {
+                None => {}
+                Some(Found::Watched) => {
+                    let owed = self.conn(source.slot()).inbound_count();
+                    if owed >= OWED_WATCHED {
+                        self.queue.commit_all();
+                    }
+                }
+                Some(Found::Hold) => self.hold_bridges(owner),
+                Some(Found::Circle { count }) => {
+                    let who = self.who(source);
+                    if self.circle.convict(now, who) {
+                        self.tell_of_circle(bridge, message.topic, count);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bridges hold their publishes back from here on.
+    fn hold_bridges(&mut self, source: DestId) {
+        // Whoever waits for an acknowledgement gets it, and shows whether that was all.
+        self.queue.commit_all();
+        let outbox = self.queue.outbox(source);
+        if outbox.active != 0 || !outbox.zero.is_empty() {
+            self.circle.spoil();
+        }
+        self.parked_at_hold = self.parked;
+    }
+
+    /// Until when bridges hold their publishes back.
+    pub(super) fn circle_holds(&mut self, now: Instant) -> Option<Instant> {
+        self.circle.listens_to()?;
+        if self.parked > self.parked_at_hold {
+            self.circle.give_up(now);
+        }
+        let waits_for = self.circle.waits_for();
+        let owes = waits_for.is_some_and(|(source, id)| self.owes(DestId(source), id));
+        self.circle.hold(now, owes)
+    }
+
+    /// Does a source wait for an acknowledgement of this message?
+    fn owes(&self, source: DestId, id: PacketId) -> bool {
+        let Some(slot) = self.conn_of(source) else { return false };
+        let conn = self.conn(slot);
+        let debts = [&conn.pubacks, &conn.pubrecs, &conn.pubcomps];
+        debts.iter().any(|debts| debts.contains(id)) || self.queue.recv.contains(source.0, id.raw())
+    }
+
+    /// Is the message, from there, what this bridge has just sent?
+    pub(super) fn comes_back(
+        &mut self,
+        now: Instant,
+        source: Source,
+        bridge: BridgeId,
+        message: &Message<'_>,
+    ) -> bool {
+        let who = self.who(source);
+        self.circle.comes_back(now, who, &passage(0, bridge, message))
+    }
+
+    /// A message is taken while circles are known: what the bridges of them get, and what not.
+    pub(super) fn account_circles(&mut self, now: Instant, source: Source, message: &Message<'_>) {
+        let who = self.who(source);
+        for at in 0..self.plan.targets.len() {
+            let dest = self.plan.targets[at].dest;
+            if usize::from(dest.0) < self.links.len() {
+                let passage = passage(0, BridgeId(dest.0), message);
+                self.circle.taken(now, who, &passage, false);
+            }
+        }
+        for at in 0..self.plan.losses.len() {
+            let (dest, loss) = self.plan.losses[at];
+            if loss != Loss::Newest(DropReason::Loop) {
+                continue;
+            }
+            let bridge = BridgeId(dest.0);
+            let told = self.circle.taken(now, who, &passage(0, bridge, message), true);
+            if let Some(count) = told {
+                self.tell_of_circle(bridge, message.topic, count);
+            }
+        }
+    }
+
+    fn tell_of_circle(&mut self, bridge: BridgeId, topic: &str, count: u32) {
+        let (bridge, topic) = (self.bridge_name(bridge), text(topic));
+        self.note(Note::LoopSuspected { bridge, topic, count });
+    }
+
+    /// Stands for a source, over its connections.
+    fn who(&self, source: Source) -> u64 {
+        match source {
+            Source::Client { session, .. } | Source::Will { session } => self.signature(session),
+            Source::Link { bridge, .. } => u64::from(bridge.0),
+            Source::Own => u64::MAX,
+        }
+    }
+}
+
+fn passage<'a>(source: u16, bridge: BridgeId, message: &Message<'a>) -> Passage<'a> {
+    Passage {
+        source,
+        bridge,
+        topic: message.topic,
+        properties: message.properties,
+        payload: message.payload,
+    }
+}
