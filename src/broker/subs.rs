@@ -272,6 +272,22 @@ impl Subs {
         })
     }
 
+    /// Whether what a session publishes itself stays out of all its subscriptions, and RETAIN is
+    /// passed on as it was published: what a bridge asks for before MQTT 5, with one bit for all of
+    /// them. A group takes no part in it. `true`: some were otherwise.
+    pub fn set_bridge(&mut self, session: u16, bridge: bool) -> bool {
+        let mut changed = false;
+        let mut next = self.sessions[usize::from(session)];
+        while let Some(link) = self.links.get_mut(usize::from(next)) {
+            let shared = self.filters[usize::from(link.filter)].share_bytes != 0;
+            let asked = bridge && !shared;
+            changed |= (link.sub.no_local, link.sub.retain_as_published) != (asked, asked);
+            (link.sub.no_local, link.sub.retain_as_published) = (asked, asked);
+            next = link.session_next;
+        }
+        changed
+    }
+
     /// Subscriptions of one session.
     pub fn count_of(&self, session: u16) -> usize {
         self.of_session(session).count()

@@ -78,7 +78,7 @@ pub const KEYS: &[Key] = &[
     key("bridge.NAME.server", "", "one or more URLs mqtt://host:port, comma-separated"),
     key("bridge.NAME.server_policy", "failover", "failover or round_robin"),
     key("bridge.NAME.proto_ver", "5", "5, 4 (3.1.1) or 3 (3.1); 5 falls back to 4"),
-    key("bridge.NAME.bridge_bit", "true", "3.1.1: ask for no-local by protocol level 0x84"),
+    key("bridge.NAME.bridge_bit", "true", "before MQTT 5: ask for no-local by protocol level 0x84"),
     key("bridge.NAME.clientid", "node.name-NAME-random", "the random part is kept in the store"),
     key("bridge.NAME.clean_start", "false", "begin without the session of last time"),
     key("bridge.NAME.session_expiry", "7d", "MQTT 5: how long the remote keeps the session"),

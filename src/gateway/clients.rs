@@ -210,7 +210,7 @@ impl Gateway {
         // One that resumes may have another in mind: should this CONNACK be lost, the next says it.
         entry.in_doubt |= !present && !connect.clean_start && !expiry.is_zero();
         entry.conn = Some(slot);
-        entry.version = connect.version;
+        let before = core::mem::replace(&mut entry.version, connect.version);
         entry.dirty |= entry.expiry != expiry || !present;
         entry.expiry = expiry;
         entry.expires_at = Instant::NEVER;
@@ -224,8 +224,15 @@ impl Gateway {
         }
         self.forget_will(client_id);
         self.make_room_for_wills(now);
+        // Before MQTT 5 there are no options but this bit, and it is the connection's: one that
+        // comes back without it is no bridge any more. Those of an MQTT 5 session are its own.
+        if connect.bridge || before != Version::V5 && !is_v5 {
+            let changed = self.subs.set_bridge(session, connect.bridge);
+            self.sessions[session].dirty |= changed;
+        }
         let window = connect.properties.receive_maximum().unwrap_or(u16::MAX);
         let conn = self.conn_mut(slot);
+        conn.bridge = connect.bridge;
         conn.keepalive = keepalive * 3 / 2;
         conn.wants_problems = connect.properties.request_problem_information() != Some(false);
         conn.aliases_max = connect.properties.topic_alias_maximum().unwrap_or(0);

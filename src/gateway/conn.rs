@@ -198,6 +198,9 @@ pub struct Conn {
     pub pace_at: Instant,
     /// It has said CONNECT.
     pub greeted: bool,
+    /// It is a bridge of 3.1 or 3.1.1 and said so: no-local and retain-as-published for all it
+    /// subscribes to.
+    pub bridge: bool,
     /// A local connection counts against `limit.clients`.
     pub counted: bool,
 }
@@ -243,6 +246,7 @@ impl Conn {
             wants_problems: true,
             pace_at: Instant::NEVER,
             greeted: false,
+            bridge: false,
             counted: false,
         }
     }
@@ -282,6 +286,7 @@ impl Conn {
         self.wants_problems = true;
         self.pace_at = Instant::NEVER;
         self.greeted = false;
+        self.bridge = false;
         self.counted = false;
     }
 

@@ -48,7 +48,7 @@ impl Gateway {
         let server = if candidate { 0 } else { link.dial.server() };
         let clean = config.clean_start || self.asks_clean(bridge, server);
         let client_id = link.client_id.clone();
-        let bridge_bit = link.bridge_bit && version == Version::V311;
+        let bridge_bit = link.bridge_bit && version != Version::V5;
         let mut buffer = [0; 64];
         let expiry = fit(config.session_expiry.as_secs(), "seconds of a session");
         let packet_bytes = fit(self.config.limit.packet_bytes, "limit.packet_size");
@@ -251,8 +251,8 @@ impl Gateway {
         let link = self.link_mut(bridge);
         let lower = match (link.version, link.bridge_bit) {
             (Version::V5, bit) => Some((Version::V311, bit)),
-            (Version::V311, true) => Some((Version::V311, false)),
-            (Version::V311 | Version::V31, _) => None,
+            (Version::V311 | Version::V31, true) => Some((link.version, false)),
+            (Version::V311 | Version::V31, false) => None,
         };
         let Some((version, bit)) = lower else {
             self.speak_as_configured(bridge);

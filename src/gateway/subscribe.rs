@@ -55,7 +55,11 @@ impl Gateway {
         let id = subscribe.properties.subscription_id().unwrap_or(0);
         let version = self.conn(slot).version;
         let mut codes: heapless::Vec<u8, FILTERS_PER_PACKET_MAX> = heapless::Vec::new();
-        for (filter, options) in subscribe.filters.iter() {
+        let bridge = self.conn(slot).bridge;
+        for (filter, mut options) in subscribe.filters.iter() {
+            if bridge && !topic::is_shared(filter) {
+                (options.no_local, options.retain_as_published) = (true, true);
+            }
             let code = self.add_subscription(session, filter, options, id);
             let code = match code {
                 Ok(qos) => qos.as_u8(),

@@ -129,7 +129,7 @@ pub fn numbered_plan(topic: &str, qos: u8, count: usize) -> Vec<Message> {
 
 #[derive(Clone, Debug)]
 pub struct Connect {
-    /// 3, 4 or 5; 0x84 with the bridge bit.
+    /// 3, 4 or 5; 0x83 and 0x84 with the bridge bit.
     pub level: u8,
     pub id: String,
     pub clean: bool,
@@ -212,7 +212,7 @@ impl Connect {
             flags |= 0x40;
             tail.extend(prefixed(password));
         }
-        let name: &[u8] = if self.level == 3 { b"MQIsdp" } else { b"MQTT" };
+        let name: &[u8] = if self.level & 0x7F == 3 { b"MQIsdp" } else { b"MQTT" };
         let mut body = prefixed(name);
         body.extend([self.level, flags]);
         body.extend(self.keepalive.to_be_bytes());

@@ -12,6 +12,7 @@ mod absence;
 mod access;
 mod aliases;
 mod backlog;
+mod bridged;
 mod chain;
 mod circles;
 mod clocks;
