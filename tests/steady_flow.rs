@@ -111,6 +111,7 @@ struct World {
     now: Instant,
     client: ConnId,
     link: ConnId,
+    count: u8,
 }
 
 impl World {
@@ -147,7 +148,7 @@ impl World {
         }
         let link = link.unwrap();
         let client = gateway.accept(now, 0, peer).unwrap();
-        let mut world = Self { gateway, store, now, client, link };
+        let mut world = Self { gateway, store, now, client, link, count: 0 };
         assert!(world.sent(link)[0] == 0x10, "the link greets");
         world.receive(link, &[0x20, 2, 0, 0]);
         world.receive(client, &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c']);
@@ -171,7 +172,10 @@ impl World {
     /// One message from the client to the remote and its acknowledgement back, `qos` 0 or 1.
     fn message(&mut self, qos: u8) {
         let mut out = [0; 512];
-        let mut publish = [0x30 | qos << 1, 10, 0, 3, b't', b'/', b'a', 0, 7, b'x', b'y', b'z'];
+        // Each says something new: who says the same all the time is asked whether it goes round.
+        self.count = self.count.wrapping_add(1);
+        let new = self.count;
+        let mut publish = [0x30 | qos << 1, 10, 0, 3, b't', b'/', b'a', 0, 7, b'x', b'y', new];
         let length = if qos == 0 {
             publish.copy_within(9.., 7);
             publish[1] = 8;
