@@ -89,5 +89,6 @@ fn a_listener_whose_place_is_taken_is_an_error_with_its_name() {
     let error =
         Loop::new(&config, Echo::default(), None, Clock::start(), logging, Paths::default(), 1)
             .unwrap_err();
-    assert!(error.to_string().starts_with("listener one: cannot listen on 127.0.0.1 port"));
+    let said = error.to_string();
+    assert!(said.starts_with("listener.one.url (line 1): cannot listen on 127.0.0.1:"), "{said}");
 }
