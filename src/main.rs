@@ -96,15 +96,9 @@ fn read_config(path: &Path) -> Result<(Config, Vec<Warning>), Vec<String>> {
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
-/// The same while the gateway runs, where the log gets the errors.
-fn read_again(path: &Path) -> Result<Config, String> {
-    let (config, warnings) = read_config(path).map_err(|errors| {
-        for error in &errors {
-            log::error!(target: "spillway::config", "event=config_error text={}", Value(error));
-        }
-        let first = errors.first().map_or("", String::as_str);
-        format!("{} errors, first {first}", errors.len())
-    })?;
+/// The same while the gateway runs, where the log gets what is doubtful.
+fn read_again(path: &Path) -> Result<Config, Vec<String>> {
+    let (config, warnings) = read_config(path)?;
     warn(&warnings);
     Ok(config)
 }

@@ -248,7 +248,7 @@ notes! {
     CloneSuspected = Warn "clone_suspected" "bridge" { bridge: Text, client: Text, takeovers: u32 }
     ClockJump = Warn "clock_jump" "main" { from_s: u64, to_s: u64 }
     Reloaded = Info "reloaded" "main" { changed: Text, restart: Text }
-    ReloadRefused = Warn "reload_refused" "main" { reason: Text }
+    ReloadRefused = Warn "reload_refused" "main" { reason: Text, errors: u32 }
     Stall = Warn "stall" "loop" { part: &'static str, duration_ms: u64 }
     Stopping = Info "stopping" "main" { signal: &'static str }
     Stopped = Info "stopped" "main" { lost: u64, duration_ms: u64 }
@@ -259,8 +259,7 @@ notes! {
         uptime_s: u64, clients: u32, sessions: u32, subs: u32, retained: u32, ring_msgs: u32,
         ring_cap: u32, ring_bytes: u64, store_msgs: u64, store_bytes: u64, inflight: u32,
         in_msgs: u64, out_msgs: u64, fwd_sent: u64, fwd_acked: u64, recv_msgs: u64, drops: u64,
-        conflated: u64, dup_resent: u64, http_429: u64, http_503: u64, store_written_bytes: u64,
-        loop_max_ms: u64, rss_kib: u64,
+        conflated: u64, dup_resent: u64, store_written_bytes: u64, loop_max_ms: u64, rss_kib: u64,
     }
     StatsBridge = Info "stats_bridge" "stats" {
         name: Text, up: bool, inflight: u32, ring: u32, store: u64, oldest_ms: u64, rtt_ms: u64,

@@ -241,7 +241,7 @@ fn password(reader: &mut Reader<'_>, at: Scope<'_>, read_file: ReadFile<'_>) -> 
 fn interface(word: &Word<'_>) -> Parsed<String> {
     let name = text(1, INTERFACE_BYTES_MAX)(word)?;
     if name.contains(|c: char| c.is_whitespace() || c == '/') {
-        Err("is no interface name".to_owned())
+        Err(format!("{} is no interface name", Shown(&name)))
     } else {
         Ok(name)
     }

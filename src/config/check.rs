@@ -5,8 +5,8 @@
 use super::reader::{Reader, TOP};
 use super::values::{duration, number, one_of, or_off, percent, seconds, size, size_text, text};
 use super::{
-    Ack, Config, ConfigError, Limits, Overflow, Store, Sync, Warning, auth, bridges, listeners,
-    parse,
+    Ack, Config, ConfigError, Limits, Overflow, Store, Sync, Warning, auth, bridges, foreign,
+    listeners, parse,
 };
 use crate::fit::wide;
 use crate::limits::{SLOT_BYTES, TOPIC_ALIASES};
@@ -69,6 +69,12 @@ pub fn load(
 ) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
     let mut errors = Vec::new();
     let raw = parse::parse(file, text, &mut errors);
+    // Of another kind of file every line would be an error.
+    if !errors.is_empty()
+        && let Some(what) = foreign::recognize(text, &raw)
+    {
+        return Err(vec![ConfigError { file: file.to_owned(), line: 0, key: String::new(), what }]);
+    }
     let mut reader = Reader::new(file, &raw, errors);
     let config = config(&mut reader, read_file, default_node_name);
     let Reader { mut errors, mut warnings, .. } = reader;
@@ -153,7 +159,10 @@ fn store(reader: &mut Reader<'_>) -> Store {
         }
         let path = text(1, 1024)(word)?;
         if path.ends_with('/') {
-            return Err("must name a file, not a directory".to_owned());
+            return Err(format!(
+                "must name a file, not a directory such as {}",
+                parse::Shown(&path)
+            ));
         }
         Ok(Some(path))
     });
@@ -196,7 +205,7 @@ fn node_name(word: &parse::Word<'_>) -> Result<String, String> {
     if name.bytes().all(is_node_byte) {
         Ok(name)
     } else {
-        Err("must be of a-z A-Z 0-9 . _ - only".to_owned())
+        Err(format!("must be of a-z A-Z 0-9 . _ - only, not {}", parse::Shown(&name)))
     }
 }
 

@@ -30,7 +30,7 @@ const fn absent(pattern: &'static str, default: &'static str, meaning: &'static 
 pub const KEYS: &[Key] = &[
     key("node.name", "host name", "in log lines, $SYS and default client ids"),
     key("log.level", "info", "error, warn, info, debug, trace or off; RUST_LOG overrides"),
-    key("log.stats_interval", "10s", "period of the stats lines; off = none"),
+    key("log.stats_interval", "60s", "period of the stats lines; off = none"),
     key("limit.clients", "64", "local connections at once; one more is refused and logged"),
     key("limit.sessions", "128", "sessions kept, connected or not"),
     key("limit.sessions_per_user", "off", "sessions of one user, or of one address without"),
@@ -221,7 +221,7 @@ pub(super) fn nearest(written: &str) -> String {
 }
 
 /// Edit distance (Levenshtein) in bytes.
-fn distance(a: &str, b: &str) -> usize {
+pub fn distance(a: &str, b: &str) -> usize {
     let b = b.as_bytes();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

@@ -84,9 +84,22 @@ impl<'a> Reader<'a> {
         scope: Scope<'_>,
         parser: impl Fn(&Word<'_>) -> Parsed<T>,
     ) -> Option<T> {
-        match parser(&self.entry(pattern, scope)?.word) {
-            Ok(value) => Some(value),
+        let word = &self.entry(pattern, scope)?.word;
+        let comment = !word.quoted && (word.text.contains(" #") || word.text.contains("\t#"));
+        const ONLY: &str = "a # starts a comment only at the beginning of a line";
+        match parser(word) {
+            Ok(value) => {
+                if comment {
+                    let what = format!(
+                        "ends with what looks like a comment: {ONLY}; if it is meant, \
+                                        put the value in quotes"
+                    );
+                    self.warn(pattern, scope, what);
+                }
+                Some(value)
+            }
             Err(what) => {
+                let what = if comment { format!("{what}; {ONLY}") } else { what };
                 self.error(pattern, scope, what);
                 None
             }

@@ -12,6 +12,8 @@ use core::time::Duration;
 /// Messages per topic that a rule with a rate keeps when nothing is said.
 const PACED_MESSAGES_DEFAULT: u32 = 1000;
 
+const WILD: &str = "+ and # stand for whole levels, # for the last";
+
 const RETAIN: &[(&str, RetainRule)] =
     &[("keep", RetainRule::Keep), ("true", RetainRule::Always), ("false", RetainRule::Never)];
 
@@ -164,7 +166,7 @@ fn topics(
         if target.is_empty() || topic::is_filter(&target) {
             Ok(target)
         } else {
-            Err("is no topic: + and # stand for whole levels, # for the last".to_owned())
+            Err(format!("{} is no topic: {WILD}", Shown(&target)))
         }
     });
     let prefix = reader.maybe(prefix_key, at, around(max)).unwrap_or_default();
@@ -188,12 +190,13 @@ fn filter(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
     move |word| {
         let filter = text(1, max)(word)?;
         if filter.starts_with("$share/") {
-            return Err("a shared subscription is not in this build".to_owned());
+            let shown = Shown(&filter);
+            return Err(format!("{shown} is a shared subscription, which is not in this build"));
         }
         if topic::is_filter(&filter) {
             Ok(filter)
         } else {
-            Err("is no topic filter: + and # stand for whole levels, # for the last".to_owned())
+            Err(format!("{} is no topic filter: {WILD}", Shown(&filter)))
         }
     }
 }
@@ -204,7 +207,7 @@ pub(super) fn topic_name(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
         if topic::is_name(&name) {
             Ok(name)
         } else {
-            Err("is no topic: + and # belong into filters".to_owned())
+            Err(format!("{} is no topic: + and # belong into filters", Shown(&name)))
         }
     }
 }
@@ -215,7 +218,7 @@ fn around(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
         if part.is_empty() || topic::is_name(&part) {
             Ok(part)
         } else {
-            Err("holds a wildcard".to_owned())
+            Err(format!("{} holds a wildcard: + and # belong into filters", Shown(&part)))
         }
     }
 }

@@ -23,8 +23,20 @@ impl NoText {
     }
 }
 
+/// How files that are no text begin, and what they are.
+const KINDS: &[(&[u8], &str)] = &[
+    (b"SQLite format 3\0", "is a SQLite database, perhaps the store itself"),
+    (b"\x7FELF", "is a program"),
+    (b"\x1F\x8B", "is compressed"),
+    (b"PK\x03\x04", "is compressed"),
+    (b"\xFD7zXZ", "is compressed"),
+];
+
 /// The text in a file, without a byte order mark.
 pub fn decode(bytes: &[u8]) -> Result<&str, NoText> {
+    if let Some((_, what)) = KINDS.iter().find(|(start, _)| bytes.starts_with(start)) {
+        return Err(NoText::whole(&format!("{what}, no text")));
+    }
     let bytes = plain(bytes)?;
     core::str::from_utf8(bytes).map_err(|error| {
         let (before, rest) = bytes.split_at(error.valid_up_to());
@@ -151,6 +163,9 @@ mod tests {
         assert_eq!(wrong(b"\xEF\xBB\xBFone\ntwo\nth\0ree"), (3, wrong(b"abcdefg\0").1));
         assert!(wrong(&[0; 100]).1.contains("nothing but zero bytes"));
         assert_eq!(wrong(b"good text\n\xFE").0, 2);
+        assert!(wrong(b"\x7FELF\x01\x01").1.contains("a program"));
+        assert!(wrong(b"SQLite format 3\0\x10").1.contains("perhaps the store"));
+        assert!(wrong(b"\x1F\x8B\x08").1.contains("compressed"));
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Gateway {
             Err(reason) => Err(reason),
         };
         if let Err(reason) = refused {
-            self.note(Note::ReloadRefused { reason });
+            self.note(Note::ReloadRefused { reason, errors: 1 });
         }
         self.collect();
     }

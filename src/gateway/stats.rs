@@ -55,8 +55,6 @@ impl Gateway {
             drops: self.queue.counters.drops,
             conflated: self.queue.counters.conflated,
             dup_resent: self.queue.counters.resent,
-            http_429: 0,
-            http_503: 0,
             store_written_bytes: 0,
             loop_max_ms: 0,
             rss_kib: 0,

@@ -152,6 +152,8 @@ pub struct EventLoop<C, S> {
     slow_until: Instant,
     stats_interval: Option<Duration>,
     stats_at: Instant,
+    /// From here on something that has changed is worth the lines before their time.
+    stats_changed_at: Instant,
     /// When quiet has lasted long enough for house-keeping; NEVER once it is done.
     idle_at: Instant,
     /// The last turn left work that needs no event.
@@ -217,7 +219,8 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             rest_until: Instant::ZERO,
             slow_until: Instant::ZERO,
             stats_interval: config.stats_interval,
-            stats_at: config.stats_interval.map_or(Instant::NEVER, |span| now.plus(span)),
+            stats_at: first_stats(now, config.stats_interval),
+            stats_changed_at: now,
             idle_at: now.plus(IDLE_AFTER),
             busy: true,
             stopping: false,
@@ -515,6 +518,9 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                 // So that it is the last line.
                 self.logging.sum_up();
             }
+            if is_change(&note) {
+                self.stats_at = self.stats_at.min(self.stats_changed_at.max(now));
+            }
             self.logging.note(now, &note);
         }
         if now >= self.stats_at {
@@ -525,6 +531,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
 
     fn write_stats(&mut self, now: Instant) {
         self.stats_at = self.stats_interval.map_or(Instant::NEVER, |span| now.plus(span));
+        self.stats_changed_at = now.plus(STATS_SOON);
         let mut note = self.core.stats(now);
         let store = self.store.as_ref().map(|store| (store.bytes(), store.written_bytes()));
         let outside = self.figures.complete(&mut note, store);
@@ -537,6 +544,27 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         }
     }
 }
+
+/// When the stats lines come for the first time.
+fn first_stats(now: Instant, interval: Option<Duration>) -> Instant {
+    interval.map_or(Instant::NEVER, |span| now.plus(span.min(STATS_SOON)))
+}
+
+/// A change of state that whoever reads the log wants the figures of.
+fn is_change(note: &Note) -> bool {
+    matches!(
+        note,
+        Note::BridgeUp { .. }
+            | Note::BridgeDown { .. }
+            | Note::SpillStarted { .. }
+            | Note::SpillDrained { .. }
+            | Note::Drop { .. }
+    )
+}
+
+/// The first stats lines come after this; those that something has brought about follow others at
+/// no less.
+const STATS_SOON: Duration = Duration::from_secs(10);
 
 /// Longer waits have no limit at all.
 const POLL_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -4,14 +4,17 @@
 use super::core::Core;
 use super::{EventLoop, Target};
 use crate::config::{Bridge, Config};
-use crate::note::{Note, text};
+use crate::fit::capped;
+use crate::note::{Note, Text, Value, text};
 use crate::queue::store::SpillStore;
 use crate::vocab::{BridgeId, Instant};
 use std::fmt;
 
-/// Reads the configuration again, and tells of every error in it; the reason when it cannot be
-/// used.
-pub type Read = Box<dyn FnMut() -> Result<Config, String>>;
+/// Reads the configuration again; all errors when it cannot be used.
+pub type Read = Box<dyn FnMut() -> Result<Config, Vec<String>>>;
+
+/// Errors of one file that are told one by one.
+const ERRORS_MAX: usize = 50;
 
 /// How the configuration is read again.
 #[derive(Default)]
@@ -43,18 +46,31 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
     pub(super) fn read_again(&mut self, now: Instant) {
         let read = match &mut self.source.read {
             Some(read) => read(),
-            None => Err("there is no file to read".to_owned()),
+            None => Err(vec!["there is no file to read".to_owned()]),
         };
         match read {
             Ok(config) => {
                 self.core.reload(now, config.clone());
                 self.source.offered = Some(config);
             }
-            Err(reason) => {
-                let note = Note::ReloadRefused { reason: text(&reason) };
-                self.logging.note(now, &note);
-            }
+            Err(errors) => self.refuse(now, &errors),
         }
+    }
+
+    /// Every error has a line of its own, for only there it is whole.
+    fn refuse(&mut self, now: Instant, errors: &[String]) {
+        for error in errors.iter().take(ERRORS_MAX) {
+            log::error!(target: "spillway::config", "event=config_error text={}", Value(error));
+        }
+        let reason = match errors.len() {
+            // Whole, or not at all.
+            1 if errors[0].len() <= Text::new().capacity() => errors[0].clone(),
+            1 => "the configuration has an error, see config_error".to_owned(),
+            0..=ERRORS_MAX => "the configuration has errors, see config_error".to_owned(),
+            _ => format!("the configuration has errors, see config_error for {ERRORS_MAX} of them"),
+        };
+        let note = Note::ReloadRefused { reason: text(&reason), errors: capped(errors.len()) };
+        self.logging.note(now, &note);
     }
 
     /// The core uses what it was offered.
@@ -74,7 +90,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.logging.know_bridges(config.bridges.iter().map(|bridge| bridge.name.as_str()));
         if self.stats_interval != config.stats_interval {
             self.stats_interval = config.stats_interval;
-            self.stats_at = config.stats_interval.map_or(Instant::NEVER, |span| now.plus(span));
+            self.stats_at = super::first_stats(now, config.stats_interval);
         }
         self.source.taken = Some(config);
     }

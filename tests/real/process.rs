@@ -252,7 +252,7 @@ fn the_stats_lines_carry_every_key_of_the_contract() {
     });
     let keys = "uptime_s clients sessions subs retained ring_msgs ring_cap ring_bytes store_msgs \
                 store_bytes inflight in_msgs out_msgs fwd_sent fwd_acked recv_msgs drops conflated \
-                dup_resent http_429 http_503 store_written_bytes loop_max_ms rss_kib";
+                dup_resent store_written_bytes loop_max_ms rss_kib";
     for key in keys.split_whitespace() {
         stats.number(key);
     }
@@ -299,4 +299,23 @@ fn nobody_reading_the_log_stops_nothing() {
     assert_eq!(client.publish(&Message::new("t", "x").qos(2)), 0);
     child.kill().expect("our child");
     child.wait().expect("our child");
+}
+
+#[test]
+fn figures_come_soon_after_the_start_and_after_a_change() {
+    let remote = Mosquitto::start();
+    let link = Proxy::start(remote.port);
+    let bridge = bridge("up", link.port, &["forward.1.local_topic = #"]);
+    let gateway = Gateway::start(&format!("log.stats_interval = 1h\n{bridge}"));
+    gateway.wait("bridge_up");
+    let first = gateway.wait("stats");
+    assert!(first.number("uptime_s") <= 10, "{}", first.line);
+    let mark = gateway.mark();
+    link.set(Mode::Refuse);
+    let second = gateway.wait_from(mark, "stats", &[]);
+    gateway.wait_from(mark, "stats_bridge", &[("up", "false")]);
+    // Not at once: a flapping link is no reason for a line each time.
+    let between = second.number("uptime_s") - first.number("uptime_s");
+    assert!(between >= 9, "{} {}", first.line, second.line);
+    assert!(!second.has("http_429"), "{}", second.line);
 }

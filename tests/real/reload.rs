@@ -2,7 +2,7 @@
 
 use crate::common::client::Client;
 use crate::common::collector::Collector;
-use crate::common::gateway::{Gateway, ROOMY_SESSIONS, bridge};
+use crate::common::gateway::{Event, Gateway, ROOMY_SESSIONS, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::place::free_port;
 use crate::common::publisher::Publisher;
@@ -81,6 +81,20 @@ fn a_file_with_an_error_is_refused_whole_and_everything_goes_on() {
     let errors: Vec<_> =
         gateway.events().into_iter().filter(|e| e.name == "config_error").collect();
     assert!(errors[0].text("text").contains("nonsense"), "{errors:?}");
+    assert_eq!((errors.len(), said.number("errors")), (1, 1), "{}", said.line);
+    // Each error whole on a line of its own, whatever their number and length.
+    let key = "x".repeat(70);
+    let many: String = (0..60).map(|at| format!("{key}{at:02} = 1\n")).collect();
+    let mark = gateway.mark();
+    let said = gateway.reload(&format!("{good}{many}"));
+    assert_eq!(said.number("errors"), 60, "{}", said.line);
+    assert!(said.text("reason").ends_with("see config_error for 50 of them"), "{}", said.line);
+    let whole = |event: &&Event| {
+        event.name == "config_error" && event.text("text").contains("the nearest known one is ")
+    };
+    let lines: Vec<Event> =
+        gateway.lines()[mark..].iter().filter_map(|line| Event::parse(line)).collect();
+    assert_eq!(lines.iter().filter(whole).count(), 50);
     publish(&mut client, "t/a", 0..20);
     assert_eq!(far.wait_all_in_order(20), 0);
     assert_eq!((bridge_ups(&gateway, "up"), bridge_ups(&gateway, "other")), (1, 0));

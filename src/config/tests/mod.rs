@@ -51,7 +51,7 @@ fn an_empty_file_means_the_documented_defaults() {
     assert_eq!((c.store.max_bytes, c.store.sync, c.store.sessions_share), (None, Sync::Full, 25));
     assert_eq!(c.store.flush_after, Duration::from_millis(250));
     assert_eq!(c.limit.keepalive_max, None);
-    assert_eq!(c.stats_interval, Some(Duration::from_secs(10)));
+    assert_eq!(c.stats_interval, Some(Duration::from_secs(60)));
     assert_eq!(c.listeners.len(), 1);
     assert_eq!((c.listeners[0].host.as_str(), c.listeners[0].port), ("127.0.0.1", 1883));
     assert!(c.bridges.is_empty());
@@ -261,6 +261,37 @@ fn what_does_not_fit_together_is_refused() {
     assert!(first(&format!("{HUB}{twice}")).starts_with("f:3: bridge.b.subscribe.2"));
     let long = format!("{HUB}bridge.b.forward.1.local_topic = {}", "a".repeat(257));
     assert!(first(&long).contains("1 to 256 bytes"));
+}
+
+#[test]
+fn a_comment_behind_a_value_is_named_as_such() {
+    const ONLY: &str = "a # starts a comment only at the beginning of a line";
+    let hub = "bridge.b.server = mqtt://h\n";
+    for line in [
+        "listener.l.url = mqtt://127.0.0.1:1883 # lan",
+        "limit.clients = 8 # enough",
+        "store.flush_after = 1s\t# soon",
+        "store.max_bytes = 8MiB # small",
+        "ack = safe # of course",
+        "node.name = here # there",
+        "bridge.b.clean_start = true # yes",
+        "bridge.b.rate = 5/s # slow",
+        "bridge.b.forward.x.local_topic = a/b # out",
+        "bridge.b.forward.x.local_topic = # # all",
+        "bridge.b.notify_topic = a # b",
+    ] {
+        let said = errors(&format!("{hub}{line}"));
+        assert!(said[0].starts_with("f:2: ") && said[0].ends_with(ONLY), "{line}: {said:?}");
+    }
+    // What is a value all the same is doubted, unless it is in quotes.
+    let text = |value| format!("{hub}bridge.b.username = u\nbridge.b.password = {value}\n");
+    let doubted = warnings(&text("secret # mine"));
+    assert!(doubted.iter().any(|w| w.contains(ONLY) && !w.contains("secret")), "{doubted:?}");
+    assert!(!warnings(&text("\"secret # mine\"")).iter().any(|w| w.contains(ONLY)));
+    for filter in ["#", "a/#", "+/a/#", "$SYS/#"] {
+        let rule = format!("{hub}bridge.b.forward.x.local_topic = {filter}");
+        assert!(warnings(&rule).is_empty(), "{filter}");
+    }
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn listening_and_figures_are_logged_and_a_reload_is_refused() {
     for line in [
         format!("INFO spillway::listener event=listening listener=one addr={addr}\n"),
         "WARN spillway::loop event=stall part=figures duration_ms=1\n".to_owned(),
-        "event=reload_refused reason=\"there is no file to read\"\n".to_owned(),
+        "event=reload_refused reason=\"there is no file to read\" errors=1\n".to_owned(),
     ] {
         assert!(text.contains(&line), "{line} in {text}");
     }
