@@ -237,7 +237,8 @@ mod tests {
             connection up\naddress hub:1883\ntopic # out 1\nremote_password secret\n";
         let nanomq_old =
             "url=nmq-tcp://0.0.0.0:1883\nnum_taskq_thread=0\nbridge.mqtt.emqx.address=x\n";
-        let nanomq = "mqtt {\n  max_packet_size = 1MB\n}\nlisteners.tcp {\n  bind = \"0.0.0.0:1883\"\n}\n\
+        let nanomq = "mqtt {\n  max_packet_size = 1MB\n}\n\
+            listeners.tcp {\n  bind = \"0.0.0.0:1883\"\n}\n\
             bridges.mqtt.emqx1 {\n  server = \"mqtt-tcp://h:1883\"\n  forwards = [\n    {\n  \
             local_topic = \"a\"\n }\n  ]\n}\n";
         let emqx = "node {\n  name = \"emqx@127.0.0.1\"\n  cookie = \"secret\"\n}\n\

@@ -28,6 +28,7 @@ mod resolver;
 mod signals;
 mod socket;
 pub mod sqlite;
+mod stats;
 mod system;
 mod throttle;
 mod transport;
@@ -219,7 +220,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             rest_until: Instant::ZERO,
             slow_until: Instant::ZERO,
             stats_interval: config.stats_interval,
-            stats_at: first_stats(now, config.stats_interval),
+            stats_at: stats::first(now, config.stats_interval),
             stats_changed_at: now,
             idle_at: now.plus(IDLE_AFTER),
             busy: true,
@@ -518,7 +519,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                 // So that it is the last line.
                 self.logging.sum_up();
             }
-            if is_change(&note) {
+            if stats::is_change(&note) {
                 self.stats_at = self.stats_at.min(self.stats_changed_at.max(now));
             }
             self.logging.note(now, &note);
@@ -528,43 +529,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         }
         self.logging.turn(now);
     }
-
-    fn write_stats(&mut self, now: Instant) {
-        self.stats_at = self.stats_interval.map_or(Instant::NEVER, |span| now.plus(span));
-        self.stats_changed_at = now.plus(STATS_SOON);
-        let mut note = self.core.stats(now);
-        let store = self.store.as_ref().map(|store| (store.bytes(), store.written_bytes()));
-        let outside = self.figures.complete(&mut note, store);
-        self.core.know_outside(outside);
-        self.logging.note(now, &note);
-        let mut bridge = 0;
-        while let Some(note) = self.core.stats_bridge(now, bridge) {
-            self.logging.note(now, &note);
-            bridge += 1;
-        }
-    }
 }
-
-/// When the stats lines come for the first time.
-fn first_stats(now: Instant, interval: Option<Duration>) -> Instant {
-    interval.map_or(Instant::NEVER, |span| now.plus(span.min(STATS_SOON)))
-}
-
-/// A change of state that whoever reads the log wants the figures of.
-fn is_change(note: &Note) -> bool {
-    matches!(
-        note,
-        Note::BridgeUp { .. }
-            | Note::BridgeDown { .. }
-            | Note::SpillStarted { .. }
-            | Note::SpillDrained { .. }
-            | Note::Drop { .. }
-    )
-}
-
-/// The first stats lines come after this; those that something has brought about follow others at
-/// no less.
-const STATS_SOON: Duration = Duration::from_secs(10);
 
 /// Longer waits have no limit at all.
 const POLL_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -27,11 +27,12 @@ pub struct Preflight {
     pub running: Option<Holder>,
 }
 
-/// `file` is the configuration's, `memory_bytes` what the plan comes to, without the program's own.
+/// `file` is the configuration's, `memory_bytes` what the plan comes to without the program's own.
 pub fn preflight(config: &Config, file: &Path, paths: &Paths, memory_bytes: u64) -> Preflight {
     let mut found = Preflight::default();
     let mut byte = [0];
-    if let Err(error) = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut byte)) {
+    let entropy = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut byte));
+    if let Err(error) = entropy {
         found.refusals.push(format!("cannot read /dev/urandom: {error}"));
     }
     found.store(config, file);

@@ -2,7 +2,7 @@
 //! the shell knows of it is taken anew.
 
 use super::core::Core;
-use super::{EventLoop, Target};
+use super::{EventLoop, Target, stats};
 use crate::config::{Bridge, Config};
 use crate::fit::capped;
 use crate::note::{Note, Text, Value, text};
@@ -69,6 +69,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             0..=ERRORS_MAX => "the configuration has errors, see config_error".to_owned(),
             _ => format!("the configuration has errors, see config_error for {ERRORS_MAX} of them"),
         };
+        // More errors than that a file cannot have.
         let note = Note::ReloadRefused { reason: text(&reason), errors: capped(errors.len()) };
         self.logging.note(now, &note);
     }
@@ -90,7 +91,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.logging.know_bridges(config.bridges.iter().map(|bridge| bridge.name.as_str()));
         if self.stats_interval != config.stats_interval {
             self.stats_interval = config.stats_interval;
-            self.stats_at = super::first_stats(now, config.stats_interval);
+            self.stats_at = stats::first(now, config.stats_interval);
         }
         self.source.taken = Some(config);
     }

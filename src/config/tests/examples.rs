@@ -1,6 +1,6 @@
 //! The files in conf/ keep to the table of keys, and no mutation of them makes loading panic.
 
-use super::super::{KEYS, keys};
+use super::super::{KEYS, keys, load};
 use super::{good, load_text, warnings};
 use crate::vocab::Rng;
 
@@ -149,4 +149,24 @@ fn no_text_makes_it_panic() {
             assert!(!errors.is_empty(), "refused without a reason (seed {SEED:#x}):\n{text}");
         }
     }
+}
+
+/// Whatever the router, these files are whole: what is written there is copied.
+#[test]
+fn every_configuration_in_the_readme_loads() {
+    let readme = include_str!("../../../README.md");
+    let mut count = 0;
+    for block in readme.split("```conf\n").skip(1) {
+        let text = block.split("```").next().expect("an end");
+        count += 1;
+        let loaded = load("README", text, &mut |_| Ok(Vec::new()), "node");
+        let (_, warnings) = loaded.unwrap_or_else(|errors| panic!("{text}\n{errors:#?}"));
+        for warning in warnings {
+            // The files of users and rules are somebody else's.
+            let known = ["anonymous clients are let in", "says nothing"];
+            let what = warning.to_string();
+            assert!(known.iter().any(|part| what.contains(part)), "{text}\n{what}");
+        }
+    }
+    assert!(count > 8, "{count}");
 }
