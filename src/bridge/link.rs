@@ -5,6 +5,7 @@ use super::addresses::Addresses;
 use super::dial::Dial;
 use super::left::{Known, Left};
 use super::pace::{Backoff, SmoothedRtt, TokenBucket};
+use super::progress::{Progress, Wait};
 use super::rules::Rules;
 use crate::config::Bridge;
 use crate::fit::fit;
@@ -103,6 +104,12 @@ pub struct Link {
     /// Every rule is subscribed at the first connection of this run.
     pub first: bool,
     pub ping_sent: Option<Instant>,
+    /// What has moved since something is late, and what is waited for.
+    pub progress: Progress,
+    pub awaits_ack: Wait,
+    pub awaits_ping: Wait,
+    /// When the last acknowledgement came.
+    pub acked_at: Instant,
     pub up_since: Instant,
     pub down_since: Instant,
     pub attempts: u32,
@@ -150,6 +157,10 @@ impl Link {
             cleared: None,
             first: true,
             ping_sent: None,
+            progress: Progress::default(),
+            awaits_ack: Wait::default(),
+            awaits_ping: Wait::default(),
+            acked_at: Instant::ZERO,
             up_since: Instant::ZERO,
             down_since: Instant::ZERO,
             attempts: 0,

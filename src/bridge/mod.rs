@@ -6,4 +6,5 @@ pub mod dial;
 pub mod left;
 pub mod link;
 pub mod pace;
+pub mod progress;
 pub mod rules;

@@ -154,6 +154,10 @@ pub struct Conn {
     /// Bytes of an unfinished packet it has sent.
     pub begun_bytes: usize,
     pub sent_at: Instant,
+    /// When it last sent part of a packet that was not whole then.
+    pub part_at: Instant,
+    /// Bytes it was given in all.
+    pub produced: u64,
     /// Zero = none. For clients one and a half times what was agreed.
     pub keepalive: Duration,
     /// One-off replies, encoded. Without memory while there are none.
@@ -220,6 +224,8 @@ impl Conn {
             alive_at: Instant::ZERO,
             begun_bytes: 0,
             sent_at: Instant::ZERO,
+            part_at: Instant::ZERO,
+            produced: 0,
             keepalive: Duration::ZERO,
             control: Vec::new(),
             control_sent: 0,
@@ -267,6 +273,8 @@ impl Conn {
         self.alive_at = now;
         self.begun_bytes = 0;
         self.sent_at = now;
+        self.part_at = Instant::ZERO;
+        self.produced = 0;
         self.keepalive = Duration::ZERO;
         self.forget_control();
         self.forget_debts();

@@ -6,6 +6,7 @@ use super::Gateway;
 use super::alias::Alias;
 use super::conn::{Conn, Debts, Role, Sending};
 use super::reasons::{Reader, encode};
+use crate::bridge::progress::PARTS;
 use crate::fit::{fit, index, wide};
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::codec::{PUBLISH_HEAD_OVERHEAD_MAX, PublishHead, encode_publish_head};
@@ -101,8 +102,10 @@ impl Gateway {
     }
 
     fn sent_something(&mut self, slot: u16, bytes: usize, now: Instant) {
-        self.counters.out_bytes += wide(bytes);
+        let count = wide(bytes);
+        self.counters.out_bytes += count;
         let conn = self.conn_mut(slot);
+        conn.produced += count;
         if bytes > 0 {
             conn.sent_at = now;
             // What waited for room in the replies may go on.
@@ -362,7 +365,7 @@ impl Gateway {
         } else {
             self.queue.sent(dest, sending.entry, now);
             let timeout = match self.links.get(usize::from(dest.0)) {
-                Some(_) => self.config.bridges[usize::from(dest.0)].ack_timeout,
+                Some(_) => self.config.bridges[usize::from(dest.0)].ack_timeout / PARTS,
                 None => Duration::MAX,
             };
             self.due_by(now.plus(timeout));

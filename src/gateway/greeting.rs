@@ -7,6 +7,7 @@ use super::replies::properties;
 use super::verbs::Action;
 use super::{Gateway, State};
 use crate::bridge::link::{Remote, Subscribed};
+use crate::bridge::progress::{Progress, Wait};
 use crate::fit::{fit, index};
 use crate::limits::STABLE_AFTER;
 use crate::mqtt::props::{Properties, Property};
@@ -143,6 +144,9 @@ impl Gateway {
         link.guessed = false;
         link.up_since = now;
         link.ping_sent = None;
+        link.progress = Progress::default();
+        link.awaits_ack = Wait::default();
+        link.acked_at = now;
         link.held_until = Instant::ZERO;
         let (window, first) = (link.remote.receive_maximum, link.first);
         let left = self.queue.outbox(dest).peer.is_some_and(|last| last != peer);

@@ -38,6 +38,7 @@ pub mod sys;
 mod tests;
 mod unsubscribe;
 pub mod verbs;
+mod waiting;
 mod wills;
 
 use crate::bridge::circle::Circle;
@@ -352,6 +353,7 @@ impl Gateway {
             }
             Event::Connected { conn } => self.link_connected(now, conn),
             Event::Probed { bridge, ok } => self.link_probed(now, bridge, ok),
+            Event::Outstanding { conn, bytes } => self.outstanding(now, conn, bytes),
             Event::PeerFinished { conn } => self.peer_finished(now, conn),
             Event::Closed { conn, reason } => self.closed(now, conn, reason),
             Event::Stop { signal } => self.begin_stop(now, signal),

@@ -177,6 +177,9 @@ impl Gateway {
         let rest = buffer.len() - read;
         let conn = self.conn_mut(slot);
         conn.begun_bytes = rest;
+        if fresh > 0 && rest > 0 {
+            conn.part_at = now;
+        }
         if fresh >= PROGRESS_BYTES || fresh > 0 && rest < begun + fresh {
             conn.alive_at = now;
         }
@@ -487,6 +490,7 @@ impl Gateway {
         if let (Acked::Yes { round_trip }, Role::Link { bridge }) = (acked, self.conn(slot).role) {
             let counts = !matches!(packet, Packet::Pubcomp(_));
             let link = self.link_mut(bridge);
+            link.acked_at = now;
             link.acked += u64::from(counts);
             link.alone = false;
             link.suspect = None;

@@ -152,29 +152,26 @@ impl Gateway {
 
     /// Keepalive, acknowledgement time-out, probes of the first server.
     pub(super) fn expire_up(&mut self, now: Instant, bridge: BridgeId, slot: u16) -> Instant {
-        let dest = Self::bridge_dest(bridge);
-        let ack_timeout = self.config.bridges[usize::from(bridge.0)].ack_timeout;
         let mut next = Instant::NEVER;
-        if let Some(sent) = self.queue.oldest_sent(dest) {
-            let at = sent.plus(ack_timeout);
-            if at <= now {
-                self.link_lost(now, slot, bridge, "ack_timeout");
-                return now;
-            }
-            next = next.min(at);
+        let by = self.acked_by(slot, bridge);
+        if by <= now {
+            self.link_lost(now, slot, bridge, "ack_timeout");
+            return now;
         }
+        next = next.min(by);
         let conn = self.conn(slot);
         if !conn.keepalive.is_zero() {
             let keepalive = conn.keepalive;
             let asked = self.link(bridge).ping_sent;
             if let Some(asked) = asked {
                 let heard = conn.received_at > asked;
-                if !heard && asked.plus(keepalive) <= now {
+                let by = self.answered_by(slot, bridge, asked);
+                if !heard && by <= now {
                     self.link_lost(now, slot, bridge, "keepalive_timeout");
                     return now;
                 }
-                next = next.min(asked.plus(keepalive));
-                if heard && asked.plus(keepalive) <= now {
+                next = next.min(by);
+                if heard && by <= now {
                     self.link_mut(bridge).ping_sent = None;
                 }
             }
@@ -194,6 +191,7 @@ impl Gateway {
                 }
             }
         }
+        next = next.min(self.watch_progress(now, slot, bridge));
         if self.link(bridge).stable_at() <= now {
             let link = self.link_mut(bridge);
             link.attempts = 0;

@@ -13,6 +13,9 @@ pub enum Event<'a> {
     Connected { conn: ConnId },
     /// Answer to [`Action::Probe`].
     Probed { bridge: BridgeId, ok: bool },
+    /// Answer to [`Action::Measure`]: so many of the bytes that `transmit` gave have not been
+    /// confirmed by the peer's side.
+    Outstanding { conn: ConnId, bytes: usize },
     /// The peer has shut down its writing side; everything before it was presented.
     PeerFinished { conn: ConnId },
     /// The socket is gone, by the peer, by an error or by [`Action::Close`].
@@ -50,6 +53,10 @@ pub enum Action {
     Probe {
         bridge: BridgeId,
         server: u16,
+    },
+    /// Say how many bytes of a connection are on their way ([`Event::Outstanding`]).
+    Measure {
+        conn: ConnId,
     },
     /// Another configuration is in use: what the shell took from the old one is to be taken anew.
     Reloaded,

@@ -25,6 +25,16 @@ pub struct Next {
     pub packet_id: Option<PacketId>,
 }
 
+/// Something that was sent and is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub at: Instant,
+    /// Tells it from others that were sent then.
+    pub number: u64,
+    /// How large it is, or what it lies behind.
+    pub bytes: u64,
+}
+
 /// What an acknowledgement did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acked {
@@ -506,16 +516,21 @@ impl Queue {
         in_doubt
     }
 
-    /// When the oldest message on the wire was sent; `None` with nothing unacknowledged.
-    pub fn oldest_sent(&self, dest: DestId) -> Option<Instant> {
+    /// The oldest message on the wire; `None` with nothing unacknowledged.
+    pub fn oldest_sent(&self, dest: DestId) -> Option<Asked> {
         let outbox = self.outbox(dest);
-        let left_open = (outbox.released > 0).then_some(outbox.progress);
+        let left_open = Asked { at: outbox.progress, number: 0, bytes: 0 };
+        let left_open = (outbox.released > 0).then_some(left_open);
+        let asked = |head: u32| {
+            let entry = &self.entries[head];
+            Asked { at: entry.sent_at, number: entry.seq, bytes: u64::from(entry.body_bytes) }
+        };
         [outbox.flight.head, outbox.release.head]
             .into_iter()
             .filter(|head| *head != NONE && !self.entries[*head].flags.unsent)
-            .map(|head| self.entries[head].sent_at)
+            .map(asked)
             .chain(left_open)
-            .min()
+            .min_by_key(|asked| (asked.at, asked.number))
     }
 
     pub(super) fn free_packet_id(&mut self, dest: DestId) -> Option<PacketId> {

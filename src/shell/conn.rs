@@ -46,6 +46,8 @@ pub(super) struct Conn {
     pub(super) deadline: Instant,
     /// Until then the peer has to take some of what was written; NEVER when nothing waits for it.
     pub(super) write_until: Instant,
+    /// Bytes the peer's side had not confirmed when that was last set.
+    pub(super) write_left: usize,
     /// The own buffer for what is kept unread; there when something is kept and no loan is.
     pub(super) own: Option<Box<[u8]>>,
     /// There while there are bytes to be written.
@@ -105,6 +107,7 @@ impl Conn {
             state: State::Connecting,
             deadline: Instant::NEVER,
             write_until: Instant::NEVER,
+            write_left: 0,
             own: None,
             out: None,
             loan: None,
@@ -164,9 +167,25 @@ impl Conn {
     /// The socket takes no more bytes. A bridge judges its link by what the remote answers.
     pub(super) fn blocked(&mut self, now: Instant) {
         self.writable = false;
-        if !self.bridge {
-            self.write_until = self.write_until.min(now.plus(READS_WITHIN));
+        if !self.bridge && self.write_until == Instant::NEVER {
+            self.write_until = now.plus(READS_WITHIN);
+            self.write_left = self.transport.outstanding();
         }
+    }
+
+    /// Does a client take nothing at all of what waits for it? A system has room again only when a
+    /// good part of its buffer is empty, which over a thin line takes its time.
+    pub(super) fn is_stuck(&mut self, now: Instant) -> bool {
+        if self.writable || self.write_until > now {
+            return false;
+        }
+        let left = self.transport.outstanding();
+        if left < self.write_left {
+            self.write_until = now.plus(READS_WITHIN);
+            self.write_left = left;
+            return false;
+        }
+        true
     }
 
     pub(super) fn out_bytes(&self) -> usize {

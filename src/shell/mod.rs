@@ -458,6 +458,11 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                     self.core.handle(now, Event::Probed { bridge, ok: false });
                 }
             }
+            Action::Measure { conn } => {
+                if let Some(bytes) = self.links.outstanding(conn) {
+                    self.core.handle(now, Event::Outstanding { conn, bytes });
+                }
+            }
             Action::Reloaded => self.reloaded(now),
             Action::Exit { lost } => self.exit = Some(lost),
         }

@@ -44,6 +44,10 @@ struct Shared {
     /// Accepted while nothing passes, and kept open.
     mute: Mutex<Vec<TcpStream>>,
     delay_us: AtomicU64,
+    /// Bytes a second that pass in each direction; 0 = as many as there are.
+    rate: u64,
+    /// Hardly anything is kept before the line.
+    narrow: bool,
     ended: AtomicBool,
     target: u16,
 }
@@ -59,8 +63,22 @@ impl Proxy {
         Self::start_in(Mode::Pass, target)
     }
 
+    /// A line that takes so many bytes a second each way, and hardly keeps any of its own.
+    pub fn start_thin(target: u16, rate: u64) -> Self {
+        Self::start_with(Mode::Pass, target, rate, true)
+    }
+
+    /// The same behind something that takes a lot at once and passes it on as it can.
+    pub fn start_thin_behind(target: u16, rate: u64) -> Self {
+        Self::start_with(Mode::Pass, target, rate, false)
+    }
+
     /// Starts in a mode other than passing.
     pub fn start_in(mode: Mode, target: u16) -> Self {
+        Self::start_with(mode, target, 0, false)
+    }
+
+    fn start_with(mode: Mode, target: u16, rate: u64, narrow: bool) -> Self {
         let port = free_port();
         let shared = Arc::new(Shared {
             mode: Mutex::new(Mode::Refuse),
@@ -68,6 +86,8 @@ impl Proxy {
             links: Mutex::new(Vec::new()),
             mute: Mutex::new(Vec::new()),
             delay_us: AtomicU64::new(0),
+            rate,
+            narrow,
             ended: AtomicBool::new(false),
             target,
         });
@@ -108,6 +128,10 @@ impl Proxy {
 
     fn listen(&self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).expect("our own port");
+        if self.shared.narrow {
+            // What it accepts has the same.
+            narrow(&listener);
+        }
         let shared = Arc::clone(&self.shared);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -189,14 +213,24 @@ impl Shared {
     /// Two threads: one reads and stamps, one writes when the time has come.
     fn pump(self: &Arc<Self>, link: &Arc<Link>, up: bool) {
         let delay = Duration::from_micros(self.delay_us.load(Ordering::Relaxed));
+        let rate = self.rate;
         let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
         let reader = Arc::clone(link);
         thread::spawn(move || {
             let mut source = if up { &reader.near } else { &reader.far };
             let mut chunk = [0; 16 * 1024];
+            // Of a thin line a twentieth of a second at a time.
+            let most = match usize::try_from(rate / 20).expect("a rate") {
+                0 => chunk.len(),
+                bytes => bytes.min(chunk.len()),
+            };
             loop {
-                match source.read(&mut chunk) {
+                match source.read(&mut chunk[..most]) {
                     Ok(count) if count > 0 => {
+                        let micros = u64::try_from(count).expect("a few") * 1_000_000;
+                        if let Some(micros) = micros.checked_div(rate) {
+                            thread::sleep(Duration::from_micros(micros));
+                        }
                         let due = Instant::now() + delay;
                         if sender.send((due, chunk[..count].to_vec())).is_err() {
                             return;
@@ -230,6 +264,22 @@ impl Shared {
         let mode = self.mode.lock().expect("no holder panics");
         let stalled = |mode: &mut Mode| *mode == Mode::Stall;
         drop(self.changed.wait_while(mode, stalled).expect("no holder panics"));
+    }
+}
+
+/// Little is on its way at once: small segments, a small buffer for what comes in.
+fn narrow(socket: &impl AsRawFd) {
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_RCVBUF, 4 * 1024),
+        (libc::IPPROTO_TCP, libc::TCP_MAXSEG, 1400),
+    ];
+    for (level, option, value) in options {
+        let value: libc::c_int = value;
+        let bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("small");
+        let at = (&raw const value).cast();
+        // SAFETY: the pointer and the length describe `value`, which outlives the call.
+        let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, at, bytes) };
+        assert_eq!(answer, 0, "a socket option");
     }
 }
 

@@ -221,7 +221,7 @@ impl World {
                     self.gateway.handle(self.now, Event::Closed { conn, reason: "closed" });
                 }
                 Action::CancelResolve { .. } => {}
-                Action::Probe { .. } | Action::Reloaded => {}
+                Action::Measure { .. } | Action::Probe { .. } | Action::Reloaded => {}
                 Action::Exit { .. } => panic!("{action:?} is not expected"),
             }
         }

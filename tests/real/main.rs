@@ -55,6 +55,7 @@ mod slow_disk;
 mod status;
 mod steps;
 mod sys;
+mod thin;
 mod versions;
 mod wills;
 mod window;

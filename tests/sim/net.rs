@@ -45,6 +45,11 @@ impl Pipe {
         if self.end.is_some() || self.ended { 0 } else { ROOM.saturating_sub(self.bytes) }
     }
 
+    /// Bytes that have left the writer and were not read.
+    pub fn outstanding(&self) -> usize {
+        self.bytes
+    }
+
     /// Bytes leave the writer and arrive at `at`, or behind what is on its way.
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
         if self.end.is_some() || bytes.is_empty() {

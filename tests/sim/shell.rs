@@ -3,7 +3,7 @@
 
 use crate::net::{End, NEVER, Read};
 use crate::watch::Peers;
-use crate::world::{Peer, World};
+use crate::world::{Peer, Wire, World};
 use spillway::gateway::{Action, Event, Gateway};
 use spillway::vocab::{BridgeId, ConnId, Instant};
 use std::net::SocketAddr;
@@ -369,6 +369,16 @@ impl World {
                     let at = place[usize::from(server)];
                     let listening = self.remotes[at].listening;
                     self.probes.push((bridge.0, self.now + 30_000, listening));
+                }
+                Action::Measure { conn } => {
+                    let of = |shell: &&Shell| shell.id == conn;
+                    let wire = |wire: &Wire| {
+                        let shell = wire.shell.as_ref().filter(of)?;
+                        Some(shell.out.len() + wire.down.outstanding())
+                    };
+                    if let Some(bytes) = self.wires.iter().find_map(wire) {
+                        gateway.handle(now, Event::Outstanding { conn, bytes });
+                    }
                 }
                 Action::Reloaded | Action::Exit { .. } => {}
             }

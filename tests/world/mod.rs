@@ -164,7 +164,7 @@ impl<S: SpillStore> World<S> {
             Action::Probe { bridge, .. } => {
                 self.gateway.handle(self.now, Event::Probed { bridge, ok: self.reachable });
             }
-            Action::Reloaded => {}
+            Action::Measure { .. } | Action::Reloaded => {}
             Action::Exit { .. } => self.stopped = true,
         }
     }

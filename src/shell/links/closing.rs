@@ -143,7 +143,7 @@ impl Links {
             let Some(conn) = self.conn(slot) else { continue };
             if awaited && loan_until(conn) <= now {
                 self.close_now(now, slot, "slow_packet", core);
-            } else if conn.write_until <= now && !conn.writable {
+            } else if conn.is_stuck(now) {
                 self.close_now(now, slot, "slow_reader", core);
             } else if conn.deadline <= now {
                 match conn.state {
@@ -168,9 +168,11 @@ impl Links {
 }
 
 /// How long a large buffer may be held while others wait. One whose packets the core cannot take
-/// is not its sender's fault.
+/// is not its sender's fault. A remote may take its time as long as something comes: its line is
+/// what it is.
 fn loan_until(conn: &Conn) -> Instant {
     match &conn.loan {
+        Some(loan) if !conn.is_deaf() && conn.bridge => loan.grown.plus(LOAN_TOTAL_MAX),
         Some(loan) if !conn.is_deaf() => {
             loan.grown.plus(LOAN_STILL_MAX).min(loan.since.plus(LOAN_TOTAL_MAX))
         }

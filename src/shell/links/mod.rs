@@ -195,6 +195,11 @@ impl Links {
         self.due = self.due.min(deadline);
     }
 
+    /// Bytes the core gave that the peer's side has not confirmed; `None` without a connection.
+    pub(super) fn outstanding(&mut self, id: ConnId) -> Option<usize> {
+        self.known(id).map(|conn| conn.out_bytes() + conn.transport.outstanding())
+    }
+
     /// The core may have bytes for this connection.
     pub(super) fn ready(&mut self, id: ConnId) {
         if let Some(conn) = self.known(id) {

@@ -60,6 +60,7 @@ enum Seen {
     Resolved(Vec<SocketAddr>, &'static str),
     Connected(ConnId),
     Probed(bool),
+    Outstanding(ConnId, usize),
     Finished(ConnId),
     Closed(ConnId, &'static str),
     Stop(&'static str),
@@ -128,6 +129,7 @@ impl Core for Echo {
             Event::Resolved { addrs, reason, .. } => Seen::Resolved(addrs.to_vec(), reason),
             Event::Connected { conn } => Seen::Connected(conn),
             Event::Probed { ok, .. } => Seen::Probed(ok),
+            Event::Outstanding { conn, bytes } => Seen::Outstanding(conn, bytes),
             Event::PeerFinished { conn } => Seen::Finished(conn),
             Event::Closed { conn, reason } => {
                 assert!(self.live.contains(&conn), "closed twice");
