@@ -111,6 +111,9 @@ pub const THIN_LINE_BYTES_A_SECOND: u64 = 2048;
 /// it may lie behind. Not counted while a single one is coming in.
 pub const INBOUND_PARTS: u32 = 3;
 
+/// So long one that is told why it is closed makes no room for another.
+pub const CLOSE_SURE: Duration = Duration::from_millis(100);
+
 /// How long a closing connection may take to read what it is told.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 

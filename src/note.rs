@@ -206,24 +206,32 @@ notes! {
         session_present: bool, keepalive_s: u16,
     }
     ClientDisconnected = Info "client_disconnected" "client" {
-        client: Text, addr: core::net::SocketAddr, reason: Text,
+        client: Text, addr: core::net::SocketAddr, reason: Text, size: Option<u64>,
+        limit: Option<u64>, key: Option<Text>, topic: Option<Text>,
     }
     ClientRefused = Warn "client_refused" "client" {
-        client: Text, addr: core::net::SocketAddr, reason: Text,
+        client: Text, addr: core::net::SocketAddr, reason: Text, user: Option<Text>,
+        size: Option<u64>, limit: Option<u64>, key: Option<Text>, topic: Option<Text>,
+    }
+    LimitReached = Warn "limit_reached" "client" {
+        client: Text, limit: &'static str, filter: Option<Text>, size: Option<u64>, max: u64,
     }
     SessionGaveWay = Warn "session_gave_way" "client" {
         client: Text, to: Text, limit: &'static str,
     }
-    LimitReached = Warn "limit_reached" "client" { client: Text, limit: &'static str }
     BridgeConnecting = Info "bridge_connecting" "bridge" {
         bridge: Text, server: Text, addr: Text, attempt: u32,
     }
     BridgeUp = Info "bridge_up" "bridge" {
         bridge: Text, server: Text, version: &'static str, session_present: bool,
-        receive_maximum: u16, backlog: u64,
+        receive_maximum: u16, backlog: u64, addr: core::net::SocketAddr,
     }
     BridgeDown = Warn "bridge_down" "bridge" {
         bridge: Text, server: Text, reason: Text, retry_in_ms: u64, backlog: u64,
+        size: Option<u64>, limit: Option<u64>, key: Option<Text>, topic: Option<Text>,
+    }
+    NetworkChanged = Info "network_changed" "bridge" {
+        bridge: Text, what: &'static str, spared_ms: u64,
     }
     SpillStarted = Info "spill_started" "store" {
         destination: Text, ring: u32, reason: &'static str,

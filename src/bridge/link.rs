@@ -4,6 +4,7 @@
 use super::addresses::Addresses;
 use super::dial::Dial;
 use super::left::{Known, Left};
+use super::nudge::Nudges;
 use super::pace::{Backoff, SmoothedRtt, TokenBucket};
 use super::progress::{Progress, Wait};
 use super::rules::Rules;
@@ -134,6 +135,8 @@ pub struct Link {
     pub held_until: Instant,
     pub held_for: Duration,
     pub up_note_due: bool,
+    /// Attempts that changes of the network bring about.
+    pub nudges: Nudges,
 }
 
 impl Link {
@@ -177,6 +180,7 @@ impl Link {
             held_until: Instant::ZERO,
             held_for: Duration::ZERO,
             up_note_due: false,
+            nudges: Nudges::default(),
         }
     }
 

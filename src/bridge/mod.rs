@@ -5,6 +5,7 @@ pub mod circle;
 pub mod dial;
 pub mod left;
 pub mod link;
+pub mod nudge;
 pub mod pace;
 pub mod progress;
 pub mod rules;

@@ -135,7 +135,8 @@ impl Gateway {
         };
         // Remotes are told of no Topic Alias Maximum [MQTT-3.2.2-17].
         if alias > TOPIC_ALIASES || !matches!(source, Source::Client { .. }) {
-            return Err(Reason::TOPIC_ALIAS_INVALID.into());
+            let fatal = Fatal::from(Reason::TOPIC_ALIAS_INVALID);
+            return Err(fatal.over(usize::from(alias), usize::from(TOPIC_ALIASES), ""));
         }
         if publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits {
             return Ok(Step::ParkAll);

@@ -2,6 +2,7 @@
 //! Read MQTT 5 sections 3.1, 3.2, 3.14, 4.1 and 4.12 first.
 
 use super::conn::Role;
+use super::ends::Blame;
 use super::places::{Asks, holder};
 use super::receive::{Fatal, Step};
 use super::replies::properties;
@@ -10,7 +11,7 @@ use super::{Gateway, State};
 use crate::fit::{fit, index, millis};
 use crate::limits::{CONNECT_WITHIN, TOPIC_ALIASES};
 use crate::mqtt::props::{Properties, Property};
-use crate::mqtt::{Connack, Connect, Disconnect, Fault, Malformed, Packet, Reason, Version};
+use crate::mqtt::{Connack, Connect, Disconnect, Packet, Reason, Version};
 use crate::note::{Note, text};
 use crate::queue::DropReason;
 use crate::vocab::{ConnId, Instant};
@@ -32,15 +33,16 @@ impl Gateway {
         }
         self.counters.connects += u64::from(!again);
         if let Err(fatal) = self.check_connect(connect) {
-            return Err(self.refuse(slot, connect, fatal));
+            return Ok(self.refuse(now, slot, connect, fatal));
         }
         match self.let_in(now, slot, connect) {
             Ok(true) => {}
-            Ok(false) => return Ok(Step::Stall),
-            Err(refusal) => {
-                self.owe_refusal(slot, connect.version, refusal.reason);
-                return Err(refusal);
+            Ok(false) => {
+                // Should its turn not come in time, it is refused by its name.
+                self.conn_mut(slot).called = Some(connect.client_id.into());
+                return Ok(Step::Stall);
             }
+            Err(fatal) => return Ok(self.refuse(now, slot, connect, fatal)),
         }
         let assigned;
         let client_id = if connect.client_id.is_empty() {
@@ -51,10 +53,13 @@ impl Gateway {
         };
         let taken_over = self.sessions.find(client_id).and_then(|s| self.sessions[s].conn);
         if self.clients >= self.config.limit.clients && taken_over.is_none() {
-            return Err(self.refuse(slot, connect, quota("limit_clients")));
+            let limit = usize::from(self.config.limit.clients);
+            let fatal = quota("limit_clients").full(limit, "limit.clients");
+            return Ok(self.refuse(now, slot, connect, fatal));
         }
-        if self.listener_full(slot, taken_over) {
-            return Err(self.refuse(slot, connect, quota("listener_max_clients")));
+        if let Some(limit) = self.listener_full(slot, taken_over) {
+            let fatal = quota("listener_max_clients").full(limit, "listener.NAME.max_clients");
+            return Ok(self.refuse(now, slot, connect, fatal));
         }
         if let Some(old) = taken_over {
             if self.conn(old).version == Version::V5 {
@@ -78,7 +83,10 @@ impl Gateway {
                 };
                 match self.open_session(now, &asks) {
                     Ok(session) => (session, false),
-                    Err(limit) => return Err(self.refuse(slot, connect, quota(limit))),
+                    Err(word) => {
+                        let fatal = self.no_session(word);
+                        return Ok(self.refuse(now, slot, connect, fatal));
+                    }
                 }
             }
         };
@@ -102,19 +110,22 @@ impl Gateway {
                 return Err(Reason::CLIENT_ID_INVALID.into());
             }
         }
-        if connect.client_id.len() > self.config.limit.client_id_bytes {
-            return Err(Reason::CLIENT_ID_INVALID.into());
+        let (size, limit) = (connect.client_id.len(), self.config.limit.client_id_bytes);
+        if size > limit {
+            let fatal = Fatal::from(Reason::CLIENT_ID_INVALID);
+            return Err(fatal.over(size, limit, "limit.client_id_bytes"));
         }
         if connect.properties.authentication_method().is_some() {
             return Err(Reason::BAD_AUTH_METHOD.into());
         }
         if let Some(takes) = connect.properties.maximum_packet_size()
-            && usize::try_from(takes).is_ok_and(|takes| takes < self.connack_bytes(connect))
+            && let Ok(takes) = usize::try_from(takes)
+            && takes < self.connack_bytes(connect)
         {
-            return Err(Fatal {
-                reason: Reason::IMPLEMENTATION_SPECIFIC,
-                word: "maximum_packet_size_too_small",
-            });
+            let reason = Reason::IMPLEMENTATION_SPECIFIC;
+            let fatal = Fatal::new(reason, "maximum_packet_size_too_small");
+            // The limit is the client's own.
+            return Err(fatal.over(self.connack_bytes(connect), takes, ""));
         }
         if let Some(will) = &connect.will {
             self.check_will(connect.client_id, will)?;
@@ -136,55 +147,16 @@ impl Gateway {
     }
 
     /// Has the listener all the clients it may have, whose place is taken over aside?
-    fn listener_full(&self, slot: u16, taken_over: Option<u16>) -> bool {
+    /// Then how many.
+    fn listener_full(&self, slot: u16, taken_over: Option<u16>) -> Option<usize> {
         let listener = self.conn(slot).listener;
-        let Some(config) = self.config.listeners.get(usize::from(listener)) else { return false };
-        let Some(max) = config.max_clients else { return false };
+        let max = usize::from(self.config.listeners.get(usize::from(listener))?.max_clients?);
         let mine = (0..self.client_slots)
             .filter(|at| Some(*at) != taken_over)
             .map(|at| self.conn(at))
             .filter(|conn| conn.counted && conn.listener == listener)
             .count();
-        mine >= usize::from(max)
-    }
-
-    /// Tells the client why not, in its own version.
-    fn refuse(&mut self, slot: u16, connect: &Connect<'_>, fatal: Fatal) -> Fatal {
-        self.owe_refusal(slot, connect.version, fatal.reason);
-        fatal
-    }
-
-    fn owe_refusal(&mut self, slot: u16, version: Version, reason: Reason) {
-        let code = match version {
-            Version::V5 => reason.0,
-            Version::V31 | Version::V311 => match reason {
-                Reason::UNSUPPORTED_VERSION => 1,
-                Reason::CLIENT_ID_INVALID => 2,
-                Reason::BAD_CREDENTIALS => 4,
-                Reason::NOT_AUTHORIZED => 5,
-                _ => 3,
-            },
-        };
-        let connack = Connack { session_present: false, code, properties: Properties::EMPTY };
-        let _ = self.reply(slot, &Packet::Connack(connack));
-    }
-
-    /// A CONNECT that cannot be read is answered where the version says how.
-    pub(super) fn refuse_malformed_connect(
-        &mut self,
-        slot: u16,
-        malformed: &Malformed,
-        bytes: &[u8],
-    ) {
-        let start = &bytes[..bytes.len().min(16)];
-        let version = match malformed.fault {
-            Fault::UnsupportedVersion { answer } => answer,
-            // Only MQTT 5 has codes for it; others learn it from the close.
-            _ if start.windows(7).any(|at| at == b"\0\x04MQTT\x05") => Version::V5,
-            _ => return,
-        };
-        self.conn_mut(slot).version = version;
-        self.owe_refusal(slot, version, malformed.reason());
+        (mine >= max).then_some(max)
     }
 
     fn begin_session(
@@ -392,7 +364,10 @@ impl Gateway {
         let due = entry.expires_at.min(entry.will_at);
         let client = text(&entry.client_id);
         self.due_by(due);
-        self.note(Note::ClientDisconnected { client, addr, reason: text(reason) });
+        let Blame { size, limit, key, topic } = core::mem::take(&mut self.blame);
+        let reason = text(reason);
+        let note = Note::ClientDisconnected { client, addr, reason, size, limit, key, topic };
+        self.note(note);
         if at_once {
             self.publish_will(now, session);
         }
@@ -406,9 +381,14 @@ impl Gateway {
         match self.conn(slot).role {
             Role::Client { .. } => self.client_gone(now, slot, "peer_closed", false),
             Role::Link { bridge } => self.link_lost(now, slot, bridge, "peer_closed"),
-            Role::Greeting => self.close(now, slot, false),
+            Role::Greeting => self.gone_unmet(now, slot, "closed_before_connect"),
             Role::Free | Role::Closing => {}
         }
+    }
+
+    /// One that never became a session is gone by itself.
+    fn gone_unmet(&mut self, now: Instant, slot: u16, word: &'static str) {
+        self.turn_away(now, slot, None, None, Fatal::new(Reason::SUCCESS, word));
     }
 
     pub(super) fn closed(&mut self, now: Instant, id: ConnId, reason: &'static str) {
@@ -416,7 +396,8 @@ impl Gateway {
         match self.conn(slot).role {
             Role::Client { .. } => self.client_gone(now, slot, reason, false),
             Role::Link { bridge } => self.link_lost(now, slot, bridge, reason),
-            Role::Greeting | Role::Free | Role::Closing => {}
+            Role::Greeting => self.gone_unmet(now, slot, reason),
+            Role::Free | Role::Closing => {}
         }
         self.drop_sending(slot);
         // `client_gone` and `link_lost` asked for a close that has happened already.
@@ -478,11 +459,17 @@ impl Gateway {
                 next = next.min(at);
             } else if matches!(self.conn(slot).role, Role::Greeting) {
                 // Only a CONNECT whose password was not looked at in time stalls here.
-                let word = if self.conn(slot).stalled { "login_busy" } else { "no_connect" };
-                self.fail(now, slot, Fatal { reason: Reason::UNSPECIFIED, word });
+                let conn = self.conn(slot);
+                let fatal = if conn.stalled {
+                    let (version, reason) = (conn.version, Reason::SERVER_BUSY);
+                    self.owe_refusal(slot, version, reason);
+                    Fatal::new(reason, "login_busy")
+                } else {
+                    Fatal::new(Reason::UNSPECIFIED, "no_connect")
+                };
+                self.fail(now, slot, fatal);
             } else {
-                let late = Fatal { reason: Reason::KEEPALIVE_TIMEOUT, word: "keepalive_timeout" };
-                self.fail(now, slot, late);
+                self.fail(now, slot, Reason::KEEPALIVE_TIMEOUT.into());
             }
         }
         next
@@ -519,7 +506,7 @@ impl Gateway {
                     }
                     self.client_gone(now, slot, "stopping", true);
                 }
-                Role::Greeting => self.close(now, slot, false),
+                Role::Greeting => self.gone_unmet(now, slot, "stopping"),
                 Role::Link { .. } | Role::Free | Role::Closing => {}
             }
         }
@@ -551,7 +538,7 @@ fn assigned_id(number: u64) -> String {
 
 /// Refused because this limit leaves no room.
 pub(super) fn quota(word: &'static str) -> Fatal {
-    Fatal { reason: Reason::QUOTA_EXCEEDED, word }
+    Fatal::new(Reason::QUOTA_EXCEEDED, word)
 }
 
 pub(super) fn seconds(count: u32) -> Duration {

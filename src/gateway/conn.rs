@@ -148,6 +148,7 @@ pub struct Conn {
     pub listener: u16,
     pub version: Version,
     pub opened_at: Instant,
+    pub closing_at: Instant,
     pub received_at: Instant,
     /// When it last sent a whole packet, or a good part of one: single bytes keep nobody alive.
     pub alive_at: Instant,
@@ -205,6 +206,8 @@ pub struct Conn {
     /// It is a bridge of 3.1 or 3.1.1 and said so: no-local and retain-as-published for all it
     /// subscribes to.
     pub bridge: bool,
+    /// What it called itself then, while its password is looked at.
+    pub called: Option<Box<str>>,
     /// A local connection counts against `limit.clients`.
     pub counted: bool,
 }
@@ -220,6 +223,7 @@ impl Conn {
             listener: 0,
             version: Version::V311,
             opened_at: Instant::ZERO,
+            closing_at: Instant::ZERO,
             received_at: Instant::ZERO,
             alive_at: Instant::ZERO,
             begun_bytes: 0,
@@ -253,6 +257,7 @@ impl Conn {
             pace_at: Instant::NEVER,
             greeted: false,
             bridge: false,
+            called: None,
             counted: false,
         }
     }
@@ -295,6 +300,7 @@ impl Conn {
         self.pace_at = Instant::NEVER;
         self.greeted = false;
         self.bridge = false;
+        self.called = None;
         self.counted = false;
     }
 

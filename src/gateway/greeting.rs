@@ -142,6 +142,7 @@ impl Gateway {
         link.state = State::Up { conn: id };
         link.cleared = None;
         link.guessed = false;
+        link.nudges.done();
         link.up_since = now;
         link.ping_sent = None;
         link.progress = Progress::default();
@@ -178,6 +179,7 @@ impl Gateway {
             session_present: connack.session_present,
             receive_maximum: window,
             backlog: self.queue.outbox(dest).pending,
+            addr: self.conn(slot).peer,
         };
         self.note(note);
         let keepalive = self.config.bridges[usize::from(bridge.0)].keepalive;

@@ -3,6 +3,7 @@
 
 use super::Gateway;
 use super::conn::{Debt, Role};
+use super::ends::Fatal;
 use super::plan::Loss;
 use crate::fit::{fit, wide};
 use crate::limits::UNRELEASED_MAX;
@@ -68,7 +69,7 @@ impl Gateway {
         source: Source,
         message: &Message<'_>,
         packet_id: Option<PacketId>,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, Fatal> {
         let slot = source.slot();
         let owner = match source {
             Source::Client { session, .. } => self.session_dest(session),
@@ -93,7 +94,8 @@ impl Gateway {
         // own does) and would be turned away for ever.
         let told = conn.version == Version::V5 && matches!(source, Source::Client { .. });
         if told && conn.receive_count() >= limit {
-            return Err(Reason::RECEIVE_MAXIMUM_EXCEEDED);
+            let fatal = Fatal::from(Reason::RECEIVE_MAXIMUM_EXCEEDED);
+            return Err(fatal.over(conn.receive_count() + 1, limit, "limit.inflight"));
         }
         if conn.inbound_count() >= limit {
             self.queue.eager = true;
@@ -102,7 +104,8 @@ impl Gateway {
         // Before it is routed: a message without its identifier would be routed twice.
         let unreleased = self.queue.received(owner);
         if exactly_once && unreleased >= UNRELEASED_MAX {
-            return Err(Reason::QUOTA_EXCEEDED);
+            let most = fit(UNRELEASED_MAX, "unreleased identifiers");
+            return Err(Fatal::from(Reason::QUOTA_EXCEEDED).full(most, ""));
         }
         if exactly_once && !self.queue.recv.has_room(owner.0) {
             // It goes on when it has released some itself, or others have.
@@ -117,7 +120,7 @@ impl Gateway {
         let mut debt = Debt { packet_id: id, reason, record, after: 0, owner: None };
         if exactly_once && !reason.is_error() {
             if !self.queue.receive_id(owner, id.raw(), record) {
-                return Err(Reason::QUOTA_EXCEEDED);
+                return Err(Reason::QUOTA_EXCEEDED.into());
             }
             if self.queue.is_journalled(owner) {
                 self.queue.row_with(owner, record);
@@ -149,7 +152,9 @@ impl Gateway {
         }
         if let Role::Client { session } = self.conn(slot).role {
             let client = text(&self.sessions[session].client_id);
-            self.note(Note::LimitReached { client, limit: "limit.inflight" });
+            let max = u64::from(self.config.limit.inflight);
+            let limit = "limit.inflight";
+            self.note(Note::LimitReached { client, limit, filter: None, size: None, max });
         }
     }
 

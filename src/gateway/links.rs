@@ -134,17 +134,25 @@ impl Gateway {
     pub(super) fn back_off(&mut self, now: Instant, bridge: BridgeId, reason: &'static str) {
         let Self { links, rng, .. } = self;
         let link = &mut links[usize::from(bridge.0)];
-        let wait = link.backoff.next(rng);
-        let until = now.plus(wait);
-        link.state = State::Backoff { until };
+        let mut until = now.plus(link.backoff.next(rng));
         link.reason = reason;
+        if link.nudges.is_wanted() {
+            until = self.hastened(now, bridge, until);
+        }
+        let wait = until.since(now);
+        self.link_mut(bridge).state = State::Backoff { until };
         self.due_by(until);
+        let blame = core::mem::take(&mut self.blame);
         let note = Note::BridgeDown {
             bridge: self.bridge_name(bridge),
             server: self.server_name(bridge),
             reason: text(reason),
             retry_in_ms: millis(wait),
             backlog: self.queue.outbox(Self::bridge_dest(bridge)).pending,
+            size: blame.size,
+            limit: blame.limit,
+            key: blame.key,
+            topic: blame.topic,
         };
         self.note(note);
     }

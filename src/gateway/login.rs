@@ -74,8 +74,8 @@ impl Gateway {
             Verdict::Right => Ok(true),
             Verdict::Wait => Ok(false),
             Verdict::Wrong => Err(Reason::BAD_CREDENTIALS.into()),
-            Verdict::Slowed => Err(Fatal { reason: Reason::RATE_EXCEEDED, word: "login_slowed" }),
-            Verdict::Busy => Err(Fatal { reason: Reason::SERVER_BUSY, word: "login_busy" }),
+            Verdict::Slowed => Err(Fatal::new(Reason::RATE_EXCEEDED, "login_slowed")),
+            Verdict::Busy => Err(Fatal::new(Reason::SERVER_BUSY, "login_busy")),
         }
     }
 

@@ -13,6 +13,7 @@ mod circle;
 mod clients;
 mod conn;
 mod egress;
+mod ends;
 mod failback;
 mod greeting;
 mod ingest;
@@ -20,6 +21,7 @@ mod links;
 mod load;
 mod login;
 pub mod mark;
+mod network;
 mod open;
 mod oversize;
 mod persist;
@@ -51,10 +53,9 @@ use crate::broker::subs::Subs;
 use crate::config::{Bridge, Config};
 use crate::fit::{fit, wide};
 use crate::limits::{
-    CONNECT_SURE, REFUSAL_CONNECTIONS, STOP_WITHIN, STORE_REST_MAX, STORE_REST_SHARE, STORE_SLOW,
-    STORE_SLOW_FOR,
+    REFUSAL_CONNECTIONS, STOP_WITHIN, STORE_REST_MAX, STORE_REST_SHARE, STORE_SLOW, STORE_SLOW_FOR,
 };
-use crate::note::{Note, text};
+use crate::note::Note;
 use crate::queue::Queue;
 use crate::queue::marks::Marks;
 use crate::queue::outbox::DestId;
@@ -62,6 +63,7 @@ use crate::vocab::{BridgeId, ConnId, Instant, Rng};
 use conn::{Conn, Role};
 use core::net::SocketAddr;
 use core::time::Duration;
+use ends::Blame;
 use open::{connect_bytes, setup};
 use std::collections::VecDeque;
 pub use verbs::{Action, Event, Taken};
@@ -166,6 +168,8 @@ pub struct Gateway {
     absence_until: Instant,
     mark: mark::Mark,
     store_damaged: bool,
+    /// Of the end at hand.
+    blame: Blame,
 }
 
 impl Gateway {
@@ -244,6 +248,7 @@ impl Gateway {
             absence_until: Instant::ZERO,
             mark: mark::Mark::default(),
             store_damaged: false,
+            blame: Blame::default(),
             config,
         };
         gateway.open_bridges();
@@ -306,28 +311,6 @@ impl Gateway {
         self.mark.outdated();
     }
 
-    /// Is there a place for one more client? Of those that have not said CONNECT the oldest makes
-    /// room. `Err`: when to ask again; NEVER when all are in use.
-    pub fn room(&mut self, now: Instant) -> Result<(), Instant> {
-        let slots = || (0..self.client_slots).map(|slot| (slot, self.conn(slot)));
-        if slots().any(|(_, conn)| conn.role == Role::Free) {
-            return Ok(());
-        }
-        // One whose password is being looked at has said it.
-        let silent = slots().filter(|(_, conn)| conn.role == Role::Greeting && !conn.greeted);
-        let oldest = silent.min_by_key(|(_, conn)| conn.opened_at);
-        let Some((slot, conn)) = oldest else { return Err(Instant::NEVER) };
-        let sure_until = conn.opened_at.plus(CONNECT_SURE);
-        if sure_until > now {
-            return Err(sure_until);
-        }
-        let (client, reason) = (text("-"), text("place_needed"));
-        let note = Note::ClientRefused { client, addr: conn.peer, reason };
-        self.note(note);
-        self.close(now, slot, false);
-        Err(now)
-    }
-
     /// A local client connected. `None`: there is not even a slot to refuse it with.
     pub fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId> {
         self.now = now;
@@ -356,6 +339,7 @@ impl Gateway {
             Event::Outstanding { conn, bytes } => self.outstanding(now, conn, bytes),
             Event::PeerFinished { conn } => self.peer_finished(now, conn),
             Event::Closed { conn, reason } => self.closed(now, conn, reason),
+            Event::NetworkChanged { bridge, what } => self.network_changed(now, bridge, what),
             Event::Stop { signal } => self.begin_stop(now, signal),
         }
         self.collect();

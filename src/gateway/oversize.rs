@@ -84,24 +84,26 @@ impl Gateway {
         publishes_wait: bool,
         fault: Malformed,
     ) -> Result<Swallowed, Fatal> {
-        let Role::Link { bridge } = self.conn(slot).role else { return Err(fault.into()) };
+        let Role::Link { bridge } = self.conn(slot).role else {
+            return Err(self.too_large(fault, buffer));
+        };
         let told = self.conn(slot).version == Version::V5;
         let publish = buffer.first().is_some_and(|first| first >> 4 == PUBLISH);
         if fault.fault != Fault::TooLarge || told || !publish || !self.link_is_up(bridge, slot) {
-            return Err(fault.into());
+            return Err(self.too_large(fault, buffer));
         }
         let found = match look(buffer)? {
             Looked::Needs(bytes) if bytes <= self.config.limit.packet_bytes => {
                 return Ok(Swallowed::Incomplete(bytes));
             }
             // A topic that nobody could take either.
-            Looked::Needs(_) => return Err(fault.into()),
+            Looked::Needs(_) => return Err(self.too_large(fault, buffer)),
             Looked::At(found) => found,
         };
         if let Some(packet_id) = found.packet_id {
             if publishes_wait {
                 // Its acknowledgement would overtake theirs [MQTT-4.6.0].
-                return Err(fault.into());
+                return Err(self.too_large(fault, buffer));
             }
             let conn = self.conn_mut(slot);
             let exactly_once = found.qos == Qos::ExactlyOnce;

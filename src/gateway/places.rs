@@ -8,6 +8,8 @@
 //! here a moment ago stays, unless its holder has more than a quarter of all places.
 
 use super::Gateway;
+use super::clients::quota;
+use super::ends::Fatal;
 use crate::broker::session::Session;
 use crate::limits::SESSION_SURE;
 use crate::mqtt::topic;
@@ -83,6 +85,16 @@ impl Gateway {
         let params = self.session_params(session, asks.client_id, self.config.limit.inflight);
         self.queue.open(dest, params);
         Ok(session)
+    }
+
+    /// The refusal of one for whom [`Gateway::open_session`] has no place.
+    pub(super) fn no_session(&self, word: &'static str) -> Fatal {
+        let limit = &self.config.limit;
+        let (most, key) = match (word, limit.sessions_per_user) {
+            ("sessions_per_user", Some(most)) => (most, "limit.sessions_per_user"),
+            _ => (limit.sessions, "limit.sessions"),
+        };
+        quota(word).full(usize::from(most), key)
     }
 
     /// Ends a session that makes room, of those that `may`. `None`: there is none. Those of a holder

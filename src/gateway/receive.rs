@@ -3,6 +3,7 @@
 
 use super::Gateway;
 use super::conn::Role;
+pub(super) use super::ends::Fatal;
 use super::ingest::{Message, Source};
 use super::oversize::Swallowed;
 use super::sys;
@@ -11,8 +12,7 @@ use crate::config::RetainRule;
 use crate::fit::wide;
 use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
-use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, Version, decode, frame, topic};
-use crate::note::{Note, text};
+use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, decode, frame, topic};
 use crate::queue::window::Acked;
 use crate::vocab::{ConnId, Instant};
 
@@ -36,35 +36,9 @@ pub(super) enum Step {
     Stall,
 }
 
-/// Why a connection ends by our hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fatal {
-    pub reason: Reason,
-    pub word: &'static str,
-}
-
 /// A CONNACK without properties that refuses.
 fn is_old_refusal(bytes: &[u8]) -> bool {
     matches!(bytes, [0x20, 2, _, 1..=5])
-}
-
-impl Fatal {
-    /// What the reason code does not say.
-    fn why(&self) -> Option<&'static str> {
-        (self.word != self.reason.word()).then_some(self.word)
-    }
-}
-
-impl From<Reason> for Fatal {
-    fn from(reason: Reason) -> Self {
-        Self { reason, word: reason.word() }
-    }
-}
-
-impl From<crate::mqtt::Malformed> for Fatal {
-    fn from(malformed: crate::mqtt::Malformed) -> Self {
-        Self { reason: malformed.reason(), word: malformed.fault.word() }
-    }
 }
 
 impl Gateway {
@@ -126,7 +100,7 @@ impl Gateway {
                             break;
                         }
                         Err(fatal) => {
-                            self.fail(now, slot, fatal);
+                            self.fail_over(now, slot, fatal, &buffer[read..]);
                             return nothing;
                         }
                     }
@@ -165,7 +139,7 @@ impl Gateway {
                     break;
                 }
                 Err(fatal) => {
-                    self.fail(now, slot, fatal);
+                    self.fail_over(now, slot, fatal, &buffer[read..read + total]);
                     return nothing;
                 }
             }
@@ -350,9 +324,13 @@ impl Gateway {
         if publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits {
             return Ok(Step::Park);
         }
-        if publish.topic.len() > self.config.limit.topic_bytes {
+        let (size, limit) = (publish.topic.len(), self.config.limit.topic_bytes);
+        if size > limit {
             return match source {
-                Source::Client { .. } => Err(Reason::TOPIC_NAME_INVALID.into()),
+                Source::Client { .. } => {
+                    let fatal = Fatal::from(Reason::TOPIC_NAME_INVALID);
+                    Err(fatal.over(size, limit, "limit.topic_bytes"))
+                }
                 Source::Link { .. } | Source::Will { .. } | Source::Own => {
                     Ok(self.swallow(slot, publish, "topic_too_long"))
                 }
@@ -385,7 +363,7 @@ impl Gateway {
         match result {
             Ok(true) => Ok(Step::Done),
             Ok(false) => Ok(Step::Park),
-            Err(reason) => Err(reason.into()),
+            Err(fatal) => Err(fatal),
         }
     }
 
@@ -397,7 +375,7 @@ impl Gateway {
         publish: &Publish<'_>,
         scratch: &mut [u8],
         topics: &mut [u8],
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, Fatal> {
         // A payload that is not the UTF-8 its Payload Format Indicator says is passed on: to look
         // for that is allowed to a receiver (3.3.2.3.2), and costs a pass over every payload here.
         let hop =
@@ -464,7 +442,7 @@ impl Gateway {
         };
         if mistaken {
             // [MQTT-4.8.0-1] [MQTT-4.13.1-1]
-            return Err(Fatal { reason: Reason::PROTOCOL_ERROR, word: "wrong_acknowledgement" });
+            return Err(Fatal::new(Reason::PROTOCOL_ERROR, "wrong_acknowledgement"));
         }
         let acked = match packet {
             Packet::Puback(ack) | Packet::Pubrec(ack) if ack.reason.is_error() => {
@@ -505,35 +483,6 @@ impl Gateway {
         Ok(Step::Done)
     }
 
-    /// Ends a connection for what the peer did, and says why.
-    pub(super) fn fail(&mut self, now: Instant, slot: u16, fatal: Fatal) {
-        match self.conn(slot).role {
-            Role::Link { bridge } => {
-                if self.conn(slot).version == Version::V5 && self.link_is_up(bridge, slot) {
-                    self.say_goodbye_because(slot, fatal.reason, fatal.why());
-                }
-                self.link_lost(now, slot, bridge, fatal.word);
-            }
-            Role::Client { .. } => {
-                if self.conn(slot).version == Version::V5 {
-                    self.say_goodbye_because(slot, fatal.reason, fatal.why());
-                }
-                self.client_gone(now, slot, fatal.word, true);
-            }
-            Role::Greeting => {
-                let conn = self.conn(slot);
-                let note = Note::ClientRefused {
-                    client: text("-"),
-                    addr: conn.peer,
-                    reason: text(fatal.word),
-                };
-                self.note(note);
-                self.close(now, slot, true);
-            }
-            Role::Free | Role::Closing => {}
-        }
-    }
-
     /// Lets the shell close a connection; nothing of it counts from here on.
     pub(super) fn close(&mut self, now: Instant, slot: u16, after_flush: bool) {
         let cut = self.conn(slot).sending.is_some();
@@ -548,6 +497,7 @@ impl Gateway {
         }
         let after_flush = after_flush && !cut;
         conn.role = Role::Closing;
+        conn.closing_at = now;
         conn.forget_debts();
         let was_parked = core::mem::take(&mut conn.parked) > 0;
         conn.subscribing = None;

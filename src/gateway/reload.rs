@@ -224,6 +224,10 @@ impl Gateway {
                     reason: text("reload"),
                     retry_in_ms: 0,
                     backlog: self.queue.outbox(dest).pending,
+                    size: None,
+                    limit: None,
+                    key: None,
+                    topic: None,
                 };
                 self.note(note);
                 self.leave(now, bridge, conn.slot);

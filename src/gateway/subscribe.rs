@@ -9,7 +9,7 @@ use super::conn::Progress;
 use super::receive::{Fatal, Step};
 use crate::broker::retained::{Retained, Search};
 use crate::broker::subs::{Added, Subscription};
-use crate::fit::fit;
+use crate::fit::{fit, wide};
 use crate::limits::{FILTERS_PER_PACKET_MAX, RETAINED_BATCH, SEARCH_LOOKS_A_TURN};
 use crate::mqtt::props::Properties;
 use crate::mqtt::{
@@ -32,8 +32,10 @@ impl Gateway {
         subscribe: &Subscribe<'_>,
     ) -> Result<Step, Fatal> {
         if self.conn(slot).subscribing.is_none() {
-            if subscribe.filters.len() > FILTERS_PER_PACKET_MAX {
-                return Err(Reason::QUOTA_EXCEEDED.into());
+            let filters = subscribe.filters.len();
+            if filters > FILTERS_PER_PACKET_MAX {
+                let fatal = Fatal::from(Reason::QUOTA_EXCEEDED);
+                return Err(fatal.over(filters, FILTERS_PER_PACKET_MAX, ""));
             }
             if !self.conn(slot).has_control_room(subscribe.filters.len() + 16) {
                 return Ok(Step::Stall);
@@ -90,6 +92,10 @@ impl Gateway {
             return Err(Reason::FILTER_INVALID);
         }
         if filter.len() > self.config.limit.topic_bytes {
+            let client = text(&self.sessions[session].client_id);
+            let (size, max) = (Some(wide(filter.len())), wide(self.config.limit.topic_bytes));
+            let limit = "limit.topic_bytes";
+            self.note(Note::LimitReached { client, limit, filter: Some(text(filter)), size, max });
             return Err(Reason::FILTER_INVALID);
         }
         if !self.may_subscribe(session, filter) {
@@ -118,7 +124,16 @@ impl Gateway {
             }
             Err(_) => {
                 let client = text(&self.sessions[session].client_id);
-                self.note(Note::LimitReached { client, limit: "limit.subscriptions" });
+                let max = u64::from(self.config.limit.subscriptions);
+                let limit = "limit.subscriptions";
+                let note = Note::LimitReached {
+                    client,
+                    limit,
+                    filter: Some(text(filter)),
+                    size: None,
+                    max,
+                };
+                self.note(note);
                 Err(Reason::QUOTA_EXCEEDED)
             }
         }
@@ -266,8 +281,10 @@ impl Gateway {
         session: u16,
         unsubscribe: &Unsubscribe<'_>,
     ) -> Result<Step, Fatal> {
-        if unsubscribe.filters.len() > FILTERS_PER_PACKET_MAX {
-            return Err(Reason::QUOTA_EXCEEDED.into());
+        let filters = unsubscribe.filters.len();
+        if filters > FILTERS_PER_PACKET_MAX {
+            let fatal = Fatal::from(Reason::QUOTA_EXCEEDED);
+            return Err(fatal.over(filters, FILTERS_PER_PACKET_MAX, ""));
         }
         if !self.conn(slot).has_control_room(unsubscribe.filters.len() + 16) {
             return Ok(Step::Stall);

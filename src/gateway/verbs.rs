@@ -20,6 +20,9 @@ pub enum Event<'a> {
     PeerFinished { conn: ConnId },
     /// The socket is gone, by the peer, by an error or by [`Action::Close`].
     Closed { conn: ConnId, reason: &'static str },
+    /// More can be reached than before, perhaps: a link has its carrier, an address or a route is
+    /// there.
+    NetworkChanged { bridge: BridgeId, what: &'static str },
     /// Stop cleanly.
     Stop { signal: &'static str },
 }

@@ -14,6 +14,7 @@ use super::receive::Fatal;
 use super::{Gateway, sys};
 use crate::broker::access::Right;
 use crate::broker::session::Will;
+use crate::fit::wide;
 use crate::limits::PROPERTIES_BYTES_MAX;
 use crate::mqtt::props::{PropertyId, copy_without};
 use crate::mqtt::{self, Qos, Reason, topic};
@@ -34,17 +35,23 @@ impl Gateway {
         let properties = will.properties.as_bytes().len();
         let bytes = will.topic.len() + will.payload.len() + properties;
         if properties > PROPERTIES_BYTES_MAX {
-            let reason = Reason::PACKET_TOO_LARGE;
-            return Err(Fatal { reason, word: "will_properties_too_large" });
+            let fatal = Fatal::new(Reason::PACKET_TOO_LARGE, "will_properties_too_large");
+            return Err(fatal.over(properties, PROPERTIES_BYTES_MAX, ""));
         }
-        if will.topic.len() > self.config.limit.topic_bytes || !topic::is_name(will.topic) {
+        let (size, limit) = (will.topic.len(), self.config.limit.topic_bytes);
+        if size > limit {
+            let fatal = Fatal::from(Reason::TOPIC_NAME_INVALID);
+            return Err(fatal.over(size, limit, "limit.topic_bytes"));
+        }
+        if !topic::is_name(will.topic) {
             return Err(Reason::TOPIC_NAME_INVALID.into());
         }
         // The one it takes the place of makes room, and so do those of clients that are away.
         let own = self.sessions.find(client_id);
         let here = self.wills_here(own) + bytes.saturating_sub(self.will_share());
-        if here > self.wills_in_common() {
-            return Err(quota("limit_will_bytes"));
+        let limit = self.wills_in_common();
+        if here > limit {
+            return Err(quota("limit_will_bytes").over(here, limit, "limit.will_bytes"));
         }
         Ok(())
     }
@@ -89,9 +96,11 @@ impl Gateway {
             let largest = away
                 .filter_map(|(at, session)| Some((at, session.will.as_ref()?.bytes())))
                 .max_by_key(|(_, bytes)| *bytes);
-            if let Some((session, _)) = largest {
+            if let Some((session, bytes)) = largest {
                 let client = text(&self.sessions[session].client_id);
-                self.note(Note::LimitReached { client, limit: "limit.will_bytes" });
+                let (size, max) = (Some(wide(bytes)), wide(self.config.limit.will_bytes));
+                let limit = "limit.will_bytes";
+                self.note(Note::LimitReached { client, limit, filter: None, size, max });
                 self.publish_or_leave(now, session);
             } else if self.wills_waiting.pop_front().is_some() {
                 self.count_lost(DropReason::QueueFull.word());

@@ -189,7 +189,16 @@ impl Listeners {
 }
 
 fn refused(now: Instant, logging: &mut Logging, addr: SocketAddr, reason: &'static str) {
-    let note = Note::ClientRefused { client: text(""), addr, reason: text(reason) };
+    let note = Note::ClientRefused {
+        client: text("-"),
+        addr,
+        reason: text(reason),
+        user: None,
+        size: None,
+        limit: None,
+        key: None,
+        topic: None,
+    };
     logging.note(now, &note);
 }
 

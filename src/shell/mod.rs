@@ -20,6 +20,7 @@ mod holder;
 mod links;
 mod listeners;
 pub mod logging;
+mod network;
 mod places;
 mod preflight;
 mod probes;
@@ -59,6 +60,7 @@ use links::Links;
 use listeners::{ADDRS_A_LISTENER, Listeners};
 use logging::Logging;
 use mio::{Events, Poll, Token};
+use network::Network;
 use probes::Probes;
 use resolver::{Answer, Resolver};
 use signals::{Signal, Signals};
@@ -127,6 +129,7 @@ struct Tokens {
 }
 
 const SIGNALS: usize = 0;
+const NETWORK: usize = 1;
 
 #[derive(Debug)]
 pub struct EventLoop<C, S> {
@@ -138,6 +141,7 @@ pub struct EventLoop<C, S> {
     tokens: Tokens,
     targets: Box<[Target]>,
     signals: Signals,
+    network: Network,
     source: reload::Source,
     listeners: Listeners,
     links: Links,
@@ -186,7 +190,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             .and_then(|signals| signals.register(registry, Token(SIGNALS)).map(|()| signals))
             .map_err(|error| StartError::Io("signals", error))?;
         let bridges = config.bridge_room();
-        let listeners = SIGNALS + 1;
+        let listeners = NETWORK + 1;
         let resolver = listeners + config.listeners.len() * ADDRS_A_LISTENER;
         let probes = resolver + Resolver::tokens(2 * bridges);
         let tokens = Tokens { listeners, resolver, probes, links: probes + bridges };
@@ -208,6 +212,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             tokens,
             targets: targets.into_boxed_slice(),
             signals,
+            network: Network::open(poll.registry(), Token(NETWORK)),
             source: reload::Source::default(),
             listeners,
             links: Links::new(config, tokens.links),
@@ -280,6 +285,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         }
 
         self.dispatch(now);
+        self.look_at_network(now);
         let Self { poll, listeners, links, core, logging, .. } = self;
         listeners.accept_all(now, poll.registry(), links, core, logging);
         links.read_all(now, core);
@@ -295,7 +301,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         self.busy = self.act(now);
         self.busy |= self.resume(now);
         self.collect_ready();
-        self.busy |= self.links.is_busy();
+        self.busy |= self.links.is_busy() || self.network.is_busy();
         self.lap("actions");
         // A stop goes on: what the store has is there for the next start.
         self.damaged = !self.stopping && (self.damaged || self.core.is_store_damaged());
@@ -357,6 +363,8 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
                 self.resolver.ready(now, registry, token - tokens.resolver);
             } else if token >= tokens.listeners {
                 self.listeners.event(token - tokens.listeners);
+            } else if token == NETWORK {
+                self.network.event();
             } else {
                 signalled = true;
             }

@@ -34,8 +34,17 @@ const REPEAT_EVERY: Duration = Duration::from_secs(60);
 const SLACK_MICROS: u64 = REPEAT_EVERY.as_secs() * 1_000_000 * (REPEATS_MAX - 1);
 
 /// Keys that make two lines of one event different facts.
-const MAIN_KEYS: [&str; 8] =
-    ["client", "bridge", "destination", "reason", "listener", "filter", "operation", "file"];
+const MAIN_KEYS: [&str; 9] = [
+    "client",
+    "bridge",
+    "destination",
+    "reason",
+    "limit",
+    "listener",
+    "filter",
+    "operation",
+    "file",
+];
 
 /// Keys that say whom or what a line is about; the first that is there counts.
 const SUBJECT_KEYS: [&str; 5] = ["bridge", "name", "destination", "client", "listener"];

@@ -161,7 +161,7 @@ impl Watch {
                     ledger.violate("notes", format!("{destination} unblocks unblocked"));
                 }
             }
-            Note::ClientDisconnected { client, addr, reason }
+            Note::ClientDisconnected { client, addr, reason, .. }
                 if reason.as_str() == "keepalive_timeout" =>
             {
                 let host = addr.ip().to_string();

@@ -174,6 +174,17 @@ impl Resolver {
         }
     }
 
+    /// The network has changed: whoever waits asks again at once.
+    pub(super) fn ask_again(&mut self, now: Instant, registry: &Registry) {
+        self.reread();
+        for key in 0..self.asked.len() {
+            if self.asked[key].is_some() {
+                self.begin_again(now, registry, key);
+                self.conclude(now, registry, key);
+            }
+        }
+    }
+
     pub(super) fn poll_at(&self) -> Instant {
         self.asked.iter().flatten().map(Asked::poll_at).min().unwrap_or(Instant::NEVER)
     }

@@ -137,6 +137,8 @@ impl Core for Echo {
                 self.out[usize::from(conn.slot)] = None;
                 Seen::Closed(conn, reason)
             }
+            // This machine's network may change at any time.
+            Event::NetworkChanged { .. } => return,
             Event::Stop { signal } => {
                 self.actions.push_back(Action::Exit { lost: 0 });
                 Seen::Stop(signal)

@@ -59,7 +59,16 @@ fn dropped(destination: &str, count: u64) -> Note {
 
 fn refused(client: &str, port: u16, reason: &str) -> Note {
     let addr = core::net::SocketAddr::from(([192, 0, 2, 1], port));
-    Note::ClientRefused { client: text(client), addr, reason: text(reason) }
+    Note::ClientRefused {
+        client: text(client),
+        addr,
+        reason: text(reason),
+        user: None,
+        size: None,
+        limit: None,
+        key: None,
+        topic: None,
+    }
 }
 
 fn down(bridge: &str, reason: &str) -> Note {
@@ -69,6 +78,10 @@ fn down(bridge: &str, reason: &str) -> Note {
         reason: text(reason),
         retry_in_ms: 5,
         backlog: 0,
+        size: None,
+        limit: None,
+        key: None,
+        topic: None,
     }
 }
 
@@ -80,6 +93,7 @@ fn up(bridge: &str) -> Note {
         session_present: true,
         receive_maximum: 1,
         backlog: 0,
+        addr: core::net::SocketAddr::from(([192, 0, 2, 1], 1883)),
     }
 }
 
