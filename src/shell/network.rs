@@ -182,8 +182,8 @@ impl Links {
             libc::RTM_NEWLINK => {
                 let (index, flags) = (number_32(body, 4)?, number_32(body, 8)?);
                 let wanted: u32 = fit(libc::IFF_UP | libc::IFF_RUNNING, "flags of a link");
-                let (up, before) =
-                    (flags & wanted == wanted, self.set(index, flags & wanted == wanted));
+                let up = flags & wanted == wanted;
+                let before = self.set(index, up);
                 let change = Change { what: "link", interface: Some(index) };
                 // Radios and bridges talk of a link that is as it was.
                 (up && before != Some(true)).then_some(change)
