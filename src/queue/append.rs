@@ -171,7 +171,7 @@ impl Queue {
                     // Whoever finds no place here is acknowledged without the reason.
                     let _ = self.refused.push((source, record));
                 }
-                self.settle(dest, at);
+                self.settle_unreplaced(dest, at);
                 count += 1;
             }
             at = next;

@@ -50,12 +50,11 @@ impl Queue {
             }
         }
         while let Some((slot, before)) = self.txn.saved.pop() {
-            let now_settled = self.log.slots[widen(slot)];
+            // Only what was appended: what was settled meanwhile is, and stays so.
             let place = &mut self.log.slots[widen(slot)];
-            *place = before;
-            place.next = now_settled.next;
-            place.prev = now_settled.prev;
-            place.dirty = now_settled.dirty;
+            place.used = before.used;
+            place.count = before.count;
+            place.closed = before.closed;
         }
         self.unstick();
         self.slot_in_buffer = NONE;

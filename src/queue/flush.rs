@@ -64,6 +64,12 @@ impl Txn {
         }
     }
 
+    /// A slot is given back amid the transaction.
+    pub(super) fn forget(&mut self, slot: u32) {
+        self.saved.retain(|(saved, _)| *saved != slot);
+        self.taken.retain(|(taken, _)| *taken != slot);
+    }
+
     fn clear(&mut self) {
         self.appended.clear();
         self.saved.clear();

@@ -173,6 +173,7 @@ impl Queue {
     fn replace_stored(&mut self, dest: DestId, place: Place, old: Conflated, new: u32) -> bool {
         let Some(kept) = self.entries.take() else { return false };
         self.entries[kept].place = Some(place);
+        self.entries[kept].body_bytes = old.bytes;
         self.keep_replaced(kept, new);
         let slot = &mut self.log.slots[widen(place.slot)];
         slot.taken_bits.set(place.ordinal);
@@ -193,6 +194,44 @@ impl Queue {
         self.entries[old].arrival = self.entries[new].arrival;
         self.entries[old].state = State::Conflated;
         self.entries[new].replaced = old;
+    }
+
+    /// Settles a message that finds no place after all. The durable one of its topic that it was to
+    /// replace stays: it waits on disk as before, for it was accepted.
+    pub(super) fn settle_unreplaced(&mut self, dest: DestId, index: u32) {
+        let new = self.entries[index];
+        let (mut before, mut at) = (index, new.replaced);
+        while at != NONE && self.entries[at].place.is_none() {
+            (before, at) = (at, self.entries[at].replaced);
+        }
+        if at == NONE {
+            return self.settle(dest, index);
+        }
+        // It is the oldest of them: nothing is behind it.
+        self.entries[before].replaced = NONE;
+        let kept = self.entries[at];
+        self.entries.give(at);
+        self.settle(dest, index);
+        let Some(place) = kept.place else { return };
+        let slot = &mut self.log.slots[widen(place.slot)];
+        slot.taken_bits.clear(place.ordinal);
+        slot.streams |= 1 << new.stream;
+        let known = slot.known;
+        let outbox = &mut self.boxes[usize::from(dest.0)];
+        // It goes before what waits in RAM.
+        outbox.reorder |= !outbox.streams[usize::from(new.stream)].list.is_empty();
+        outbox.pending += 1;
+        outbox.pending_bytes += u64::from(kept.body_bytes);
+        if known {
+            outbox.rule_found(new.rule);
+            outbox.streams[usize::from(new.stream)].gap += 1;
+            outbox.gaps |= 1 << new.stream;
+        }
+        if let Some(row) = outbox.conflated.get_mut(usize::from(new.conflate)) {
+            let bytes = kept.body_bytes;
+            *row = Conflated { entry: NONE, place: Some(place), bytes, ..*row };
+        }
+        self.sendable.set(dest.0);
     }
 
     /// A replacement is waited for as what it replaced was.
@@ -288,10 +327,14 @@ impl Queue {
         }
         let read_all = unread && outbox.unknown_slots == 0;
         let mut next = self.log.slots[widen(slot)].next;
+        // What the open transaction has changed in it is not undone any more, whatever becomes of
+        // that: it may be another's by then.
+        self.txn.forget(slot);
         self.log.release(&mut outbox.chain, slot);
         let mut freed = 1;
         while next != NONE && self.log.slots[widen(next)].continuation {
             let after = self.log.slots[widen(next)].next;
+            self.txn.forget(next);
             self.log.release(&mut outbox.chain, next);
             next = after;
             freed += 1;

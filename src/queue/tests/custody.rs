@@ -1,6 +1,8 @@
 //! Between RAM and disk: commits that fail, slots that run out, entries in every state.
 
 use super::*;
+use crate::queue::entry::Place;
+use crate::queue::pool::widen;
 
 #[test]
 fn an_exchange_that_awaits_pubcomp_outlives_the_commit_of_its_record() {
@@ -125,6 +127,75 @@ fn updates_of_a_conflated_topic_do_not_put_the_commit_off() {
         world.run(50);
     }
     assert!(world.is_settled(first.unwrap()));
+}
+
+#[test]
+fn a_replacement_that_finds_no_slot_leaves_what_it_was_to_replace() {
+    let conflated = Push { conflate: Some(7), ..plain(Qos::AtLeastOnce) };
+    let whole = SLOT_BYTES - HEAD_BYTES - "large".len();
+    for (evicted, failing) in [(false, 0), (true, 0), (false, 1), (true, 1), (true, 3)] {
+        let mut world = World::with(|_, params| {
+            params[0] = Params { overflow: Overflow::DropNewest, slots_max: 2, ..bridge("a") };
+        });
+        world.publish_as(A, "old", 10, conflated);
+        world.run(1000);
+        if evicted {
+            world.evict(A);
+        }
+        // The first takes the last slot and closes the one before it, which has only the old one.
+        world.publish(A, "large", Qos::AtLeastOnce, whole);
+        let new = world.publish_as(A, "new", whole, conflated);
+        world.disk.commits_failing = failing;
+        world.run(5000);
+        assert!(world.is_settled(new), "{evicted} {failing}: it was dropped, and counted");
+        assert_eq!(world.queue.counters.drops, 1);
+        assert_eq!((world.queue.outbox(A).chain.len, world.queue.in_use().slots), (2, 2));
+        assert_eq!((world.queue.outbox(A).stored, world.queue.outbox(A).pending), (2, 2));
+        // Somebody else's slots are not those.
+        for _ in 0..4 {
+            world.publish(B, "other", Qos::AtLeastOnce, 32_000);
+        }
+        world.evict(B);
+        if evicted {
+            world.restart();
+        }
+        world.connect(A, true);
+        assert_eq!(world.drain(A), ["old", "large"], "{evicted} {failing}");
+        world.connect(B, true);
+        assert_eq!(world.drain(B).len(), 4);
+        assert_eq!((world.queue.outbox(A).stored, world.queue.outbox(A).pending), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_settled_and_freed_amid_a_commit_that_fails_stays_so() {
+    let mut world = World::new();
+    for topic in ["1", "2"] {
+        world.publish(A, topic, Qos::AtLeastOnce, 32_000);
+        world.evict(A);
+    }
+    let (first, last) = (world.queue.outbox(A).chain.head, world.queue.outbox(A).chain.tail);
+    // As an append does it, and what may happen between its beginning and its end.
+    for slot in [first, last] {
+        world.queue.save(slot);
+        world.queue.log.slots[widen(slot)].closed = true;
+    }
+    let slot = world.queue.log.slots[widen(first)];
+    assert_eq!((slot.count, slot.settled), (1, 0));
+    world.queue.settle_stored(A, Place { slot: first, ordinal: 0 }, Some((0, 0)));
+    assert_eq!(world.queue.log.slots[widen(first)].owner, crate::queue::log::FREE);
+    world.queue.settle_stored(A, Place { slot: last, ordinal: 0 }, Some((0, 0)));
+    world.publish(B, "b", Qos::AtLeastOnce, 10);
+    world.queue.failed(world.now, "commit", StoreError::Io);
+    let chain = world.queue.outbox(A).chain;
+    assert_eq!((chain.head, chain.tail, chain.len), (NONE, NONE, 0));
+    assert_eq!(world.queue.in_use().slots, 0);
+    assert_eq!(world.queue.outbox(A).stored, 0);
+    world.run(5000);
+    world.restart();
+    assert_eq!(world.queue.outbox(A).pending, 0, "nor does a restart bring it back");
+    world.connect(B, true);
+    assert_eq!(world.drain(B), ["b"]);
 }
 
 #[test]
