@@ -239,6 +239,9 @@ notes! {
     SpillDrained = Info "spill_drained" "store" {
         destination: Text, messages: u64, duration_ms: u64,
     }
+    TextRefused = Warn "text_refused" "queue" {
+        source: &'static str, name: Text, string: &'static str, character: Text, topic: Text,
+    }
     Drop = Warn "drop" "queue" { reason: &'static str, destination: Text, count: u64 }
     Quarantined = Warn "quarantined" "queue" { destination: Text, reason: Text, count: u64 }
     Qos2InDoubt = Warn "qos2_in_doubt" "bridge" { bridge: Text, count: u32, reason: &'static str }

@@ -5,6 +5,7 @@
 use crate::config::{Bridge, Server};
 use crate::fit::fit;
 use crate::limits::FILTERS_LEFT_MAX;
+use crate::mqtt::text::first_unwelcome;
 use crate::mqtt::topic::topic_hash;
 
 /// Every server.
@@ -43,7 +44,11 @@ impl Known {
         while let Some((head, behind)) = rest.split_first_chunk::<3>() {
             let bytes = usize::from(u16::from_le_bytes([head[1], head[2]]));
             let (filter, behind) = behind.split_at_checked(bytes)?;
-            filters.push((core::str::from_utf8(filter).ok()?.to_owned(), head[0]));
+            let filter = core::str::from_utf8(filter).ok()?;
+            // Of an earlier version: a server would close over it, not forget it.
+            if first_unwelcome(filter).is_none() {
+                filters.push((filter.to_owned(), head[0]));
+            }
             rest = behind;
         }
         rest.is_empty().then_some(Self { servers: u64::from_le_bytes(*servers), filters })

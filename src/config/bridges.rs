@@ -7,7 +7,7 @@ use super::reader::{Reader, Scope};
 use super::rules::{forwards, subscribes, topic_name};
 use super::values::{
     Parsed, boolean, duration, duration_text, number, off_is_none, one_of, or_off, rate,
-    same_server, seconds, servers, size, text,
+    same_server, seconds, servers, size, text, wire_text,
 };
 use super::{Bridge, Limits, Overflow, ServerPolicy, Will, textfile};
 use crate::fit::wide;
@@ -20,6 +20,8 @@ pub(super) const INFLIGHT_MAX: u16 = 1024;
 
 /// Bytes of a client id, user name or password towards a remote.
 const CREDENTIAL_BYTES_MAX: usize = 4096;
+/// The payload of a will has a length of two bytes (3.1.3.4).
+const WILL_BYTES_MAX: usize = 65_535;
 const CLIENT_ID_BYTES_MAX: usize = 256;
 
 /// Linux' IFNAMSIZ without its closing zero.
@@ -98,12 +100,12 @@ fn bridge(
         version: reader.take("bridge.NAME.proto_ver", at, one_of(VERSIONS)),
         bridge_bit: reader.take("bridge.NAME.bridge_bit", at, boolean),
         client_id: reader
-            .maybe("bridge.NAME.clientid", at, off_is_none(text(1, CLIENT_ID_BYTES_MAX)))
+            .maybe("bridge.NAME.clientid", at, off_is_none(wire_text(1, CLIENT_ID_BYTES_MAX)))
             .flatten(),
         clean_start: reader.take("bridge.NAME.clean_start", at, boolean),
         session_expiry: reader.take("bridge.NAME.session_expiry", at, seconds(0, YEAR.as_secs())),
         username: reader
-            .maybe("bridge.NAME.username", at, off_is_none(text(1, CREDENTIAL_BYTES_MAX)))
+            .maybe("bridge.NAME.username", at, off_is_none(wire_text(1, CREDENTIAL_BYTES_MAX)))
             .flatten(),
         password: password(reader, at, read_file),
         keepalive: reader.take("bridge.NAME.keepalive", at, seconds(0, 0xFFFF)),
@@ -192,7 +194,11 @@ const WILL: &[&str] = &[
 fn will(reader: &mut Reader<'_>, at: Scope<'_>, limit: &Limits) -> Option<Will> {
     let topic =
         reader.maybe("bridge.NAME.will.topic", at, off_is_none(topic_name(limit.topic_bytes)));
-    let payload = reader.maybe("bridge.NAME.will.payload", at, text(0, limit.packet_bytes / 2));
+    let payload = reader.maybe(
+        "bridge.NAME.will.payload",
+        at,
+        text(0, WILL_BYTES_MAX.min(limit.packet_bytes / 2)),
+    );
     let qos = reader.take("bridge.NAME.will.qos", at, one_of(QOS));
     let retain = reader.take("bridge.NAME.will.retain", at, boolean);
     if !reader.is_written("bridge.NAME.will.topic", at) {

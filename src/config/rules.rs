@@ -4,7 +4,7 @@ use super::bridges::QOS;
 use super::check::{OVERFLOW, YEAR};
 use super::parse::{Shown, Word};
 use super::reader::{Reader, Scope};
-use super::values::{Parsed, boolean, duration, number, one_of, or_off, rate, text};
+use super::values::{Parsed, boolean, duration, number, one_of, or_off, rate, wire_text};
 use super::{Forward, Limits, Overflow, Priority, RetainRule, SubscribeRule};
 use crate::mqtt::topic::{self, Mapping};
 use core::time::Duration;
@@ -162,7 +162,7 @@ fn topics(
     }
     let source = reader.maybe(source_key, at, filter(max));
     let target = reader.maybe(target_key, at, |word| {
-        let target = text(0, max)(word)?;
+        let target = wire_text(0, max)(word)?;
         if target.is_empty() || topic::is_filter(&target) {
             Ok(target)
         } else {
@@ -188,7 +188,7 @@ fn topics(
 
 fn filter(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
     move |word| {
-        let filter = text(1, max)(word)?;
+        let filter = wire_text(1, max)(word)?;
         if filter.starts_with("$share/") {
             let shown = Shown(&filter);
             return Err(format!("{shown} is a shared subscription, which is not in this build"));
@@ -203,7 +203,7 @@ fn filter(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
 
 pub(super) fn topic_name(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
     move |word| {
-        let name = text(1, max)(word)?;
+        let name = wire_text(1, max)(word)?;
         if topic::is_name(&name) {
             Ok(name)
         } else {
@@ -214,7 +214,7 @@ pub(super) fn topic_name(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
 
 fn around(max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
     move |word| {
-        let part = text(0, max)(word)?;
+        let part = wire_text(0, max)(word)?;
         if part.is_empty() || topic::is_name(&part) {
             Ok(part)
         } else {

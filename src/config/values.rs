@@ -5,6 +5,7 @@
 use super::parse::{Shown, Word};
 use super::{Rate, Server};
 use crate::fit::fit;
+use crate::mqtt::text::first_unwelcome;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
@@ -150,6 +151,20 @@ pub(super) fn text(min: usize, max: usize) -> impl Fn(&Word<'_>) -> Parsed<Strin
             Ok(text.to_owned())
         } else {
             Err(format!("must be {min} to {max} bytes long, not {}", text.len()))
+        }
+    }
+}
+
+/// The same for text that goes over the wire: without what others close the connection over.
+pub(super) fn wire_text(min: usize, max: usize) -> impl Fn(&Word<'_>) -> Parsed<String> {
+    move |word| {
+        let text = text(min, max)(word)?;
+        match first_unwelcome(&text) {
+            None => Ok(text),
+            Some(c) => Err(format!(
+                "holds U+{:04X}: brokers close the connection over control characters",
+                u32::from(c)
+            )),
         }
     }
 }

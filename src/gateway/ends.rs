@@ -245,6 +245,9 @@ impl Gateway {
         malformed: &Malformed,
         bytes: &[u8],
     ) {
+        if let Fault::Character { found } = malformed.fault {
+            return self.refuse_unwelcome_connect(slot, found, bytes);
+        }
         let version = match (malformed.fault, version_of(bytes)) {
             (Fault::UnsupportedVersion { answer }, _) => answer,
             // Only MQTT 5 has codes for it; others learn it from the close.

@@ -176,7 +176,7 @@ impl Gateway {
 
     /// A QoS 2 PUBLISH that is here already: PUBREC again, once everything is safe.
     /// `false`: so many are owed that it has to wait.
-    fn received_again(&mut self, owner: DestId, slot: u16, id: PacketId) -> bool {
+    pub(super) fn received_again(&mut self, owner: DestId, slot: u16, id: PacketId) -> bool {
         let journalled = self.queue.is_journalled(owner);
         let conn = self.conn(slot);
         if conn.pubrecs.contains(id) {

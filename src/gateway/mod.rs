@@ -39,6 +39,7 @@ pub mod sys;
 #[cfg(test)]
 mod tests;
 mod unsubscribe;
+mod unwelcome;
 pub mod verbs;
 mod waiting;
 mod wills;

@@ -451,9 +451,14 @@ impl Gateway {
                 .and_then(|topic| self.restore_retained(now, topic, &row));
             damaged += u64::from(restored.is_none());
         }
+        let unwelcome = self.unwelcome_retained();
         self.retained.saved(usize::MAX);
-        self.retained_since = None;
+        self.retained_since = (!unwelcome.is_empty()).then_some(now);
+        for topic in unwelcome {
+            self.retained.clear(&topic);
+        }
         self.with_streams(now, |queue, streams| queue.restore(now, store, streams))?;
+        self.drop_unwelcome_sessions(now);
         for session in 0..self.sessions.count() {
             let in_doubt = self.queue.is_in_doubt(self.session_dest(session));
             let entry = &mut self.sessions[session];

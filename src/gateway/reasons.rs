@@ -67,9 +67,11 @@ fn sentence(packet: &Packet<'_>) -> Option<&'static str> {
     let text = match packet {
         Packet::Connack(connack) => match Reason(connack.code) {
             Reason::UNSUPPORTED_VERSION => "MQTT 3.1, 3.1.1 and 5 are spoken here",
-            Reason::CLIENT_ID_INVALID => "the client id is too long",
+            Reason::CLIENT_ID_INVALID => "the client id is too long or has a control character",
             Reason::BAD_AUTH_METHOD => "there is no enhanced authentication",
-            Reason::TOPIC_NAME_INVALID => "the topic of the will is too long or no topic",
+            Reason::TOPIC_NAME_INVALID => {
+                "the topic of the will is too long or no topic, or has a control character"
+            }
             Reason::QUOTA_EXCEEDED => "too many clients, sessions or bytes of wills",
             Reason::SERVER_UNAVAILABLE => "the gateway is stopping",
             Reason::NOT_AUTHORIZED => "the access rules do not allow it",
@@ -79,7 +81,9 @@ fn sentence(packet: &Packet<'_>) -> Option<&'static str> {
             let refused =
                 suback.codes.iter().map(|code| Reason(*code)).find(|code| code.is_error());
             match refused? {
-                Reason::FILTER_INVALID => "the filter is too long or no filter",
+                Reason::FILTER_INVALID => {
+                    "the filter is too long, no filter, or has a control character"
+                }
                 Reason::QUOTA_EXCEEDED => "there are as many subscriptions as there may be",
                 Reason::NOT_AUTHORIZED => "the access rules do not allow it",
                 _ => return None,
@@ -88,6 +92,8 @@ fn sentence(packet: &Packet<'_>) -> Option<&'static str> {
         Packet::Puback(ack) | Packet::Pubrec(ack) => match ack.reason {
             Reason::QUOTA_EXCEEDED => "a queue that must have it is full",
             Reason::NOT_AUTHORIZED => "the access rules do not allow it",
+            Reason::TOPIC_NAME_INVALID => "a control character in a topic",
+            Reason::PAYLOAD_FORMAT_INVALID => "a control character in a property",
             _ => return None,
         },
         Packet::Disconnect(end) => match end.reason {

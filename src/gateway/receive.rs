@@ -12,7 +12,7 @@ use crate::config::RetainRule;
 use crate::fit::wide;
 use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
-use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, decode, frame, topic};
+use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, decode, frame};
 use crate::queue::window::Acked;
 use crate::vocab::{ConnId, Instant};
 
@@ -204,7 +204,9 @@ impl Gateway {
                     properties: Properties::EMPTY,
                 })
             }
-            Err(malformed) => return Err(malformed.into()),
+            Err(malformed) => {
+                return self.refuse_publish(slot, bytes, malformed, publishes_wait, zero_waits);
+            }
         };
         match role {
             Role::Greeting => match packet {
@@ -335,10 +337,6 @@ impl Gateway {
                     Ok(self.swallow(slot, publish, "topic_too_long"))
                 }
             };
-        }
-        if matches!(source, Source::Client { .. }) && topic::has_control(publish.topic) {
-            // Allowed by section 1.5.4, and some brokers close the bridge that passes it on.
-            return Err(Reason::TOPIC_NAME_INVALID.into());
         }
         if let Source::Client { session, .. } = source
             && !self.may_publish(session, publish)

@@ -62,7 +62,11 @@ impl Gateway {
             if bridge && !topic::is_shared(filter) {
                 (options.no_local, options.retain_as_published) = (true, true);
             }
-            let code = self.add_subscription(session, filter, options, id);
+            let code = if self.is_unwelcome_filter(slot, filter) {
+                Err(Reason::FILTER_INVALID)
+            } else {
+                self.add_subscription(session, filter, options, id)
+            };
             let code = match code {
                 Ok(qos) => qos.as_u8(),
                 Err(_) if version != Version::V5 => 0x80,
@@ -293,7 +297,11 @@ impl Gateway {
         for (filter, _) in unsubscribe.filters.iter() {
             let existed = self.subs.unsubscribe(session, filter);
             self.sessions[session].dirty |= existed;
-            let code = if existed { Reason::SUCCESS } else { Reason::NO_SUBSCRIPTION_EXISTED };
+            let code = match existed {
+                true => Reason::SUCCESS,
+                false if self.is_unwelcome_filter(slot, filter) => Reason::FILTER_INVALID,
+                false => Reason::NO_SUBSCRIPTION_EXISTED,
+            };
             // The number of filters is bounded above.
             let _ = codes.push(code.0);
         }

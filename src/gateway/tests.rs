@@ -6,6 +6,7 @@ mod plan;
 mod room;
 mod search;
 mod sys;
+mod text;
 mod wills;
 
 use super::verbs::Event;

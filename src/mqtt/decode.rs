@@ -10,6 +10,7 @@ use super::packet::{
     SubscribeOptions, Unsubscribe, Will,
 };
 use super::reader::{Reader, Variable, variable, variable_bytes};
+use super::text::Place;
 use super::{Context, Fault, Malformed, PacketId, Properties, Qos, Reason, Version, topic};
 
 /// Decodes exactly one whole packet (see `frame`). `version` is that of the connection; CONNECT
@@ -36,9 +37,32 @@ pub fn decode(version: Version, bytes: &[u8]) -> Result<Packet<'_>, Malformed> {
         if !minimal && version == Version::V5 {
             return Err(Fault::LengthNotMinimal.into());
         }
-        return publish(version, first, Reader::new(body));
+        return publish(version, first, Reader::careful(body, true));
     }
     other(version, first, minimal, body)
+}
+
+/// A PUBLISH that [`decode`] has refused for its text alone ([`Fault::Character`],
+/// [`Fault::ResponseTopicInvalid`]), so that it can be answered. It must not be passed on. `None`:
+/// there is more that is wrong with it, and the connection is to be closed for that.
+#[cold]
+#[inline(never)]
+pub fn refused_publish(version: Version, bytes: &[u8]) -> Option<Publish<'_>> {
+    let (&first, after_first) = bytes.split_first()?;
+    let Variable::Value { bytes: length_bytes, .. } = variable(after_first) else { return None };
+    let (_, body) = after_first.split_at(length_bytes);
+    match publish(version, first, Reader::careful(body, false)) {
+        Ok(Packet::Publish(publish)) if first >> 4 == 3 => Some(publish),
+        _ => None,
+    }
+}
+
+/// A CONNECT that [`decode`] has refused for its text alone, so that it can be answered.
+pub fn refused_connect(bytes: &[u8]) -> Option<Connect<'_>> {
+    let (_, after_first) = bytes.split_first()?;
+    let Variable::Value { bytes: length_bytes, .. } = variable(after_first) else { return None };
+    let (_, body) = after_first.split_at(length_bytes);
+    connect(&mut Reader::new(body)).ok()
 }
 
 /// Everything but PUBLISH. Not inlined, so that PUBLISH pays nothing for it.
@@ -47,6 +71,7 @@ fn other(version: Version, first: u8, minimal: bool, body: &[u8]) -> Result<Pack
     let reader = &mut Reader::new(body);
     let kind = first >> 4;
     if kind == 1 {
+        reader.set_careful(true);
         let connect = connect(reader)?;
         if !minimal && connect.version == Version::V5 {
             return Err(Fault::LengthNotMinimal.into());
@@ -116,7 +141,8 @@ fn properties<'a>(
     if version != Version::V5 {
         return Ok(Properties::EMPTY);
     }
-    Properties::check(context, reader.sized()?)
+    let careful = context.is_passed_on() && reader.is_careful();
+    Properties::check_as(context, reader.sized()?, careful)
 }
 
 // Built in its place: a copy of the packet would cost more than the decoding.
@@ -181,11 +207,15 @@ fn connect<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Fault> {
     }
     let keepalive = reader.u16()?;
     let properties = properties(version, Context::Connect, reader)?;
-    let client_id = reader.string()?;
+    let client_id = reader.string().map_err(|fault| fault.at(Place::ClientId))?;
     let will = if has_will { Some(will(version, flags, reader)?) } else { None };
     // 3.1: the remaining length takes precedence over these flags.
     let cut_short = |reader: &Reader<'_>| version == Version::V31 && reader.is_empty();
-    let username = if has_username && !cut_short(reader) { Some(reader.string()?) } else { None };
+    let username = if has_username && !cut_short(reader) {
+        Some(reader.string().map_err(|fault| fault.at(Place::UserName))?)
+    } else {
+        None
+    };
     let password = if has_password && !cut_short(reader) { Some(reader.binary()?) } else { None };
     reader.finish()?;
     Ok(Connect {
@@ -204,7 +234,7 @@ fn connect<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Fault> {
 fn will<'a>(version: Version, flags: u8, reader: &mut Reader<'a>) -> Result<Will<'a>, Fault> {
     let qos = Qos::from_u8((flags >> 3) & 3).ok_or(Fault::QosInvalid)?;
     let properties = properties(version, Context::Will, reader)?;
-    let topic = reader.topic()?;
+    let topic = reader.topic().map_err(|fault| fault.at(Place::WillTopic))?;
     if topic.is_empty() {
         return Err(Fault::TopicEmpty);
     }

@@ -1,5 +1,6 @@
 //! Every fault from bytes written by hand, each beside the nearest packet that is valid.
 
+use crate::mqtt::text::{Place, Unwelcome};
 use crate::mqtt::*;
 
 /// A packet of up to 127 body bytes.
@@ -242,9 +243,54 @@ fn publish_faults() {
     assert_eq!(fault(Version::V5, &publish_5(0x32, b"\0\x01a\0\0", b"")), Fault::PacketIdZero);
     let response = |topic: &[u8]| publish_5(0x30, b"\0\x01a", &[b"\x08\0\x01", topic].concat());
     accepted(Version::V5, &response(b"r"));
-    assert_eq!(fault(Version::V5, &response(b"#")), Fault::TopicWildcard);
+    assert_eq!(fault(Version::V5, &response(b"#")), Fault::ResponseTopicInvalid);
     let empty = publish_5(0x30, b"\0\x01a", b"\x08\0\0");
-    assert_eq!(fault(Version::V5, &empty), Fault::TopicEmpty);
+    assert_eq!(fault(Version::V5, &empty), Fault::ResponseTopicInvalid);
+}
+
+#[test]
+fn text_that_is_passed_on_has_no_character_that_others_close_over() {
+    let character = |place| Fault::Character { found: Unwelcome { place, character: '\u{7}' } };
+    for version in ALL {
+        let publish =
+            packet(0x32, &[b"\0\x01\x07\0\x01", if version == Version::V5 { b"\0" } else { b"" }]);
+        assert_eq!(fault(version, &publish), character(Place::Topic));
+        let answered = refused_publish(version, &publish).expect("nothing else is wrong");
+        assert_eq!((answered.qos, answered.packet_id), (Qos::AtLeastOnce, PacketId::new(1)));
+    }
+    let property = |id| Place::Property(id);
+    for (encoded, place) in [
+        (&b"\x26\0\x01\x07\0\x01v"[..], property(PropertyId::UserProperty)),
+        (b"\x26\0\x01k\0\x01\x07", property(PropertyId::UserProperty)),
+        (b"\x03\0\x01\x07", property(PropertyId::ContentType)),
+        (b"\x08\0\x01\x07", property(PropertyId::ResponseTopic)),
+    ] {
+        let publish = publish_5(0x30, b"\0\x01a", encoded);
+        assert_eq!(fault(Version::V5, &publish), character(place));
+        let answered = refused_publish(Version::V5, &publish).expect("nothing else is wrong");
+        assert_eq!(answered.topic, "a");
+        let length = [u8::try_from(encoded.len()).expect("short")];
+        let will = connect_5(0x04, b"", &[&length[..], encoded, b"\0\x01w\0\0"].concat());
+        assert_eq!(fault(Version::V5, &will), character(place));
+        assert_eq!(refused_connect(&will).map(|connect| connect.client_id), Some("c"));
+    }
+    // Whatever else is wrong is the fault that counts, and there is nobody to answer.
+    let broken = publish_5(0x32, b"\0\x01\x07\0\0", b"");
+    assert_eq!(fault(Version::V5, &broken), character(Place::Topic));
+    assert!(refused_publish(Version::V5, &broken).is_none());
+    assert_eq!(
+        fault(Version::V5, &connect_311(0x04, b"\0\x01\x07\0\0")),
+        character(Place::WillTopic)
+    );
+    assert_eq!(fault(Version::V5, &connect_311(0x80, b"\0\x01\x07")), character(Place::UserName));
+    let id = packet(0x10, &[b"\0\x04MQTT\x04\x02\0\x3C\0\x01\x07"]);
+    assert_eq!(fault(Version::V5, &id), character(Place::ClientId));
+    // Binary, or read by nobody else, or looked at one by one.
+    accepted(Version::V5, &connect_311(0xC4, b"\0\x01w\0\x01\x07\0\x01u\0\x01\x07"));
+    accepted(Version::V5, &publish_5(0x30, b"\0\x01a", b"\x09\0\x01\x07"));
+    accepted(Version::V5, &connect_5(0x02, b"\x26\0\x01k\0\x01\x07", b""));
+    accepted(Version::V5, &packet(0x40, &[b"\0\x01\x87\x04\x1F\0\x01\n"]));
+    accepted(Version::V5, &packet(0x82, &[b"\0\x01\0\0\x01\x07\x01"]));
 }
 
 #[test]

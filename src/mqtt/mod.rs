@@ -1,7 +1,8 @@
 //! MQTT 3.1, 3.1.1 and 5 on the wire: one decoder, one encoder, the version a parameter.
 //!
 //! Decoding borrows from the read buffer and allocates nothing. What decodes is valid: strings are
-//! UTF-8 without U+0000, topics and filters obey the wildcard rules, identifiers are not zero,
+//! UTF-8 without U+0000, topics and filters obey the wildcard rules, what is passed on to others has
+//! no characters they would close over ([`text`]), identifiers are not zero,
 //! every property is known, in its place, in range and there once. What the encoder is given by
 //! this program is trusted as far as [`codec`] says.
 //!
@@ -24,13 +25,14 @@ mod reader;
 mod reason;
 #[cfg(test)]
 mod roundtrip;
+pub mod text;
 pub mod topic;
 mod writer;
 
 pub use self::codec::{
     Full, PUBLISH_HEAD_OVERHEAD_MAX, PublishHead, encode, encode_publish_head, publish_bytes,
 };
-pub use self::decode::decode;
+pub use self::decode::{decode, refused_connect, refused_publish};
 pub use self::frame::{Frame, PACKET_BYTES_MAX, REMAINING_LENGTH_MAX, frame};
 pub use self::packet::{
     Ack, Connack, Connect, Disconnect, Filters, Packet, Publish, Suback, Subscribe,

@@ -3,6 +3,7 @@
 
 use super::Fault;
 use super::reader::Reader;
+use super::text::Place;
 use super::writer::{Counter, Full, Sink, Writer};
 
 /// Where properties stand; the will has its own inside CONNECT.
@@ -42,6 +43,11 @@ impl Context {
         Self::Disconnect,
         Self::Auth,
     ];
+
+    /// Are they passed on to others?
+    pub(super) const fn is_passed_on(self) -> bool {
+        matches!(self, Self::Will | Self::Publish)
+    }
 
     const fn bit(self) -> u16 {
         match self {
@@ -198,9 +204,10 @@ macro_rules! properties {
             /// Reads one property, identifier first.
             pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, Fault> {
                 let id = PropertyId::from_u8(reader.u8()?).ok_or(Fault::PropertyUnknown)?;
-                Ok(match id {
-                    $(PropertyId::$name => Self::$name(Wire::read(reader)?),)*
-                })
+                let value = match id {
+                    $(PropertyId::$name => Wire::read(reader).map(Self::$name),)*
+                };
+                value.map_err(|fault| fault.at(Place::Property(id)))
             }
 
             fn write(&self, sink: &mut impl Sink) -> Result<(), Full> {
@@ -278,9 +285,8 @@ impl Property<'_> {
             | Self::SubscriptionIdentifier(Variable(0))
             | Self::MaximumQos(2..) => Err(Fault::PropertyValueInvalid),
             Self::TopicAlias(0) => Err(Fault::TopicAliasZero),
-            Self::ResponseTopic("") => Err(Fault::TopicEmpty),
-            Self::ResponseTopic(topic) if topic.bytes().any(|b| matches!(b, b'+' | b'#')) => {
-                Err(Fault::TopicWildcard)
+            Self::ResponseTopic(topic) if topic.is_empty() || topic.contains(['+', '#']) => {
+                Err(Fault::ResponseTopicInvalid)
             }
             _ => Ok(()),
         }

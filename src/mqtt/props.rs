@@ -41,8 +41,18 @@ impl<'a> Properties<'a> {
 
     #[inline]
     pub(super) fn check(context: Context, bytes: &'a [u8]) -> Result<Self, Fault> {
+        Self::check_as(context, bytes, context.is_passed_on())
+    }
+
+    /// The same; `careful`: without what is unwelcome in text.
+    #[inline]
+    pub(super) fn check_as(
+        context: Context,
+        bytes: &'a [u8],
+        careful: bool,
+    ) -> Result<Self, Fault> {
         if !bytes.is_empty() {
-            check_each(context, bytes)?;
+            check_each(context, bytes, careful)?;
         }
         Ok(Self(bytes))
     }
@@ -64,8 +74,8 @@ impl<'a> Properties<'a> {
 }
 
 /// One pass over all of them.
-fn check_each(context: Context, bytes: &[u8]) -> Result<(), Fault> {
-    let mut reader = Reader::new(bytes);
+fn check_each(context: Context, bytes: &[u8], careful: bool) -> Result<(), Fault> {
+    let mut reader = Reader::careful(bytes, careful);
     // A bit an identifier: all are below 64.
     let mut seen = 0_u64;
     while !reader.is_empty() {
@@ -84,7 +94,10 @@ fn check_each(context: Context, bytes: &[u8]) -> Result<(), Fault> {
             return Err(Fault::PropertyDuplicate);
         }
         seen |= bit;
-        property.check_value()?;
+        match property.check_value() {
+            Err(Fault::ResponseTopicInvalid) if !careful => {}
+            checked => checked?,
+        }
     }
     let data = seen & bit(PropertyId::AuthenticationData) != 0;
     if data && seen & bit(PropertyId::AuthenticationMethod) == 0 {

@@ -2,16 +2,35 @@
 //! value or the fault. Always inlined, so that the cursor lives in registers. Read MQTT 5 section
 //! 1.5 first.
 
+use super::text::{Place, Unwelcome, first_unwelcome};
 use super::{Fault, PacketId};
 
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
+    /// Text is passed on to others: unwelcome characters are a fault.
+    careful: bool,
 }
 
 impl<'a> Reader<'a> {
     #[inline]
     pub(super) const fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self { rest: bytes, careful: false }
+    }
+
+    /// The same, or one for text that is passed on.
+    #[inline]
+    pub(super) const fn careful(bytes: &'a [u8], careful: bool) -> Self {
+        Self { rest: bytes, careful }
+    }
+
+    #[inline(always)]
+    pub(super) const fn is_careful(&self) -> bool {
+        self.careful
+    }
+
+    #[inline(always)]
+    pub(super) const fn set_careful(&mut self, careful: bool) {
+        self.careful = careful;
     }
 
     /// What was not read yet.
@@ -96,13 +115,13 @@ impl<'a> Reader<'a> {
         self.take(usize::from(bytes))
     }
 
-    /// A UTF-8 string (1.5.4) without U+0000.
+    /// A UTF-8 string (1.5.4) without U+0000, of a careful reader without what is unwelcome.
     #[inline]
     pub(super) fn string(&mut self) -> Result<&'a str, Fault> {
         let bytes = self.binary()?;
         match plain_text(bytes) {
             Some(text) => Ok(text),
-            None => unusual_text(bytes),
+            None => unusual_text(bytes, self.careful),
         }
     }
 
@@ -112,26 +131,35 @@ impl<'a> Reader<'a> {
         let bytes = self.binary()?;
         match plain_text(bytes) {
             Some(text) => Ok(text),
-            None => unusual_topic(bytes),
+            None => unusual_topic(bytes, self.careful),
         }
     }
 }
 
-/// Text that is not plain ASCII without wildcards.
+/// Text that is not plain ASCII without wildcards and control characters.
 #[cold]
-fn unusual_text(bytes: &[u8]) -> Result<&str, Fault> {
+fn unusual_text(bytes: &[u8], careful: bool) -> Result<&str, Fault> {
     let text = core::str::from_utf8(bytes).map_err(|_| Fault::Utf8Invalid)?;
-    if bytes.contains(&0) { Err(Fault::NulInString) } else { Ok(text) }
+    if bytes.contains(&0) {
+        return Err(Fault::NulInString);
+    }
+    match first_unwelcome(text) {
+        Some(character) if careful => {
+            Err(Fault::Character { found: Unwelcome { place: Place::Topic, character } })
+        }
+        _ => Ok(text),
+    }
 }
 
 #[cold]
-fn unusual_topic(bytes: &[u8]) -> Result<&str, Fault> {
-    let text = unusual_text(bytes)?;
+fn unusual_topic(bytes: &[u8], careful: bool) -> Result<&str, Fault> {
     let wildcard = bytes.iter().any(|b| matches!(b, b'+' | b'#'));
+    let text = unusual_text(bytes, careful && !wildcard)?;
     if wildcard { Err(Fault::TopicWildcard) } else { Ok(text) }
 }
 
-/// The bytes as text if they are plain ASCII, as nearly all topics are; `None` says nothing.
+/// The bytes as text if they are plain ASCII, as nearly all topics are: UTF-8, no wildcard and
+/// nothing unwelcome. `None` says nothing.
 #[inline]
 fn plain_text(bytes: &[u8]) -> Option<&str> {
     if !is_plain_ascii(bytes) {
@@ -144,18 +172,21 @@ fn plain_text(bytes: &[u8]) -> Option<&str> {
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Whether every byte of the word is ASCII and none is NUL, `+` or `#`.
+/// Whether every byte of the word is printable ASCII and none is `+` or `#`.
 #[inline]
 const fn is_plain_word(word: u64) -> bool {
     // `#` is 0x23 and `+` is 0x2B: without bit 3 they are the same byte.
     let wildcard = (word & (ONES * 0xF7)) ^ (ONES * 0x23);
-    // The classic "has a zero byte": exact about whether there is one.
-    let zero = word.wrapping_sub(ONES) & !word;
+    // The classic "has a byte below": exact about whether there is one.
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
     let wild = wildcard.wrapping_sub(ONES) & !wildcard;
-    (word | zero | wild) & HIGH == 0
+    // Of bytes below 0x80 only 0x7F carries into the high bit.
+    let delete = word.wrapping_add(ONES);
+    (word | control | wild | delete) & HIGH == 0
 }
 
-/// Whether every byte is ASCII and none is NUL, `+` or `#`: the whole check of nearly every topic.
+/// Whether every byte is printable ASCII and none is `+` or `#`: the whole check of nearly every
+/// topic.
 #[inline]
 pub(super) fn is_plain_ascii(bytes: &[u8]) -> bool {
     if let Some(tail) = bytes.last_chunk::<8>() {
@@ -231,7 +262,7 @@ mod tests {
 
     #[test]
     fn plain_ascii_agrees_with_the_byte_by_byte_definition() {
-        let plain = |b: u8| b.is_ascii() && !matches!(b, 0 | b'+' | b'#');
+        let plain = |b: u8| matches!(b, 0x20..0x7F) && !matches!(b, b'+' | b'#');
         for len in 0..40 {
             let mut bytes = vec![b'a'; len];
             assert!(is_plain_ascii(&bytes));
@@ -251,7 +282,7 @@ mod tests {
         for a in 0..=255_u8 {
             for b in 0..=255_u8 {
                 let word = [b'x', a, b, b'x', b, a, b'x', b'x'];
-                let plain = |b: &u8| b.is_ascii() && !matches!(b, 0 | b'+' | b'#');
+                let plain = |b: &u8| matches!(b, 0x20..0x7F) && !matches!(b, b'+' | b'#');
                 assert_eq!(is_plain_ascii(&word), word.iter().all(plain), "{a:#x} {b:#x}");
             }
         }
@@ -286,6 +317,25 @@ mod tests {
         assert_eq!(read(b"\x00\x03\xED\xA0\x80"), Err(Fault::Utf8Invalid));
         assert_eq!(read(b"\x00\x04abc"), Err(Fault::Truncated));
         assert_eq!(read(b"\x00"), Err(Fault::Truncated));
+    }
+
+    #[test]
+    fn what_is_passed_on_has_no_character_that_others_close_over() {
+        let found =
+            |character| Fault::Character { found: Unwelcome { place: Place::Topic, character } };
+        let careful = |bytes: &'static [u8]| Reader::careful(bytes, true).string();
+        assert_eq!(careful(b"\x00\x03a\tb"), Err(found('\t')));
+        assert_eq!(careful(b"\x00\x01\x7F"), Err(found('\u{7f}')));
+        assert_eq!(careful(b"\x00\x02\xC2\x80"), Err(found('\u{80}')));
+        assert_eq!(careful(b"\x00\x03\xEF\xBF\xBF"), Err(found('\u{ffff}')));
+        assert_eq!(careful(b"\x00\x03\xEF\xBB\xBF"), Ok("\u{feff}"));
+        assert_eq!(careful(b"\x00\x03a+b"), Ok("a+b"));
+        assert_eq!(careful(b"\x00\x03a\x00\x07"), Err(Fault::NulInString));
+        assert_eq!(Reader::new(b"\x00\x03a\tb").string(), Ok("a\tb"));
+        let topic = |bytes: &'static [u8]| Reader::careful(bytes, true).topic();
+        assert_eq!(topic(b"\x00\x03a\tb"), Err(found('\t')));
+        assert_eq!(topic(b"\x00\x03+\tb"), Err(Fault::TopicWildcard));
+        assert_eq!(Reader::new(b"\x00\x03a\tb").topic(), Ok("a\tb"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! rest says. Read MQTT 5 sections 2.4 and 4.13 first.
 
 use super::Version;
+use super::text::{Place, Unwelcome};
 use core::fmt;
 
 /// An MQTT 5 reason code (section 2.4). `Display` prints a word such as `not_authorized`, or the
@@ -138,6 +139,16 @@ macro_rules! faults {
                 match self { $(Self::$fault { .. } => $word,)* }
             }
 
+            /// Says which string the unwelcome character is in.
+            pub(super) const fn at(self, place: Place) -> Self {
+                match self {
+                    Self::Character { found } => {
+                        Self::Character { found: Unwelcome { place, ..found } }
+                    }
+                    other => other,
+                }
+            }
+
             #[cfg(test)]
             const WORDS: &'static [&'static str] = &[$($word),*];
         }
@@ -169,6 +180,11 @@ faults! {
     Utf8Invalid = MALFORMED "utf8_invalid"
     /// U+0000 in a string [MQTT-1.5.4-2].
     NulInString = MALFORMED "nul_in_string"
+    /// A character that is well-formed and not taken ([`super::text`]). Not a reason to close: see
+    /// [`super::text::Place::reason`].
+    Character { found: Unwelcome } = MALFORMED "text"
+    /// A Response Topic that is empty or has a wildcard [MQTT-3.3.2-14].
+    ResponseTopicInvalid = TOPIC_NAME_INVALID "response_topic_invalid"
     /// Packet identifier 0 [MQTT-2.2.1-3].
     PacketIdZero = PROTOCOL_ERROR "packet_id_zero"
     /// An unknown protocol name or level [MQTT-3.1.2-1] [MQTT-3.1.2-2]. `answer` is the wire form

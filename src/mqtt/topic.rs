@@ -125,31 +125,9 @@ const fn stir(word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// Does the text hold control characters or code points that are no characters? A receiver may
-/// close the connection that sends them (section 1.5.4).
-pub fn has_control(text: &str) -> bool {
-    if text.bytes().all(|byte| (0x20..0x7F).contains(&byte)) {
-        return false;
-    }
-    text.chars().any(|c| {
-        let code = u32::from(c);
-        c.is_control() || code & 0xFFFE == 0xFFFE || (0xFDD0..=0xFDEF).contains(&code)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_are_found_and_letters_are_not() {
-        for bad in ["a\u{1}", "\u{7f}", "x\u{85}y", "\u{fffe}", "\u{1ffff}", "\u{fdd0}"] {
-            assert!(has_control(bad), "{bad:?}");
-        }
-        for good in ["a/b c", "größe/温度", "\u{fffd}", ""] {
-            assert!(!has_control(good), "{good:?}");
-        }
-    }
 
     #[test]
     fn names_have_no_wildcards() {

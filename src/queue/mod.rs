@@ -110,6 +110,8 @@ pub enum DropReason {
     NotAuthorized,
     /// It is what the destination has just sent, coming back.
     Loop,
+    /// A character that others close the connection over ([`crate::mqtt::text`]).
+    Text,
 }
 
 impl DropReason {
@@ -126,6 +128,7 @@ impl DropReason {
             Self::Refused => "refused",
             Self::NotAuthorized => "not_authorized",
             Self::Loop => "loop",
+            Self::Text => "text",
         }
     }
 }

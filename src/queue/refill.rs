@@ -13,6 +13,8 @@ use super::walk::Walk;
 use super::{DropReason, Queue};
 use crate::fit::{fit, wide};
 use crate::limits::SLOT_BYTES;
+use crate::mqtt::text::of_message;
+use crate::note::{Note, text as text_of};
 use crate::vocab::Instant;
 use core::time::Duration;
 
@@ -35,6 +37,8 @@ enum Loaded {
     Corrupt,
     /// The whole pool is less.
     TooLarge,
+    /// Its text is not taken any more; an earlier version took it.
+    Unwelcome,
     PoolFull,
 }
 
@@ -244,7 +248,7 @@ impl Queue {
                 left_over |= bit;
                 continue;
             }
-            match self.load(slot, at, &head, now, store)? {
+            match self.load(dest, slot, at, &head, now, store)? {
                 Loaded::PoolFull => {
                     left_over |= bit;
                     // Once after each change others are spilled for it.
@@ -262,6 +266,12 @@ impl Queue {
                 Loaded::TooLarge => {
                     self.settle_stored(dest, place, None);
                     self.count_drop(dest, DropReason::TooLarge, 1);
+                    self.forget_streams(dest);
+                    return Ok(true);
+                }
+                Loaded::Unwelcome => {
+                    self.settle_stored(dest, place, None);
+                    self.count_drop(dest, DropReason::Text, 1);
                     self.forget_streams(dest);
                     return Ok(true);
                 }
@@ -418,6 +428,7 @@ impl Queue {
     /// Copies the record at `at` of the slot in the buffer into the pool.
     fn load(
         &mut self,
+        dest: DestId,
         slot: u32,
         at: usize,
         head: &LogHead,
@@ -467,7 +478,39 @@ impl Queue {
             self.pool.release(record);
             return Ok(Loaded::Corrupt);
         }
+        if !self.is_welcome(dest, record, at, first) {
+            self.pool.release(record);
+            return Ok(Loaded::Unwelcome);
+        }
         Ok(Loaded::Yes(record))
+    }
+
+    /// Would others take the text of the record that was just loaded? `first` bytes of its body
+    /// are in the slot that is in the buffer.
+    fn is_welcome(&mut self, dest: DestId, record: RecordId, at: usize, first: usize) -> bool {
+        let head = *self.pool.head(record);
+        let mut rare;
+        let text = if head.payload_at() <= first {
+            &self.slot_buffer[at + HEAD_BYTES..][..head.payload_at()]
+        } else {
+            rare = vec![0; head.payload_at()];
+            self.pool.read(record, 0, &mut rare);
+            &rare[..]
+        };
+        let (topic, properties) = text.split_at(usize::from(head.topic_bytes));
+        // What is no text at all is no topic of a rule, and is dropped for that.
+        let Ok(topic) = core::str::from_utf8(topic) else { return true };
+        let Err(found) = of_message(topic, properties) else { return true };
+        let topic = text_of(topic);
+        let name = self.outbox(dest).params.name.clone();
+        self.note(Note::TextRefused {
+            source: "store",
+            name,
+            string: found.place.word(),
+            character: text_of(&found.to_string()),
+            topic,
+        });
+        false
     }
 
     /// Messages in the window that have to be sent again and are on disk only.
@@ -493,7 +536,7 @@ impl Queue {
                     {
                         self.belongs(dest, index, stream, rule);
                     }
-                    self.load(place.slot, offset, &head, now, store)?
+                    self.load(dest, place.slot, offset, &head, now, store)?
                 }
                 None => Loaded::Corrupt,
             };
@@ -514,6 +557,7 @@ impl Queue {
                     self.quarantine_corrupt(dest, 1);
                 }
                 Loaded::TooLarge => self.drop_entry(dest, index, DropReason::TooLarge),
+                Loaded::Unwelcome => self.drop_entry(dest, index, DropReason::Text),
                 Loaded::PoolFull => {
                     waiting = true;
                     break;

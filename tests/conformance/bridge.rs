@@ -148,7 +148,6 @@ fn broken_of_5() -> Vec<(&'static str, Vec<u8>, &'static [u8])> {
     let name = &[0x90, MALFORMED, PROTOCOL_ERROR][..];
     let format = (PAYLOAD_FORMAT, vec![1]);
     let alias = |n: u8| (TOPIC_ALIAS, vec![n, n]);
-    let wildcard = (RESPONSE_TOPIC, prefixed(b"a/#"));
     let pair = (USER_PROPERTY, [prefixed(b"a"), prefixed(b"\xC3")].concat());
     let no_text = |id: u8| publish(b"down/t", 1, &[(id, prefixed(b"\xED\xA0\x80"))]);
     vec![
@@ -176,7 +175,6 @@ fn broken_of_5() -> Vec<(&'static str, Vec<u8>, &'static [u8])> {
         ("alias 0", publish(b"down/t", 1, &[alias(0)]), &[0x94, PROTOCOL_ERROR]),
         ("an alias beyond what we took", publish(b"down/t", 1, &[alias(0xFF)]), &[0x94]),
         ("subscription id 0", publish(b"down/t", 1, &[(SUBSCRIPTION_ID, vec![0])]), error),
-        ("a wildcard in a response topic", publish(b"down/t", 1, &[wildcard]), name),
         ("a length of five bytes", vec![0x30, 0xFF, 0xFF, 0xFF, 0xFF, 1], malformed),
         ("a length that is not minimal", vec![0xD0, 0x80, 0], malformed),
         ("PUBACK with flags 1", packet(0x41, b"\0\x01"), malformed),

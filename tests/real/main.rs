@@ -14,6 +14,7 @@ mod aliases;
 mod backlog;
 mod bridged;
 mod chain;
+mod characters;
 mod circles;
 mod clocks;
 mod decoder;

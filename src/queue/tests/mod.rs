@@ -6,6 +6,7 @@ mod random;
 mod refills;
 mod restarts;
 mod room;
+mod text;
 mod waking;
 mod whole;
 
@@ -20,7 +21,7 @@ use super::window::Next;
 use super::{BoxSetup, Push, Queue, Reserve, Setup};
 use crate::limits::SLOT_BYTES;
 use crate::mqtt::{PacketId, Qos};
-use crate::note::text;
+use crate::note::{Note, text};
 use crate::vocab::{Instant, Overflow};
 use core::time::Duration;
 use std::collections::BTreeMap;
