@@ -341,7 +341,8 @@ fn a_configuration_with_such_text_is_an_error() {
         assert_eq!(output.status.code(), Some(2), "{line:?}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("U+"), "{line:?}: {said}");
+        let why = ["U+", "control character"];
+        assert!(why.iter().any(|why| said.contains(why)), "{line:?}: {said}");
         assert!(said.contains(name), "{line:?}: {said}");
     }
 }
