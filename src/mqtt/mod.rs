@@ -1,10 +1,10 @@
 //! MQTT 3.1, 3.1.1 and 5 on the wire: one decoder, one encoder, the version a parameter.
 //!
 //! Decoding borrows from the read buffer and allocates nothing. What decodes is valid: strings are
-//! UTF-8 without U+0000, topics and filters obey the wildcard rules, what is passed on to others has
-//! no characters they would close over ([`text`]), identifiers are not zero,
-//! every property is known, in its place, in range and there once. What the encoder is given by
-//! this program is trusted as far as [`codec`] says.
+//! UTF-8 without U+0000, topics and filters obey the wildcard rules, what is passed on to others
+//! has no characters they would close over ([`text`]), identifiers are not zero, every property is
+//! known, in its place, in range and there once. What the encoder is given by this program is
+//! trusted as far as [`codec`] says.
 //!
 //! Knows no session and no direction: that a client may not send SUBACK, or a Subscription
 //! Identifier in PUBLISH, is the receiver's business, and so are client id rules.

@@ -64,9 +64,9 @@ fn sessions_filters_and_retained_messages_with_such_text_are_dropped_and_the_res
     world.turn(client);
     assert_eq!(rows(&mut world, Table::Retained), ["a\tb", "good", "p"]);
 
-    let text = format!("{}", super::CONFIG);
+    let text = super::CONFIG;
     let (config, _) =
-        crate::config::load("test", &text, &mut |_: &str| unreachable!(), "n").unwrap();
+        crate::config::load("test", text, &mut |_: &str| unreachable!(), "n").unwrap();
     world.gateway = Gateway::new(config, 7, 64, world.now);
     world.gateway.restore(world.now, &mut world.disk).unwrap();
     let names = [

@@ -4,7 +4,8 @@
 //! all of it is gone with the process. So the files are looked at: device and inode, length, and
 //! whether anybody else has written to the database. As long as they are open nothing is lost: the
 //! log goes into the database, the database is copied to its path, a piece a call, and the store is
-//! opened there. What lies there meanwhile is put aside. Nothing is written to the store until then.
+//! opened there. What lies there meanwhile is put aside. Nothing is written to the store until
+//! then.
 //!
 //! What somebody else has cut or overwritten in place cannot be brought back: `Corrupt`.
 
