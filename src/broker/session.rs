@@ -34,7 +34,8 @@ pub struct Session {
     pub client_id: String,
     /// The name its client has given, and proved if there are users.
     pub user: Option<String>,
-    /// Whom its place counts for, as a hash: the user that was proved, or the address. 0 = restored.
+    /// Whom its place counts for, as a hash: the user that was proved, or the address. 0 =
+    /// restored.
     pub holder: u64,
     /// When its client was last here; ZERO before the start.
     pub left_at: Instant,

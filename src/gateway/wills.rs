@@ -1,9 +1,9 @@
 //! Last wills of local clients, and the gateway's own words about its bridges.
 //!
 //! Every client is sure of a share of `limit.will_bytes`: half of them all, divided by
-//! `limit.clients`. The other half is for who comes first. When all is used up, wills of clients that
-//! are away give way to those that are here, the largest first: they are published before their
-//! delay is over, so that nobody who went away keeps others from coming.
+//! `limit.clients`. The other half is for who comes first. When all is used up, wills of clients
+//! that are away give way to those that are here, the largest first: they are published before
+//! their delay is over, so that nobody who went away keeps others from coming.
 //!
 //! A will that finds no room at a destination that blocks waits for it, past the end of its session
 //! too; what can wait no longer is counted as dropped.
