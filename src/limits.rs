@@ -103,8 +103,8 @@ pub const CLIENT_SILENCE: Duration = Duration::from_secs(300);
 /// So long nobody who has yet to say CONNECT makes room for another.
 pub const CONNECT_SURE: Duration = Duration::from_millis(250);
 
-/// A line slower than this is as good as dead: what a remote's side has taken may take so long until
-/// the remote itself has it.
+/// A line slower than this is as good as dead: what a remote's side has taken may take so long
+/// until the remote itself has it.
 pub const THIN_LINE_BYTES_A_SECOND: u64 = 2048;
 
 /// So many `ack_timeout`s an acknowledgement is waited for beyond its time while packets come that

@@ -65,7 +65,7 @@ use conn::{Conn, Role};
 use core::net::SocketAddr;
 use core::time::Duration;
 use ends::Blame;
-use open::{connect_bytes, setup};
+use open::{connect_bytes, scratch_bytes, setup};
 use std::collections::VecDeque;
 pub use verbs::{Action, Event, Taken};
 
@@ -576,12 +576,6 @@ const NOTES_OF_CLIENTS_MAX: usize = 192;
 
 /// Bytes of the longest topic MQTT knows.
 const TOPIC_BYTES: usize = 65_535;
-
-/// Room for the properties of any packet that comes in, and for the head of any PUBLISH that goes
-/// out.
-fn scratch_bytes(config: &Config) -> usize {
-    config.limit.packet_bytes.max(egress::HEAD_BYTES_MAX)
-}
 
 /// Messages of QoS 1/2 a remote may have unacknowledged towards us.
 fn inbound_window(config: &Config) -> u16 {

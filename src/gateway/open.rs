@@ -1,6 +1,7 @@
 //! What the configuration sizes: the queue's parts, and the destinations opened at start.
 
 use super::Gateway;
+use super::egress::HEAD_BYTES_MAX;
 use crate::bridge::link::{Link, State};
 use crate::bridge::rules::Rules;
 use crate::config::{Bridge, Config, Overflow};
@@ -104,6 +105,12 @@ pub(super) fn connect_bytes(bridge: &Bridge) -> usize {
         bridge.subscribe.iter().map(|rule| rule.remote_topic.len() + 16).max().unwrap_or(0);
     let notify = bridge.notify_topic.as_ref().map_or(0, String::len);
     1024 + will + secrets + filters + notify
+}
+
+/// Room for the properties of any packet that comes in, and for the head of any PUBLISH that goes
+/// out.
+pub(super) fn scratch_bytes(config: &Config) -> usize {
+    config.limit.packet_bytes.max(HEAD_BYTES_MAX)
 }
 
 /// So many percent of `count`.

@@ -1,11 +1,11 @@
 //! Places for sessions: who gets one when they run short, and who gives way.
 //!
-//! An eighth of `limit.sessions` is for sessions that end with their connection: those that are kept
-//! can never shut them out. Only who is away and holds nothing gives way: no message waits for it,
-//! no exchange of QoS 2 is open, so that nothing accepted is lost. Of those go first: one whose time
-//! is over, one without a subscription, one without a user name that was proved, then one of whoever
-//! holds most places (a user, or without one an address), the one that was away longest. One that was
-//! here a moment ago stays, unless its holder has more than a quarter of all places.
+//! An eighth of `limit.sessions` is for sessions that end with their connection: those that are
+//! kept can never shut them out. Only who is away and holds nothing gives way: no message waits for
+//! it, no exchange of QoS 2 is open, so that nothing accepted is lost. Of those go first: one whose
+//! time is over, one without a subscription, one without a user name that was proved, then one of
+//! whoever holds most places (a user, or without one an address), the one that was away longest.
+//! One that was here a moment ago stays, unless its holder has more than a quarter of all places.
 
 use super::Gateway;
 use super::clients::quota;
@@ -41,9 +41,9 @@ pub(super) struct Asks<'a> {
     pub keeps: bool,
 }
 
-/// Who a session counts for: the user if the name was proved, else the address (of IPv6 the network,
-/// within which a host has as many as it likes). Never 0, which stands for those of a time before
-/// the start.
+/// Who a session counts for: the user if the name was proved, else the address (of IPv6 the
+/// network, within which a host has as many as it likes). Never 0, which stands for those of a time
+/// before the start.
 pub(super) fn holder(user: Option<&str>, from: IpAddr) -> u64 {
     let hash = match (user, from) {
         (Some(user), _) => topic::topic_hash(user),
@@ -97,8 +97,8 @@ impl Gateway {
         quota(word).full(usize::from(most), key)
     }
 
-    /// Ends a session that makes room, of those that `may`. `None`: there is none. Those of a holder
-    /// with at most `fair` places stay for a moment.
+    /// Ends a session that makes room, of those that `may`. `None`: there is none. Those of a
+    /// holder with at most `fair` places stay for a moment.
     fn give_way(
         &mut self,
         now: Instant,

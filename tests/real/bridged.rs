@@ -1,5 +1,5 @@
-//! Other bridges connect to us: before MQTT 5 they say so with a bit of the protocol level, and want
-//! neither what they published themselves nor RETAIN taken off.
+//! Other bridges connect to us: before MQTT 5 they say so with a bit of the protocol level, and
+//! want neither what they published themselves nor RETAIN taken off.
 
 use crate::common::collector::Collector;
 use crate::common::gateway::{Gateway, bridge};
