@@ -4,15 +4,15 @@
 
 use super::Gateway;
 use super::alias::Alias;
-use super::conn::{Conn, Debts, Role, Sending};
-use super::reasons::{Reader, encode};
+use super::conn::{Conn, Role, Sending};
+use super::pay::{Kind, pay};
+use super::reasons::encode;
 use crate::bridge::progress::PARTS;
 use crate::fit::{fit, index, wide};
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::codec::{PUBLISH_HEAD_OVERHEAD_MAX, PublishHead, encode_publish_head};
 use crate::mqtt::props::{Properties, Property, Variable};
 use crate::mqtt::{Ack, Packet, PacketId, Qos, Version, Writer};
-use crate::planted::{Bug, planted};
 use crate::queue::outbox::DestId;
 use crate::queue::window::Next;
 use crate::queue::{DropReason, Queue};
@@ -50,13 +50,6 @@ enum Pass {
     Count,
     /// The wire.
     Write,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Puback,
-    Pubrec,
-    Pubcomp,
 }
 
 impl Gateway {
@@ -566,36 +559,4 @@ fn remaining(queue: &Queue, next: Next, now: Instant) -> Option<Option<u32>> {
     let spent = now.since(head.arrival).as_secs();
     let left = u64::from(expiry).checked_sub(spent).filter(|left| *left > 0)?;
     Some(Some(fit(left, "seconds to expiry")))
-}
-
-/// Writes the acknowledgements that are true, in order, until one is not or there is no room.
-fn pay(
-    debts: &mut Debts,
-    kind: Kind,
-    reader: Reader,
-    queue: &Queue,
-    commits: u64,
-    out: &mut [u8],
-) -> usize {
-    let mut at = 0;
-    while let Some(debt) = debts.front() {
-        let settled = debt.record.is_none_or(|record| queue.pool.is_settled(record));
-        let durable =
-            debt.owner.is_none_or(|owner| queue.recv.is_durable(owner.0, debt.packet_id.raw()));
-        let is_true = settled && durable && commits >= debt.after;
-        if !(is_true || planted(Bug::AcknowledgeBeforeCommit)) || out.len() - at < 8 {
-            break;
-        }
-        let ack =
-            Ack { packet_id: debt.packet_id, reason: debt.reason, properties: Properties::EMPTY };
-        let packet = match kind {
-            Kind::Puback => Packet::Puback(ack),
-            Kind::Pubrec => Packet::Pubrec(ack),
-            Kind::Pubcomp => Packet::Pubcomp(ack),
-        };
-        // Eight bytes are room for an acknowledgement without properties.
-        at += encode(reader, &packet, &mut out[at..]).unwrap_or(0);
-        debts.pop();
-    }
-    at
 }

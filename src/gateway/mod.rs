@@ -24,6 +24,7 @@ pub mod mark;
 mod network;
 mod open;
 mod oversize;
+mod pay;
 mod persist;
 mod places;
 mod plan;
