@@ -65,6 +65,12 @@ impl From<Reason> for Fatal {
     }
 }
 
+impl From<Fault> for Fatal {
+    fn from(fault: Fault) -> Self {
+        Self::new(fault.reason(), fault.word())
+    }
+}
+
 impl From<Malformed> for Fatal {
     fn from(malformed: Malformed) -> Self {
         Self::new(malformed.reason(), malformed.fault.word())

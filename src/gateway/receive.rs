@@ -12,8 +12,8 @@ use crate::config::RetainRule;
 use crate::fit::wide;
 use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
-use crate::mqtt::{Connack, Frame, Packet, Publish, Qos, Reason, decode, frame};
-use crate::queue::window::Acked;
+use crate::mqtt::{Connack, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
+use crate::queue::window::{Acked, Answer};
 use crate::vocab::{ConnId, Instant};
 
 /// Packet types, the upper half of the first byte (2.1.2).
@@ -230,9 +230,10 @@ impl Gateway {
                         self.unsubscribe(slot, session, &unsubscribe)
                     }
                     Packet::Pingreq => Ok(self.reply(slot, &Packet::Pingresp)),
-                    Packet::Disconnect(disconnect) => {
+                    Packet::Disconnect(disconnect) if disconnect.reason.may_end(false) => {
                         self.client_disconnect(now, slot, session, &disconnect)
                     }
+                    Packet::Disconnect(_) => Err(Fault::ReasonUndefined.into()),
                     Packet::Puback(_)
                     | Packet::Pubrec(_)
                     | Packet::Pubrel(_)
@@ -262,10 +263,11 @@ impl Gateway {
                         self.link_mut(bridge).ping_sent = None;
                         Ok(Step::Done)
                     }
-                    Packet::Disconnect(disconnect) => {
+                    Packet::Disconnect(disconnect) if disconnect.reason.may_end(true) => {
                         self.link_disconnect(now, slot, bridge, disconnect.reason);
                         Ok(Step::Done)
                     }
+                    Packet::Disconnect(_) => Err(Fault::ReasonUndefined.into()),
                     Packet::Puback(_)
                     | Packet::Pubrec(_)
                     | Packet::Pubrel(_)
@@ -287,10 +289,11 @@ impl Gateway {
                 }
                 match packet {
                     Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
-                    Packet::Disconnect(disconnect) => {
+                    Packet::Disconnect(disconnect) if disconnect.reason.may_end(true) => {
                         self.link_disconnect(now, slot, bridge, disconnect.reason);
                         Ok(Step::Done)
                     }
+                    Packet::Disconnect(_) => Err(Fault::ReasonUndefined.into()),
                     Packet::Connect(_)
                     | Packet::Publish(_)
                     | Packet::Puback(_)
@@ -434,8 +437,17 @@ impl Gateway {
     ) -> Result<Step, Fatal> {
         let Some(dest) = self.dest_of(slot) else { return Ok(Step::Done) };
         let mistaken = match packet {
-            Packet::Puback(ack) => self.queue.is_mistaken(dest, ack.packet_id, Qos::AtLeastOnce),
-            Packet::Pubrec(ack) => self.queue.is_mistaken(dest, ack.packet_id, Qos::ExactlyOnce),
+            Packet::Puback(ack) => self.queue.is_mistaken(dest, ack.packet_id, Answer::Puback),
+            Packet::Pubrec(ack) => self.queue.is_mistaken(dest, ack.packet_id, Answer::Pubrec),
+            Packet::Pubcomp(ack) => self.queue.is_mistaken(dest, ack.packet_id, Answer::Pubcomp),
+            // Of a message that was not of QoS 2, or whose PUBREC is still owed. Before MQTT 5 a
+            // peer may send a PUBLISH twice over one connection, and have one of two PUBRECs.
+            Packet::Pubrel(ack) => {
+                let conn = self.conn(slot);
+                let owed =
+                    conn.pubacks.contains(ack.packet_id) || conn.pubrecs.contains(ack.packet_id);
+                owed && conn.version == Version::V5
+            }
             _ => false,
         };
         if mistaken {

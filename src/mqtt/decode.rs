@@ -254,6 +254,9 @@ fn connack<'a>(version: Version, reader: &mut Reader<'a>) -> Result<Connack<'a>,
     if flags & 0xFE != 0 {
         return Err(Fault::ConnackFlagsReserved);
     }
+    if version == Version::V5 {
+        defined(Context::Connack, code)?;
+    }
     if flags != 0 && code != 0 {
         return Err(Fault::SessionPresentOnRefusal);
     }
@@ -282,13 +285,18 @@ fn reason_and_properties<'a>(
     if reader.is_empty() {
         return Ok((Reason::SUCCESS, Properties::EMPTY));
     }
-    let reason = Reason(reader.u8()?);
+    let reason = defined(context, reader.u8()?)?;
     if reader.is_empty() {
         return Ok((reason, Properties::EMPTY));
     }
     let properties = Properties::check(context, reader.sized()?)?;
     reader.finish()?;
     Ok((reason, properties))
+}
+
+fn defined(context: Context, code: u8) -> Result<Reason, Fault> {
+    let reason = Reason(code);
+    if reason.is_defined(context) { Ok(reason) } else { Err(Fault::ReasonUndefined) }
 }
 
 /// Walks and checks all filters; SUBSCRIBE has an options byte behind each.
@@ -341,7 +349,11 @@ fn suback<'a>(version: Version, reader: &mut Reader<'a>) -> Result<Suback<'a>, F
     if codes.is_empty() {
         return Err(Fault::CodesEmpty);
     }
-    if codes.iter().any(|code| (3..0x80).contains(code)) {
+    let right = |code: &u8| match version {
+        Version::V5 => Reason(*code).is_defined(Context::Suback),
+        Version::V31 | Version::V311 => matches!(code, 0..=2 | 0x80),
+    };
+    if !codes.iter().all(right) {
         return Err(Fault::GrantInvalid);
     }
     Ok(Suback { packet_id, properties, codes })
@@ -354,7 +366,11 @@ fn unsuback<'a>(version: Version, reader: &mut Reader<'a>) -> Result<Suback<'a>,
     match version {
         Version::V31 | Version::V311 => reader.finish()?,
         Version::V5 if codes.is_empty() => return Err(Fault::CodesEmpty),
-        Version::V5 => {}
+        Version::V5 => {
+            for code in codes {
+                defined(Context::Unsuback, *code)?;
+            }
+        }
     }
     Ok(Suback { packet_id, properties, codes })
 }
@@ -375,7 +391,7 @@ fn auth<'a>(version: Version, reader: &mut Reader<'a>) -> Result<Disconnect<'a>,
         return Ok(Disconnect { reason: Reason::SUCCESS, properties: Properties::EMPTY });
     }
     // Unlike elsewhere the property length may not be left out alone (3.15.2.1).
-    let reason = Reason(reader.u8()?);
+    let reason = defined(Context::Auth, reader.u8()?)?;
     let properties = Properties::check(Context::Auth, reader.sized()?)?;
     reader.finish()?;
     if properties.authentication_method().is_none() {

@@ -301,14 +301,15 @@ fn acknowledgements_have_an_identifier_and_at_most_reason_and_properties() {
             assert_eq!(fault(version, &packet(first, &[b"\0\0"])), Fault::PacketIdZero);
             assert_eq!(fault(version, &packet(first, &[b"\0"])), Fault::Truncated);
         }
-        accepted(Version::V5, &packet(first, &[b"\0\x01\x80"]));
-        accepted(Version::V5, &packet(first, &[b"\0\x01\x80\0"]));
-        accepted(Version::V5, &packet(first, &[b"\0\x01\x80\x04\x1F\0\x01r"]));
-        let trailing = packet(first, &[b"\0\x01\x80\0\0"]);
+        let code = if first < 0x60 { 0x80 } else { 0x92 };
+        accepted(Version::V5, &packet(first, &[b"\0\x01", &[code]]));
+        accepted(Version::V5, &packet(first, &[b"\0\x01", &[code], b"\0"]));
+        accepted(Version::V5, &packet(first, &[b"\0\x01", &[code], b"\x04\x1F\0\x01r"]));
+        let trailing = packet(first, &[b"\0\x01", &[code], b"\0\0"]);
         assert_eq!(fault(Version::V5, &trailing), Fault::TrailingBytes);
-        let twice = packet(first, &[b"\0\x01\x80\x06\x1F\0\0\x1F\0\0"]);
+        let twice = packet(first, &[b"\0\x01", &[code], b"\x06\x1F\0\0\x1F\0\0"]);
         assert_eq!(fault(Version::V5, &twice), Fault::PropertyDuplicate);
-        let short = packet(first, &[b"\0\x01\x80\x04\x1F\0\x01"]);
+        let short = packet(first, &[b"\0\x01", &[code], b"\x04\x1F\0\x01"]);
         assert_eq!(fault(Version::V5, &short), Fault::Truncated);
     }
 }
@@ -405,4 +406,80 @@ fn connect_and_will_have_their_own_properties() {
     assert_eq!(refused(&with_will(b"", session_expiry)), Fault::PropertyMisplaced);
     assert_eq!(refused(&connect_5(2, b"\x21\0\0", b"")), Fault::PropertyValueInvalid);
     assert_eq!(refused(&connect_5(2, b"\x16\0\0", b"")), Fault::AuthMethodMissing);
+}
+
+/// Of all 256 codes by packet, those of the tables of MQTT 5.
+#[test]
+fn a_packet_has_the_reason_codes_of_its_table_and_no_others() {
+    const ACK: &[u8] = &[0, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
+    const RELEASE: &[u8] = &[0, 0x92];
+    type Row = (&'static str, fn(u8) -> Vec<u8>, &'static [u8], &'static [u8]);
+    // 3.2.2.2, 3.4.2.1, 3.5.2.1, 3.6.2.1, 3.7.2.1, 3.9.3, 3.11.3, 3.14.2.1, 3.15.2.1; the last are
+    // taken beside the table.
+    let rows: [Row; 9] = [
+        (
+            "CONNACK",
+            |code| vec![0x20, 3, 0, code, 0],
+            &[
+                0, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90,
+                0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
+            ],
+            &[1, 2, 3, 4, 5],
+        ),
+        ("PUBACK", |code| vec![0x40, 3, 0, 1, code], ACK, &[0x95]),
+        ("PUBREC", |code| vec![0x50, 3, 0, 1, code], ACK, &[0x95]),
+        ("PUBREL", |code| vec![0x62, 3, 0, 1, code], RELEASE, &[]),
+        ("PUBCOMP", |code| vec![0x70, 3, 0, 1, code], RELEASE, &[]),
+        (
+            "SUBACK",
+            |code| vec![0x90, 4, 0, 1, 0, code],
+            &[0, 1, 2, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2],
+            &[],
+        ),
+        (
+            "UNSUBACK",
+            |code| vec![0xB0, 4, 0, 1, 0, code],
+            &[0, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91],
+            &[],
+        ),
+        (
+            "DISCONNECT",
+            |code| vec![0xE0, 1, code],
+            &[
+                0, 4, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x90, 0x93,
+                0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1,
+                0xA2,
+            ],
+            &[],
+        ),
+        ("AUTH", |code| vec![0xF0, 6, code, 4, 0x15, 0, 1, b'm'], &[0, 0x18, 0x19], &[]),
+    ];
+    for (name, bytes, table, beside) in rows {
+        for code in 0..=u8::MAX {
+            let taken = decode(Version::V5, &bytes(code)).is_ok();
+            let wanted = table.contains(&code) || beside.contains(&code);
+            assert_eq!(taken, wanted, "{name} {code:#04x}");
+        }
+    }
+    assert_eq!(fault(Version::V5, &[0x70, 3, 0, 1, 0x80]), Fault::ReasonUndefined);
+    for version in OLD {
+        for code in 0..=u8::MAX {
+            let taken = decode(version, &[0x90, 3, 0, 1, code]).is_ok();
+            assert_eq!(taken, matches!(code, 0 | 1 | 2 | 0x80), "SUBACK {code:#04x}");
+        }
+    }
+}
+
+#[test]
+fn a_disconnect_says_what_its_side_may_say() {
+    let both = [0, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
+    let server = [
+        0x87, 0x89, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1,
+        0xA2,
+    ];
+    for code in 0..=u8::MAX {
+        let (reason, shared) = (Reason(code), both.contains(&code));
+        assert_eq!(reason.may_end(true), shared || server.contains(&code), "{code:#04x}");
+        assert_eq!(reason.may_end(false), shared || code == 4, "{code:#04x}");
+    }
 }

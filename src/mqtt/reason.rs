@@ -1,10 +1,10 @@
 //! Why: the MQTT 5 reason codes, and what can be wrong with received bytes.
 //!
-//! Every [`Fault`] maps to the reason code that MQTT 5 wants for it. Received reason codes are
-//! passed on and never judged: a peer may invent one, and 0x80 and above is a failure whatever the
-//! rest says. Read MQTT 5 sections 2.4 and 4.13 first.
+//! Every [`Fault`] maps to the reason code that MQTT 5 wants for it. Of received reason codes each
+//! packet has its own; others are a protocol error. Read MQTT 5 sections 2.4 and 4.13 first.
 
 use super::Version;
+use super::property::Context;
 use super::text::{Place, Unwelcome};
 use core::fmt;
 
@@ -76,6 +76,45 @@ impl Reason {
     /// 0x80 and above say that it failed.
     pub const fn is_error(self) -> bool {
         self.0 >= 0x80
+    }
+
+    /// Is it one of those that this packet of MQTT 5 may carry? DISCONNECT has others from either
+    /// side, see [`Reason::may_end`]. Always `true` for packets that carry none.
+    pub(super) const fn is_defined(self, context: Context) -> bool {
+        match context {
+            // 1 to 5 are how a server of 3.1.1 refuses; it may not get further than that.
+            Context::Connack => matches!(
+                self.0,
+                0..=5 | 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F
+            ),
+            // 0x95 is not among them (3.4.2.1), and says what a server cannot say otherwise.
+            Context::Puback | Context::Pubrec => {
+                matches!(self.0, 0 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x95 | 0x97 | 0x99)
+            }
+            Context::Pubrel | Context::Pubcomp => matches!(self.0, 0 | 0x92),
+            Context::Suback => matches!(
+                self.0,
+                0..=2 | 0x80 | 0x83 | 0x87 | 0x8F | 0x91 | 0x97 | 0x9E | 0xA1 | 0xA2
+            ),
+            Context::Unsuback => matches!(self.0, 0 | 0x11 | 0x80 | 0x83 | 0x87 | 0x8F | 0x91),
+            Context::Disconnect => self.may_end(true) || self.may_end(false),
+            Context::Auth => matches!(self.0, 0 | 0x18 | 0x19),
+            Context::Connect
+            | Context::Will
+            | Context::Publish
+            | Context::Subscribe
+            | Context::Unsubscribe => true,
+        }
+    }
+
+    /// May a DISCONNECT from a server (else from a client) say so (3.14.2.1)?
+    pub const fn may_end(self, from_server: bool) -> bool {
+        match self.0 {
+            0 | 0x80..=0x83 | 0x90 | 0x93..=0x99 => true,
+            0x04 => !from_server,
+            0x87 | 0x89 | 0x8B..=0x8F | 0x9A..=0xA2 => from_server,
+            _ => false,
+        }
     }
 
     /// The word `Display` prints, for the log; `unknown_reason` for a code MQTT does not know.
@@ -222,6 +261,8 @@ faults! {
     CodesEmpty = PROTOCOL_ERROR "codes_empty"
     /// A SUBACK code that neither grants QoS 0, 1, 2 nor refuses [MQTT-3.9.3-2].
     GrantInvalid = PROTOCOL_ERROR "grant_invalid"
+    /// A reason code that this packet does not have (2.4, 4.13).
+    ReasonUndefined = PROTOCOL_ERROR "reason_undefined"
     /// A property identifier that does not exist (2.2.2.2).
     PropertyUnknown = MALFORMED "property_unknown"
     /// A property this packet may not carry (2.2.2.2).

@@ -369,6 +369,8 @@ impl Queue {
         }
         if release {
             entry.state = State::Release;
+            // As far as anybody knows.
+            entry.flags.dup = true;
             self.entries.push_back(&mut outbox.release, Chain::Line, index);
         } else {
             entry.state = State::Publish;

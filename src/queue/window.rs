@@ -35,6 +35,14 @@ pub struct Asked {
     pub bytes: u64,
 }
 
+/// What a peer answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Puback,
+    Pubrec,
+    Pubcomp,
+}
+
 /// What an acknowledgement did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acked {
@@ -237,12 +245,21 @@ impl Queue {
         }
     }
 
-    /// Was the message with this identifier sent, is its exchange not over, and its QoS another
-    /// than the one that is answered so?
-    pub fn is_mistaken(&self, dest: DestId, id: PacketId, qos: Qos) -> bool {
+    /// Was the message with this identifier sent, is its exchange not over, and is this not what it
+    /// waits for? Where the packet has not been sent again yet its answer may be to the one of the
+    /// connection before, and nothing is mistaken.
+    pub fn is_mistaken(&self, dest: DestId, id: PacketId, answer: Answer) -> bool {
         self.by_id(dest, id).is_some_and(|index| {
             let entry = &self.entries[index];
-            !entry.flags.unsent && entry.qos != qos
+            match (entry.state, entry.qos, answer) {
+                // PUBREC may come twice [MQTT-4.3.3], PUBCOMP not before PUBREL.
+                (State::Release, _, Answer::Pubrec) => false,
+                (State::Release, _, Answer::Pubcomp) => !entry.flags.dup,
+                (State::Release, _, Answer::Puback) => true,
+                _ if entry.flags.unsent => false,
+                (_, Qos::AtLeastOnce, answer) => answer != Answer::Puback,
+                (_, _, answer) => answer != Answer::Pubrec,
+            }
         })
     }
 
@@ -298,6 +315,7 @@ impl Queue {
         let entry = &mut self.entries[index];
         entry.state = State::Release;
         entry.flags.unsent = true;
+        entry.flags.dup = false;
         entry.flags.barrier = journal;
         self.entries.push_back(&mut outbox.release, Chain::Line, index);
         if outbox.unsent_release == NONE {
@@ -440,6 +458,7 @@ impl Queue {
             return None;
         }
         self.entries[index].flags.unsent = false;
+        self.entries[index].flags.dup = true;
         self.entries[index].sent_at = now;
         let next = self.entries.next(Chain::Line, index);
         self.outbox_mut(dest).unsent_release = next;
@@ -480,7 +499,7 @@ impl Queue {
                 while at != NONE {
                     let entry = &mut self.entries[at];
                     // What never left, and waits for its barrier, is no duplicate.
-                    entry.flags.dup = publish && (entry.flags.dup || !entry.flags.unsent);
+                    entry.flags.dup |= publish && !entry.flags.unsent;
                     entry.flags.unsent = true;
                     at = self.entries.next(Chain::Line, at);
                 }

@@ -278,3 +278,96 @@ fn the_largest_connect_that_can_be_configured_has_room() {
         assert!(matches!(decode(Version::V5, &out[..bytes]), Ok(Packet::Connect(_))), "{bytes}");
     }
 }
+
+/// Who is sent a message of this QoS, over a link or as a subscriber of 3.1.1, with its identifier.
+fn sent(world: &mut World, link: bool, qos: u8) -> (ConnId, [u8; 2]) {
+    let receiver = if link {
+        world.up("127.0.0.1:1", CONNACK)
+    } else {
+        let subscriber = world.client(b'd');
+        world.receive(subscriber, &[0x82, 10, 0, 1, 0, 5, b'o', b'u', b't', b'/', b'a', 2]);
+        subscriber
+    };
+    world.turn(receiver);
+    let publisher = world.client(b'c');
+    let publish = [0x30 | qos << 1, 10, 0, 5, b'o', b'u', b't', b'/', b'a', 0, 9, b'x'];
+    world.receive(publisher, &publish);
+    let mut bytes = world.sent(receiver);
+    while bytes.is_empty() {
+        bytes = world.turn(receiver);
+    }
+    assert_eq!(bytes[0], publish[0], "{bytes:?}");
+    (receiver, [bytes[9], bytes[10]])
+}
+
+#[test]
+fn an_answer_of_the_wrong_kind_for_an_open_exchange_ends_the_connection() {
+    const PUBACK: u8 = 0x40;
+    const PUBREC: u8 = 0x50;
+    const PUBCOMP: u8 = 0x70;
+    // QoS, what was answered before, whether PUBREL was sent then, what may come next.
+    let table: [(u8, &[u8], bool, &[u8]); 4] = [
+        (1, &[], false, &[PUBACK]),
+        (2, &[], false, &[PUBREC]),
+        (2, &[PUBREC], false, &[PUBREC]),
+        (2, &[PUBREC], true, &[PUBREC, PUBCOMP]),
+    ];
+    for link in [true, false] {
+        for (qos, before, released, right) in table {
+            for answer in [PUBACK, PUBREC, PUBCOMP] {
+                let mut world = World::with(PAIR, 64);
+                let (receiver, [high, low]) = sent(&mut world, link, qos);
+                for kind in before {
+                    world.receive(receiver, &[*kind, 2, high, low]);
+                }
+                if released {
+                    assert_eq!(world.turn(receiver), [0x62, 2, high, low]);
+                }
+                world.hear(receiver, &[answer, 2, high, low]);
+                let over = !right.contains(&answer);
+                assert_eq!(world.is_over(receiver), over, "{link} {qos} {before:?} {answer:#x}");
+                if over && link {
+                    let last = world.sent(receiver);
+                    assert_eq!((last[0], last[2]), (0xE0, 0x82));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_what_was_sent_over_the_connection_before_is_none_of_the_wrong_kind() {
+    let mut world = World::with(&PAIR.replace(",mqtt://127.0.0.1:2", ""), 64);
+    let (first, [high, low]) = sent(&mut world, true, 2);
+    world.lose(first);
+    let present: &[u8] = &[0x20, 3, 1, 0, 0];
+    let conn = world.up("127.0.0.1:1", present);
+    // Before the PUBLISH has gone out again.
+    world.hear(conn, &[0x50, 2, high, low]);
+    assert!(!world.is_over(conn));
+    let mut bytes = Vec::new();
+    while !bytes.windows(4).any(|four| four == [0x62, 2, high, low]) {
+        bytes.extend(world.turn(conn));
+    }
+    world.lose(conn);
+    let conn = world.up("127.0.0.1:1", present);
+    // Nor has PUBREL, that was sent before.
+    world.hear(conn, &[0x70, 2, high, low]);
+    assert!(!world.is_over(conn));
+}
+
+#[test]
+fn a_pubrel_before_its_pubrec_is_none() {
+    let mut world = World::with(PAIR, 64);
+    let conn = world.up("127.0.0.1:1", CONNACK);
+    world.hear(conn, SUBACK);
+    for (qos, id) in [(1, 7), (2, 8)] {
+        let mut world = World::with(PAIR, 64);
+        let conn = world.up("127.0.0.1:1", CONNACK);
+        world.hear(conn, &[0x30 | qos << 1, 8, 0, 4, b'i', b'n', b'/', b'a', 0, id, 0]);
+        world.hear(conn, &[0x62, 2, 0, id]);
+        assert!(world.is_over(conn), "{qos}");
+    }
+    world.hear(conn, &[0x62, 2, 0, 9]);
+    assert!(!world.is_over(conn), "an identifier nobody knows");
+}
