@@ -2,13 +2,14 @@
 //! what the specification says. Some clients are not so polite: they flood, never read, or send
 //! what is no MQTT at all.
 
-use crate::ledger::{Dest, Ledger, Sender, Subscription};
+use crate::ledger::{Dest, Ledger, Sender, Subscription, payload};
 use crate::net::NEVER;
 use crate::session::{Answer, Line, PUBACK, PUBCOMP, PUBREC, Session};
+use spillway::mqtt::props::Variable;
 use spillway::mqtt::topic;
 use spillway::mqtt::{
-    Connect, Disconnect, Filters, Packet, PacketId, Properties, Property, Qos, Reason, Subscribe,
-    SubscribeOptions, Version, decode,
+    Connect, Disconnect, Filters, Packet, PacketId, Properties, Property, Publish, Qos, Reason,
+    Subscribe, SubscribeOptions, Version, Will, decode,
 };
 use spillway::vocab::Rng;
 
@@ -40,6 +41,12 @@ pub struct ClientPlan {
     pub leaves_after_us: u64,
     pub absent_us: u64,
     pub answer_us: u64,
+    /// Sizes its messages have, more or less; empty = any.
+    pub edges: &'static [u64],
+    /// It leaves a will, with every connection another.
+    pub wills: bool,
+    /// Its subscriptions have identifiers, from MQTT 5 on.
+    pub identifies: bool,
     pub manners: Manners,
 }
 
@@ -173,6 +180,10 @@ impl Client {
         }
         let topic = &self.plan.topics[pick(&mut self.rng, self.plan.topics.len())];
         let bytes = match self.rng.below(8) {
+            _ if !self.plan.edges.is_empty() => {
+                let edge = self.plan.edges[pick(&mut self.rng, self.plan.edges.len())];
+                edge - 20 + self.rng.below(41)
+            }
             0 => self.rng.below(self.plan.bytes_max),
             _ => self.rng.below(self.plan.bytes_max.min(200)),
         };
@@ -186,7 +197,7 @@ impl Client {
     }
 
     /// The connection is there: the first words.
-    pub fn connected(&mut self, wire: usize, now: u64) {
+    pub fn connected(&mut self, wire: usize, now: u64, ledger: &mut Ledger) {
         let mut line = Line::new(wire, self.plan.version, now);
         let list = [
             Property::SessionExpiry(if self.plan.clean { 0 } else { 86_400 }),
@@ -197,13 +208,28 @@ impl Client {
             Version::V5 => Properties::write(&list, &mut bytes).expect("they fit"),
             Version::V31 | Version::V311 => Properties::EMPTY,
         };
+        // Nobody promises that it arrives; once is the most, and as it was left.
+        let topic = format!("up/w/{}", self.plan.name);
+        let left = self.plan.wills.then(|| {
+            let qos = self.plan.qos[pick(&mut self.rng, self.plan.qos.len())];
+            let id = ledger.make(Sender::Client(self.index), &topic, qos, 100);
+            ledger.message_mut(id).first_sent = now;
+            (qos, payload(id, 100))
+        });
+        let will = left.as_ref().map(|(qos, payload)| Will {
+            topic: &topic,
+            payload,
+            qos: Qos::from_u8(*qos).expect("0 to 2"),
+            retain: false,
+            properties: Properties::EMPTY,
+        });
         line.say(&Packet::Connect(Connect {
             version: self.plan.version,
             bridge: false,
             clean_start: self.plan.clean,
             keepalive: self.plan.keepalive_s,
             client_id: &self.plan.name,
-            will: None,
+            will,
             username: None,
             password: None,
             properties,
@@ -295,6 +321,9 @@ impl Client {
         ledger: &mut Ledger,
         firm: Firm,
     ) -> Result<(), String> {
+        if let Packet::Publish(publish) = packet {
+            self.check_identifiers(publish, ledger);
+        }
         let Some(mut line) = self.line.take() else { return Ok(()) };
         let dest = Dest::Session(self.index);
         if matches!(packet, Packet::Suback(_) | Packet::Pubrec(_) | Packet::Pubcomp(_)) {
@@ -361,6 +390,26 @@ impl Client {
         result
     }
 
+    /// Every identifier is that of a filter that matches, and one is there [MQTT-3.3.4-3].
+    fn check_identifiers(&self, publish: &Publish<'_>, ledger: &mut Ledger) {
+        let mut ids = 0;
+        for property in publish.properties.iter() {
+            let Property::SubscriptionIdentifier(Variable(id)) = property else { continue };
+            let at = usize::try_from(id).unwrap().checked_sub(1000);
+            let filter = at.and_then(|at| self.plan.filters.get(at));
+            if filter.is_some_and(|(filter, _)| topic::matches(filter, publish.topic)) {
+                ids += 1;
+            } else {
+                let text = format!("{} got `{}` by {id}", self.plan.name, publish.topic);
+                ledger.violate("identifiers", text);
+            }
+        }
+        if ids == 0 && self.plan.identifies && self.plan.version == Version::V5 {
+            let text = format!("{} got `{}` by no identifier", self.plan.name, publish.topic);
+            ledger.violate("identifiers", text);
+        }
+    }
+
     fn check_wanted(&self, name: &str, ledger: &mut Ledger) {
         if !self.plan.filters.iter().any(|(filter, _)| topic::matches(filter, name)) {
             let text = format!("{} got `{name}`, which it never asked for", self.plan.name);
@@ -398,9 +447,17 @@ impl Client {
                 let qos = Qos::from_u8(*qos).expect("0 to 2");
                 let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
                 let list = [(filter.as_str(), options)];
+                let mut bytes = [0; 8];
+                let identifier = Property::SubscriptionIdentifier(Variable(u32::from(pid)));
+                let properties = match self.plan.version {
+                    Version::V5 if self.plan.identifies => {
+                        Properties::write(&[identifier], &mut bytes).expect("it fits")
+                    }
+                    Version::V5 | Version::V31 | Version::V311 => Properties::EMPTY,
+                };
                 line.say(&Packet::Subscribe(Subscribe {
                     packet_id: PacketId::new(pid).expect("not zero"),
-                    properties: Properties::EMPTY,
+                    properties,
                     filters: Filters::from_list(&list),
                 }));
                 self.asked.push((pid, at));

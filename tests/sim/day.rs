@@ -40,6 +40,9 @@ fn client(name: &str, version: Version, topics: &[&str], filters: &[(&str, u8)])
         leaves_after_us: 10 * MINUTE,
         absent_us: MINUTE,
         answer_us: 3000,
+        edges: &[],
+        wills: false,
+        identifies: false,
         manners: Manners::Polite,
     }
 }

@@ -98,6 +98,7 @@ families! {
     quotas_drop_by_count_and_block_without_loss Quota
     a_rotten_disk_is_counted_and_invents_nothing BadDisk
     a_lost_store_starts_afresh LostStore
+    sizes_wills_and_identifiers_come_through_whole Shapes
 }
 
 /// One seed by itself: `SPILLWAY_SIM_SEED=…`; `SPILLWAY_SIM_LOG=1` prints the gateway's log.

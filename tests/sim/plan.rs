@@ -25,9 +25,11 @@ pub enum Family {
     Quota,
     BadDisk,
     LostStore,
+    /// Sizes about every edge there is, wills, subscription identifiers.
+    Shapes,
 }
 
-pub const FAMILIES: [Family; 11] = [
+pub const FAMILIES: [Family; 12] = [
     Family::Plain,
     Family::SlowDisk,
     Family::Crashes,
@@ -39,7 +41,12 @@ pub const FAMILIES: [Family; 11] = [
     Family::Quota,
     Family::BadDisk,
     Family::LostStore,
+    Family::Shapes,
 ];
+
+/// Payloads about these have an edge near: a connection's own buffer, a block, a slot, the largest
+/// packet.
+const EDGES: &[u64] = &[20, 200, 500, 1010, 2020, 2040, 4030, 8060, 16_300];
 
 /// One thing that may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,12 +187,21 @@ impl Plan {
         if family == Family::Hostile {
             hostile(rng, &mut clients);
         }
+        if family == Family::Shapes {
+            for client in &mut clients {
+                client.edges = EDGES;
+                client.wills = chance(rng, 2);
+                client.identifies = true;
+            }
+        }
         let slots = match family {
             Family::Quota => 6 + u32::try_from(rng.below(8)).unwrap(),
             _ => 24 + u32::try_from(rng.below(40)).unwrap(),
         };
         let safety_us = MINUTE * (1 + rng.below(4));
         let ring = [32, 64, 256][pick(rng, 3)];
+        // A quarter of it takes the largest.
+        let ring = if family == Family::Shapes { 256 } else { ring };
         let ring_bytes = (ring * 1024).max(64 * 1024);
         let mut plan = Self {
             seed,
@@ -215,8 +231,8 @@ fn faults(rng: &mut Rng, family: Family) -> Vec<Fault> {
     }
     match family {
         Family::Plain if rng.below(3) == 0 => kinds.clear(),
-        Family::Paces if rng.below(2) == 0 => kinds.extend(DEATHS),
-        Family::Plain | Family::Paces | Family::Hostile | Family::Quota => {}
+        Family::Paces | Family::Shapes if rng.below(2) == 0 => kinds.extend(DEATHS),
+        Family::Plain | Family::Paces | Family::Hostile | Family::Quota | Family::Shapes => {}
         Family::SlowDisk => kinds.extend(DISK),
         Family::Crashes | Family::TwoBridges | Family::Sessions | Family::Failover => {
             kinds.extend(DEATHS);
@@ -320,6 +336,9 @@ fn publisher(rng: &mut Rng, family: Family, at: u64) -> ClientPlan {
         leaves_after_us: leaves,
         absent_us: rng.below(20_000_000),
         answer_us: 0,
+        edges: &[],
+        wills: false,
+        identifies: false,
         manners: Manners::Polite,
     }
 }
@@ -348,6 +367,9 @@ fn subscriber(rng: &mut Rng, family: Family, at: u64) -> ClientPlan {
         leaves_after_us: leaves,
         absent_us: rng.below(40_000_000),
         answer_us: [0, 3000, 300_000][pick(rng, 3)],
+        edges: &[],
+        wills: false,
+        identifies: false,
         manners: Manners::Polite,
     }
 }

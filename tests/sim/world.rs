@@ -282,7 +282,7 @@ impl World {
         if client.plan.manners == Manners::NeverReads && !client.calm {
             self.wires[wire].down.deaf_after = Some(200);
         }
-        client.connected(wire, self.now);
+        client.connected(wire, self.now, &mut self.ledger);
     }
 
     /// A wire that nobody uses any more, or a new one.
