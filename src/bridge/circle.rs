@@ -5,8 +5,8 @@
 //! A *passage* is a message that comes from one connection (a client, or the remote of a bridge)
 //! and goes out by a bridge. Three steps, each dearer and rarer than the one before:
 //!
-//! 1. A small table counts passages with the same look (ends of topic and payload, lengths, from
-//!    where, to where), once a turn. That is all an ordinary message costs.
+//! 1. Of one in eight, drawn by lot, a small table counts how often the same look passes (ends of
+//!    topic and payload, lengths, from where, to where). That is all an ordinary message costs.
 //! 2. What passes often is watched by a hash of all of it. Then all bridges hold their publishes
 //!    back for a moment. What goes round is silent from then on, and comes back soon after the
 //!    hold is over; a device that says `online` a hundred times a second goes on saying it. What
@@ -29,8 +29,10 @@ use crate::mqtt::topic::bytes_hash;
 use crate::vocab::{BridgeId, Instant, PacketId};
 use core::time::Duration;
 
-/// Passages of one look, in as many turns, before anybody looks closer.
-const LOOK_AFTER: u32 = 16;
+/// One of so many messages is looked at while nothing is watched: a power of two.
+const DRAWN_OF: u32 = 8;
+/// Drawn passages of one look, in as many turns, before anybody looks closer.
+const LOOK_AFTER: u32 = 4;
 /// The longest mean time between two passages that is looked at.
 const GAP_MAX: Duration = Duration::from_millis(250);
 /// Turns a watch measures the gap over, the first time and before each further hold.
@@ -95,7 +97,6 @@ impl Passage<'_> {
     }
 
     /// What can be had of it for little: lengths and ends.
-    #[inline]
     fn look(&self) -> u64 {
         let [head, tail] = ends(self.payload);
         let [_, topic] = ends(self.topic.as_bytes());
@@ -110,7 +111,6 @@ impl Passage<'_> {
 }
 
 /// The first and the last eight bytes.
-#[inline]
 fn ends(bytes: &[u8]) -> [u64; 2] {
     if let (Some(head), Some(tail)) = (bytes.first_chunk(), bytes.last_chunk()) {
         return [u64::from_le_bytes(*head), u64::from_le_bytes(*tail)];
@@ -225,6 +225,8 @@ struct Rest {
 pub struct Circle {
     rows: Box<[Row]>,
     watch: Option<Watch>,
+    /// Decides who is drawn; the same in every run.
+    lot: u64,
     rests: [Rest; RESTS],
     rest_at: usize,
     pairs: heapless::Vec<Pair, CIRCLE_PAIRS_MAX>,
@@ -242,6 +244,7 @@ impl Circle {
         Self {
             rows: vec![Row::default(); CIRCLE_ROWS].into_boxed_slice(),
             watch: None,
+            lot: 0,
             rests: [Rest::default(); RESTS],
             rest_at: 0,
             pairs: heapless::Vec::new(),
@@ -254,9 +257,15 @@ impl Circle {
         CIRCLE_ROWS * size_of::<Row>() + CIRCLE_SENT * size_of::<Sent>()
     }
 
+    /// Is the message at hand to be looked at by [`Circle::pass`]? To be asked once a message.
+    #[inline]
+    pub fn draws(&mut self) -> bool {
+        self.lot = self.lot.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+        self.watch.is_some() || self.lot >> (64 - DRAWN_OF.trailing_zeros()) == 0
+    }
+
     /// A message was taken and given to a bridge. `packet_id`: what its source awaits an
     /// acknowledgement for.
-    #[inline]
     pub fn pass(
         &mut self,
         now: Instant,
@@ -275,7 +284,6 @@ impl Circle {
     }
 
     /// Counts a passage in its row; `true` when it is time to look closer.
-    #[inline]
     fn count(&mut self, now: Instant, look: u64) -> bool {
         // The lower half says where, the upper who.
         let mark = fit(look >> 32, "the upper half");
@@ -302,7 +310,7 @@ impl Circle {
         let span = Duration::from_micros(u64::from(turn.wrapping_sub(row.since)));
         let passes = core::mem::take(&mut row.passes);
         row.since = turn;
-        span / passes <= GAP_MAX
+        span / (passes * DRAWN_OF) <= GAP_MAX
     }
 
     fn consider(&mut self, now: Instant, look: u64, passage: &Passage<'_>) {
@@ -320,7 +328,7 @@ impl Circle {
             gap: Duration::ZERO,
             gap_max: Duration::ZERO,
             round: Duration::ZERO,
-            count: LOOK_AFTER,
+            count: LOOK_AFTER * DRAWN_OF,
             proofs: 0,
             tries: 0,
             level: 0,
@@ -567,7 +575,6 @@ fn key_of(bridge: BridgeId, content: u64) -> u64 {
 }
 
 /// A place among so many, a power of two.
-#[inline]
 fn place_of(key: u64, count: usize) -> usize {
     // The low bits are the same in a narrower word.
     index(fit(key & u64::from(u32::MAX), "the lower half")) & (count - 1)

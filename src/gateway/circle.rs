@@ -16,7 +16,22 @@ const OWED_WATCHED: usize = 8;
 
 impl Gateway {
     /// A message of a connection was taken, and is where it belongs.
+    #[inline]
     pub(super) fn passed(
+        &mut self,
+        now: Instant,
+        source: Source,
+        owner: DestId,
+        message: &Message<'_>,
+        packet_id: Option<PacketId>,
+    ) {
+        if self.circle.draws() {
+            self.look_at(now, source, owner, message, packet_id);
+        }
+    }
+
+    #[inline(never)]
+    fn look_at(
         &mut self,
         now: Instant,
         source: Source,
