@@ -45,8 +45,9 @@
 //! 1. `poll` sleeps until a socket is ready or the earliest deadline is there
 //!    ([`poll_at`](gateway::Gateway::poll_at)); then the clock is read once for the core.
 //! 2. Sockets are read, a bounded number of bytes each, and presented:
-//!    [`receive`](gateway::Gateway::receive) takes whole packets. A PUBLISH without room stays in
-//!    its buffer; control packets behind it are served all the same.
+//!    [`receive`](gateway::Gateway::receive) takes whole packets, and the payload of a large
+//!    PUBLISH as it comes. A client's PUBLISH without room stays in its buffer, a remote's in the
+//!    ring; control packets behind it are served all the same.
 //! 3. [`expire`](gateway::Gateway::expire) does what is due: keepalives, time-outs, backoffs.
 //! 4. [`flush`](gateway::Gateway::flush) gets the store: at most one bounded transaction, shared by
 //!    all that wait for one, then batches of a backlog back into RAM.
@@ -59,7 +60,10 @@
 //!
 //! # The way of a message
 //!
-//! `gateway::receive` decodes a PUBLISH in place. `gateway::ingest` asks every session and bridge
+//! `gateway::receive` decodes a PUBLISH in place. One of more than 2 KiB whose payload is still
+//! coming gets its record in the pool at once and is filled there; one of a remote that finds no
+//! room waits in the pool as well (`gateway::kept`: at most a quarter of it in all; what exceeds
+//! that is left with the remote and fetched later). `gateway::ingest` asks every session and bridge
 //! that must have it for room (`gateway::plan`), and only when all have room changes anything: one
 //! record in the pool ([`queue::pool`]), one small reference in the outbox ([`queue::outbox`]) of
 //! each destination, and a debt ("PUBACK 7") at the publisher's connection that names the record.

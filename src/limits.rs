@@ -114,6 +114,26 @@ pub const INBOUND_PARTS: u32 = 3;
 /// So long one that is told why it is closed makes no room for another.
 pub const CLOSE_SURE: Duration = Duration::from_millis(100);
 
+/// What came in and is not routed yet (large messages that are still coming, those of remotes that
+/// find no room) takes at most this part of the ring.
+pub const INBOUND_SHARE: u32 = 4;
+
+/// So long a message of a remote waits for room in the ring before it is left with the remote.
+pub const ROOM_WITHIN: Duration = Duration::from_millis(250);
+
+/// What was left with a remote is fetched, by a new connection, no sooner than this.
+pub const RENEW_AFTER: Duration = Duration::from_secs(1);
+
+/// A large message of a client that stands still for so long makes room, if others want it.
+pub const FILL_STILL_MAX: Duration = Duration::from_secs(10);
+
+/// So long it may take in all then, beside what a thin line takes; a remote's may stand still so
+/// long.
+pub const FILL_TOTAL_MAX: Duration = Duration::from_secs(60);
+
+/// A PUBLISH larger than this goes into the ring as it comes, without being whole in a buffer.
+pub const STREAM_BYTES: usize = 2048;
+
 /// How long a closing connection may take to read what it is told.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 

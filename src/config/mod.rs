@@ -62,6 +62,13 @@ impl Config {
     }
 }
 
+impl Limits {
+    /// Bytes of one of the `large_buffers`: a packet of any size fits.
+    pub fn large_bytes(&self) -> usize {
+        self.packet_bytes.max(4096)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub clients: u16,

@@ -36,7 +36,7 @@ impl Gateway {
             Source::Link { .. } | Source::Own => None,
         };
         let first = fit::<u16, _>(self.links.len(), "bridges");
-        let body = message.topic.len() + message.properties.len() + message.payload.len();
+        let body = message.body_bytes();
         let target = |session, sub: &Subscription, way| Target {
             dest: DestId(first + session),
             qos: message.qos.min(sub.qos),
@@ -127,7 +127,7 @@ impl Gateway {
         source: Source,
         message: &Message<'_>,
     ) -> Result<bool, ()> {
-        let body = message.topic.len() + message.properties.len() + message.payload.len();
+        let body = message.body_bytes();
         let mut refused = false;
         for index in 0..self.links.len() {
             let Ok(index) = u16::try_from(index) else { continue };

@@ -2,9 +2,11 @@
 //! publishes back while it listens, and keeps from a bridge what comes back to it.
 
 use super::Gateway;
-use super::ingest::{Message, Source};
+use super::ingest::{Message, Payload, Source};
 use super::plan::Loss;
 use crate::bridge::circle::{Found, Passage};
+use crate::fit::wide;
+use crate::limits::STREAM_BYTES;
 use crate::mqtt::PacketId;
 use crate::note::{Note, text};
 use crate::queue::DropReason;
@@ -13,6 +15,9 @@ use crate::vocab::{BridgeId, Instant};
 
 /// Acknowledgements owed to a source that is watched before they are worth a commit.
 const OWED_WATCHED: usize = 8;
+
+/// What stands for a large payload.
+const DIGEST_BYTES: usize = 16;
 
 impl Gateway {
     /// A message of a connection was taken, and is where it belongs.
@@ -39,10 +44,12 @@ impl Gateway {
         message: &Message<'_>,
         packet_id: Option<PacketId>,
     ) {
+        let mut digest = [0; DIGEST_BYTES];
+        let payload = self.digest(message, &mut digest);
         if let Some(listened) = self.circle.listens_to()
             && self.plan.targets.iter().any(|target| target.dest.0 == listened)
         {
-            self.circle.tell(message.topic, message.properties, message.payload);
+            self.circle.tell(message.topic, message.properties, payload);
         }
         // Bridges are the last of the targets.
         for at in (0..self.plan.targets.len()).rev() {
@@ -51,7 +58,7 @@ impl Gateway {
                 break;
             }
             let bridge = BridgeId(dest.0);
-            let passage = passage(owner.0, bridge, message);
+            let passage = passage(owner.0, bridge, message, payload);
             match self.circle.pass(now, &passage, packet_id) {
                 None => {}
                 Some(Found::Watched) => {
@@ -110,16 +117,20 @@ impl Gateway {
         message: &Message<'_>,
     ) -> bool {
         let who = self.who(source);
-        self.circle.comes_back(now, who, &passage(0, bridge, message))
+        let mut digest = [0; DIGEST_BYTES];
+        let payload = self.digest(message, &mut digest);
+        self.circle.comes_back(now, who, &passage(0, bridge, message, payload))
     }
 
     /// A message is taken while circles are known: what the bridges of them get, and what not.
     pub(super) fn account_circles(&mut self, now: Instant, source: Source, message: &Message<'_>) {
+        let mut digest = [0; DIGEST_BYTES];
+        let payload = self.digest(message, &mut digest);
         let who = self.who(source);
         for at in 0..self.plan.targets.len() {
             let dest = self.plan.targets[at].dest;
             if usize::from(dest.0) < self.links.len() {
-                let passage = passage(0, BridgeId(dest.0), message);
+                let passage = passage(0, BridgeId(dest.0), message, payload);
                 self.circle.taken(now, who, &passage, false);
             }
         }
@@ -129,11 +140,27 @@ impl Gateway {
                 continue;
             }
             let bridge = BridgeId(dest.0);
-            let told = self.circle.taken(now, who, &passage(0, bridge, message), true);
+            let told = self.circle.taken(now, who, &passage(0, bridge, message, payload), true);
             if let Some(count) = told {
                 self.tell_of_circle(bridge, message.topic, count);
             }
         }
+    }
+
+    /// What stands for the payload: itself, or of a large one, which may lie in pieces, its length
+    /// and a sum over it.
+    fn digest<'a>(&self, message: &Message<'a>, out: &'a mut [u8; DIGEST_BYTES]) -> &'a [u8] {
+        let mut sum = crc32fast::Hasher::new();
+        match message.payload {
+            Payload::Here(payload) if payload.len() <= STREAM_BYTES => return payload,
+            Payload::Here(payload) => sum.update(payload),
+            Payload::Kept(record, _) => {
+                self.queue.pool.payload(record).for_each(|piece| sum.update(piece));
+            }
+        }
+        out[..8].copy_from_slice(&wide(message.payload_bytes()).to_le_bytes());
+        out[8..].copy_from_slice(&u64::from(sum.finalize()).to_le_bytes());
+        out
     }
 
     fn tell_of_circle(&mut self, bridge: BridgeId, topic: &str, count: u32) {
@@ -151,12 +178,11 @@ impl Gateway {
     }
 }
 
-fn passage<'a>(source: u16, bridge: BridgeId, message: &Message<'a>) -> Passage<'a> {
-    Passage {
-        source,
-        bridge,
-        topic: message.topic,
-        properties: message.properties,
-        payload: message.payload,
-    }
+fn passage<'a>(
+    source: u16,
+    bridge: BridgeId,
+    message: &Message<'a>,
+    payload: &'a [u8],
+) -> Passage<'a> {
+    Passage { source, bridge, topic: message.topic, properties: message.properties, payload }
 }

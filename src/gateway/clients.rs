@@ -405,9 +405,11 @@ impl Gateway {
         self.actions
             .retain(|action| !matches!(action, super::Action::Close { conn, .. } if *conn == gone));
         let conn = self.conn_mut(slot);
-        if core::mem::take(&mut conn.parked) > 0 {
+        conn.parked = 0;
+        if core::mem::take(&mut conn.waits) {
             self.parked -= 1;
         }
+        self.forget_kept(slot);
         self.conn_mut(slot).role = Role::Free;
     }
 
@@ -440,7 +442,7 @@ impl Gateway {
             let conn = self.conn(slot);
             // What a client cannot send because we do not read, or does not send before it has its
             // CONNACK, is not its silence.
-            let held = conn.parked > 0 || conn.stalled || conn.is_mute(self.rows_saved);
+            let held = conn.waits || conn.stalled || conn.is_mute(self.rows_saved);
             let at = match conn.role {
                 Role::Greeting => conn.opened_at.plus(CONNECT_WITHIN),
                 Role::Client { .. } if !conn.keepalive.is_zero() && !held => {

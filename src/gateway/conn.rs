@@ -2,6 +2,7 @@
 //! socket, no buffer of packets: owed acknowledgements are a few bytes each and bounded.
 
 use super::alias::Alias;
+use super::kept::Inbound;
 use super::reasons::Reader;
 use crate::limits::CONTROL_BYTES;
 use crate::mqtt::{PacketId, Reason, Version};
@@ -183,7 +184,11 @@ pub struct Conn {
     pub zero_parked: bool,
     /// One of them has a topic alias: what is behind it waits too.
     pub alias_parked: bool,
-    /// The parked bytes should be tried again.
+    /// PUBLISHes in the ring that are not routed yet.
+    pub inbound: Inbound,
+    /// It counts among those that wait for room.
+    pub waits: bool,
+    /// What waits should be tried again.
     pub retry: bool,
     /// Bytes to come of a packet that is acknowledged already and passed over.
     pub swallow_left: usize,
@@ -242,6 +247,8 @@ impl Conn {
             parked: 0,
             zero_parked: false,
             alias_parked: false,
+            inbound: Inbound::default(),
+            waits: false,
             window_learned: 0,
             unreleased: 0,
             beyond_share: false,
@@ -286,6 +293,7 @@ impl Conn {
         self.parked = 0;
         self.zero_parked = false;
         self.alias_parked = false;
+        assert!(self.inbound.is_empty() && !self.waits, "a connection ends with what it waits for");
         self.window_learned = 0;
         self.unreleased = 0;
         self.beyond_share = false;

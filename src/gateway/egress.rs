@@ -102,7 +102,7 @@ impl Gateway {
         if bytes > 0 {
             conn.sent_at = now;
             // What waited for room in the replies may go on.
-            if conn.parked > 0 || conn.subscribing.is_some() || conn.stalled {
+            if conn.waits || conn.subscribing.is_some() || conn.stalled {
                 conn.stalled = false;
                 self.resume.set(slot);
             }

@@ -22,7 +22,29 @@ pub(super) struct Message<'a> {
     pub retain: bool,
     pub properties: &'a [u8],
     pub expiry_s: Option<u32>,
-    pub payload: &'a [u8],
+    pub payload: Payload<'a>,
+}
+
+/// Where its payload is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Payload<'a> {
+    Here(&'a [u8]),
+    /// In a record that has the whole message already, so many bytes of it.
+    Kept(RecordId, usize),
+}
+
+impl Message<'_> {
+    pub fn payload_bytes(&self) -> usize {
+        match self.payload {
+            Payload::Here(bytes) => bytes.len(),
+            Payload::Kept(_, bytes) => bytes,
+        }
+    }
+
+    /// Topic, properties and payload together.
+    pub fn body_bytes(&self) -> usize {
+        self.topic.len() + self.properties.len() + self.payload_bytes()
+    }
 }
 
 /// Who published it.
@@ -215,14 +237,20 @@ impl Gateway {
         if self.plan.wait {
             return Outcome::Parked;
         }
-        let body = message.topic.len() + message.properties.len() + message.payload.len();
+        let body = message.body_bytes();
         let reserve = match (message.qos, source) {
             (Qos::AtMostOnce, _) => Reserve::ForOthers,
             (_, Source::Client { .. }) => Reserve::ForRemotes,
             (_, Source::Link { .. } | Source::Will { .. } | Source::Own) => Reserve::Nothing,
         };
-        if !self.queue.fits(reserve, body, self.plan.targets.len()) && !self.plan.targets.is_empty()
-        {
+        // What is in the ring already needs no more than its references.
+        let in_place = matches!(message.payload, Payload::Kept(..));
+        let fits = match self.plan.targets.len() {
+            0 => true,
+            count if in_place => self.queue.has_entries(count),
+            count => self.queue.fits(reserve, body, count),
+        };
+        if !fits {
             if !self.queue.could_fit(body) {
                 return self.drop_everywhere(DropReason::TooLarge);
             }
@@ -277,13 +305,19 @@ impl Gateway {
         }
         self.count_in(source);
         if source != Source::Own {
-            self.counters.in_payload += wide(message.payload.len());
+            self.counters.in_payload += wide(message.payload_bytes());
         }
         if self.plan.targets.is_empty() {
             let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };
             return Outcome::Routed { reason, record: None };
         }
-        let record = self.insert(now, source, message);
+        let record = match message.payload {
+            Payload::Here(_) => self.insert(now, source, message, 0),
+            Payload::Kept(record, _) => {
+                self.queue.pool.retain(record);
+                record
+            }
+        };
         for at in 0..self.plan.targets.len() {
             let target = self.plan.targets[at];
             let conflate = target.conflate.then(|| topic::topic_hash(message.topic));
@@ -345,11 +379,19 @@ impl Gateway {
         }
     }
 
-    fn insert(&mut self, now: Instant, source: Source, message: &Message<'_>) -> RecordId {
+    /// A record with what is here of the message, and room for `missing` bytes of payload more;
+    /// room was asked for.
+    pub(super) fn insert(
+        &mut self,
+        now: Instant,
+        source: Source,
+        message: &Message<'_>,
+        missing: usize,
+    ) -> RecordId {
         let head = Head {
             topic_bytes: fit(message.topic.len(), "topic bytes"),
             props_bytes: fit(message.properties.len(), "property bytes"),
-            payload_bytes: fit(message.payload.len(), "payload bytes"),
+            payload_bytes: fit(message.payload_bytes() + missing, "payload bytes"),
             qos: message.qos,
             retain: message.retain,
             arrival: now,
@@ -362,19 +404,24 @@ impl Gateway {
         let pool = &mut self.queue.pool;
         pool.write(record, 0, message.topic.as_bytes());
         pool.write(record, message.topic.len(), message.properties);
-        pool.write(record, message.topic.len() + message.properties.len(), message.payload);
+        if let Payload::Here(payload) = message.payload {
+            pool.write(record, message.topic.len() + message.properties.len(), payload);
+        }
         record
     }
 
     fn retain(&mut self, now: Instant, source: Source, message: &Message<'_>) {
-        let set = self.retained.set(
-            message.topic,
-            message.qos,
-            message.properties,
-            [message.payload],
-            message.expiry_s,
-            now,
-        );
+        let Self { retained, queue, .. } = self;
+        let Message { topic, qos, properties, expiry_s, .. } = *message;
+        let set = match message.payload {
+            Payload::Here(payload) => {
+                retained.set(topic, qos, properties, [payload], expiry_s, now)
+            }
+            Payload::Kept(record, _) => {
+                let payload = queue.pool.payload(record);
+                retained.set(topic, qos, properties, payload, expiry_s, now)
+            }
+        };
         if set.is_err() {
             // An older value would pass for the newest [MQTT-3.3.1-5].
             if self.retained.clear(message.topic) {

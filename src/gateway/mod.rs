@@ -17,6 +17,7 @@ mod ends;
 mod failback;
 mod greeting;
 mod ingest;
+mod kept;
 mod links;
 mod load;
 mod login;
@@ -146,6 +147,10 @@ pub struct Gateway {
     /// `queue` changes seen when parked publishes were last tried.
     parked_at: u64,
     parked: u32,
+    /// Blocks and records of PUBLISHes that are not routed yet, and when one last found no room.
+    kept_blocks: u32,
+    kept_records: u32,
+    room_wanted_at: Instant,
     /// They are tried again then in any case: something may have expired that is in their way.
     shed_at: Instant,
     node_id: u64,
@@ -234,6 +239,9 @@ impl Gateway {
             reloading: None,
             parked_at: 0,
             parked: 0,
+            kept_blocks: 0,
+            kept_records: 0,
+            room_wanted_at: Instant::ZERO,
             shed_at: Instant::NEVER,
             node_id,
             meta_dirty: true,
@@ -263,13 +271,15 @@ impl Gateway {
         let [ring, entries, log] = Queue::planned_bytes(&setup);
         let limit = &config.limit;
         let clients = usize::from(limit.clients.saturating_add(REFUSAL_CONNECTIONS));
-        let connections = clients * Conn::planned_bytes(limit.inflight, 0)
+        let client = Conn::planned_bytes(limit.inflight, 0) + kept::Inbound::planned_bytes(1);
+        let link = kept::Inbound::planned_bytes(inbound_window(config));
+        let connections = clients * client
             + config
                 .bridges
                 .iter()
                 .chain(core::iter::repeat(&Bridge::vacant()))
                 .take(config.bridge_room())
-                .map(|b| 2 * Conn::planned_bytes(inbound_window(config), connect_bytes(b)))
+                .map(|b| 2 * (link + Conn::planned_bytes(inbound_window(config), connect_bytes(b))))
                 .sum::<usize>();
         let sessions = Sessions::planned_bytes(limit.sessions, limit.client_id_bytes)
             + Subs::bytes_planned(limit.subscriptions, limit.topic_bytes, limit.sessions)
@@ -372,6 +382,7 @@ impl Gateway {
         self.due = self.due.min(self.expire_pressure(now));
         self.retained.expire(now);
         self.due = self.due.min(self.retained.expires_at()).min(self.tell_sys(now));
+        self.due = self.due.min(self.expire_filling(now));
         self.expire_stop(now);
         self.collect();
     }

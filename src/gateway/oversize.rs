@@ -35,8 +35,6 @@ pub(super) enum Swallowed {
     Taken(usize),
     /// It has to be presented again with so many bytes.
     Incomplete(usize),
-    /// Its acknowledgement has no room yet.
-    Stall,
 }
 
 impl Gateway {
@@ -58,7 +56,9 @@ impl Gateway {
         reason: &'static str,
         said: Reason,
     ) -> Step {
-        if let Some(packet_id) = publish.packet_id {
+        if let Some(packet_id) = publish.packet_id
+            && !self.keep_refusal(slot, packet_id, publish.qos, said)
+        {
             let conn = self.conn_mut(slot);
             let debts =
                 if publish.qos == Qos::ExactlyOnce { &mut conn.pubrecs } else { &mut conn.pubacks };
@@ -81,7 +81,6 @@ impl Gateway {
         &mut self,
         slot: u16,
         buffer: &[u8],
-        publishes_wait: bool,
         fault: Malformed,
     ) -> Result<Swallowed, Fatal> {
         let Role::Link { bridge } = self.conn(slot).role else {
@@ -100,17 +99,13 @@ impl Gateway {
             Looked::Needs(_) => return Err(self.too_large(fault, buffer)),
             Looked::At(found) => found,
         };
-        if let Some(packet_id) = found.packet_id {
-            if publishes_wait {
-                // Its acknowledgement would overtake theirs [MQTT-4.6.0].
-                return Err(self.too_large(fault, buffer));
-            }
+        // Its acknowledgement overtakes none [MQTT-4.6.0].
+        if let Some(packet_id) = found.packet_id
+            && !self.keep_refusal(slot, packet_id, found.qos, Reason::SUCCESS)
+        {
             let conn = self.conn_mut(slot);
             let exactly_once = found.qos == Qos::ExactlyOnce;
             let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
-            if debts.is_full() {
-                return Ok(Swallowed::Stall);
-            }
             let reason = Reason::SUCCESS;
             debts.push(Debt { packet_id, reason, record: None, after: 0, owner: None });
             self.ready.set(slot);

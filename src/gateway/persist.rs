@@ -142,7 +142,7 @@ impl Gateway {
             }
             for slot in 0..self.conns.len() {
                 let Ok(slot) = u16::try_from(slot) else { continue };
-                if self.conn(slot).parked == 0 {
+                if !self.conn(slot).waits {
                     continue;
                 }
                 if !changed {

@@ -4,19 +4,21 @@
 use super::Gateway;
 use super::conn::Role;
 pub(super) use super::ends::Fatal;
-use super::ingest::{Message, Source};
+use super::ingest::{Message, Payload, Source};
+use super::kept::Begun;
 use super::oversize::Swallowed;
 use super::sys;
 use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::fit::wide;
-use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX};
+use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX, STREAM_BYTES};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
 use crate::mqtt::{Connack, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
 use crate::queue::window::{Acked, Answer};
 use crate::vocab::{ConnId, Instant};
 
 /// Packet types, the upper half of the first byte (2.1.2).
+const PUBLISH: u8 = 3;
 const SUBSCRIBE: u8 = 8;
 const UNSUBSCRIBE: u8 = 10;
 
@@ -48,11 +50,9 @@ impl Gateway {
         let nothing = Taken { kept: 0, open: true, packet_bytes: None };
         let Some(slot) = self.live(id) else { return nothing };
         self.looks = self.looks_now();
-        let (parked, retry) = {
-            let conn = self.conn_mut(slot);
-            (core::mem::take(&mut conn.parked), core::mem::take(&mut conn.retry))
-        };
-        if parked > 0 {
+        let conn = self.conn_mut(slot);
+        let (parked, retry) = (core::mem::take(&mut conn.parked), core::mem::take(&mut conn.retry));
+        if core::mem::take(&mut conn.waits) {
             self.parked -= 1;
         }
         let parked = parked.min(buffer.len());
@@ -62,13 +62,21 @@ impl Gateway {
             conn.received_at = now;
         }
         let begun = conn.begun_bytes;
-        let bytes = self.swallow_rest(slot, buffer, parked);
+        let filling = self.conn(slot).inbound.is_filling();
+        let bytes = self.fill(now, slot, buffer, parked);
+        let bytes = self.swallow_rest(slot, &mut buffer[..bytes], parked);
         let buffer = &mut buffer[..bytes];
+        if (retry || filling)
+            && let Err(fatal) = self.take_kept(now, slot)
+        {
+            self.fail(now, slot, fatal);
+            return nothing;
+        }
         let mut read = if retry { 0 } else { parked };
         let mut kept = read;
         let mut open = true;
         let mut packet_bytes = None;
-        let mut publishes_wait = kept > 0;
+        let mut publishes_wait = kept > 0 || self.conn(slot).inbound.has_whole();
         let mut subscribes_wait = kept > 0 && self.conn(slot).subscribing.is_some();
         let mut zero_waits = publishes_wait && self.conn(slot).zero_parked;
         let mut all_wait = publishes_wait && self.conn(slot).alias_parked;
@@ -81,22 +89,37 @@ impl Gateway {
                 Ok(Frame::Complete { packet_bytes }) => packet_bytes,
                 Ok(Frame::Incomplete { packet_bytes: need }) => {
                     packet_bytes = need;
+                    let large = need.filter(|need| *need > STREAM_BYTES);
+                    let Some(total) = large.filter(|_| buffer[read] >> 4 == PUBLISH) else { break };
+                    let here = &buffer[read..];
+                    let waits = (publishes_wait, zero_waits || all_wait);
+                    match self.begin_large(now, slot, here, total, waits, kept > 0) {
+                        Ok(Begun::Taken) => {
+                            self.counters.in_packets += 1;
+                            self.counters.in_bytes += wide(total);
+                            read = buffer.len();
+                            packet_bytes = None;
+                        }
+                        Ok(Begun::Needs(bytes)) => packet_bytes = Some(bytes),
+                        // In one piece, if there is room for that.
+                        Ok(Begun::Later) if total <= self.config.limit.large_bytes() => {}
+                        Ok(Begun::Later) => open = false,
+                        Err(fatal) => {
+                            self.fail(now, slot, fatal);
+                            return nothing;
+                        }
+                    }
                     break;
                 }
                 Err(malformed) => {
                     let here = &buffer[read..];
-                    match self.swallow_oversized(slot, here, publishes_wait, malformed) {
+                    match self.swallow_oversized(slot, here, malformed) {
                         Ok(Swallowed::Taken(bytes)) => {
                             read += bytes;
                             continue;
                         }
                         Ok(Swallowed::Incomplete(bytes)) => {
                             packet_bytes = Some(bytes);
-                            break;
-                        }
-                        Ok(Swallowed::Stall) => {
-                            open = false;
-                            self.stall(slot);
                             break;
                         }
                         Err(fatal) => {
@@ -119,6 +142,10 @@ impl Gateway {
                 Ok(Step::Done) => {
                     self.counters.in_packets += 1;
                     self.counters.in_bytes += wide(total);
+                    if let Some(last) = self.conn(slot).inbound.last_whole() {
+                        publishes_wait = true;
+                        zero_waits |= last == Qos::AtMostOnce;
+                    }
                 }
                 Ok(step @ (Step::Park | Step::ParkAll)) => {
                     publishes_wait = true;
@@ -151,26 +178,25 @@ impl Gateway {
         let rest = buffer.len() - read;
         let conn = self.conn_mut(slot);
         conn.begun_bytes = rest;
-        if fresh > 0 && rest > 0 {
+        let filling = conn.inbound.is_filling();
+        if fresh > 0 && (rest > 0 || filling || conn.swallow_left > 0) {
             conn.part_at = now;
         }
-        if fresh >= PROGRESS_BYTES || fresh > 0 && rest < begun + fresh {
+        if fresh >= PROGRESS_BYTES || fresh > 0 && !filling && rest < begun + fresh {
             conn.alive_at = now;
         }
         conn.parked = kept;
-        conn.zero_parked = kept > 0 && zero_waits;
+        conn.waits = kept > 0 || conn.inbound.waits() || !open && !conn.stalled;
+        conn.zero_parked = conn.waits && zero_waits;
         conn.alias_parked = kept > 0 && all_wait;
-        if kept > 0 {
+        if conn.waits {
             self.parked += 1;
         }
         buffer.copy_within(read.., kept);
         self.collect();
-        if kept > 0 && matches!(self.conn(slot).role, Role::Link { .. }) {
-            // The remote's window has to fit, or what lies behind it could not be read.
-            packet_bytes = packet_bytes.max(Some(self.config.limit.packet_bytes));
-        } else if let Some(bytes) = packet_bytes {
-            packet_bytes = Some(bytes + kept);
-        }
+        // What is parked shares the room of the packet behind it.
+        let most = self.config.limit.large_bytes();
+        packet_bytes = packet_bytes.map(|bytes| (bytes + kept).min(bytes.max(most)));
         Taken { kept: kept + rest, open, packet_bytes }
     }
 
@@ -326,7 +352,11 @@ impl Gateway {
         {
             return Err(Reason::PROTOCOL_ERROR.into()); // [MQTT-3.3.4-6]
         }
-        if publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits {
+        if self.passes_over(slot, publish) {
+            return Ok(Step::Done);
+        }
+        let waits = publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits;
+        if waits && matches!(source, Source::Client { .. }) {
             return Ok(Step::Park);
         }
         let (size, limit) = (publish.topic.len(), self.config.limit.topic_bytes);
@@ -358,22 +388,35 @@ impl Gateway {
         }
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut topics = core::mem::take(&mut self.topic);
-        let result = self.publish_mapped(now, slot, source, publish, &mut scratch, &mut topics);
+        let mut large = Vec::new();
+        let room = match publish.properties.as_bytes().len() {
+            bytes if bytes <= scratch.len() => &mut scratch[..],
+            // More than nearly all messages have.
+            bytes => {
+                large.resize(bytes, 0);
+                &mut large[..]
+            }
+        };
+        let result = self.publish_mapped(now, slot, source, publish, waits, room, &mut topics);
         self.scratch = scratch;
         self.topic = topics;
         match result {
             Ok(true) => Ok(Step::Done),
+            // Of a remote nothing is left in the buffer: it waits for a moment, as it is.
+            Ok(false) if matches!(source, Source::Link { .. }) => Ok(Step::Stall),
             Ok(false) => Ok(Step::Park),
             Err(fatal) => Err(fatal),
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one publish, and memory for its parts")]
     fn publish_mapped(
         &mut self,
         now: Instant,
         slot: u16,
         source: Source,
         publish: &Publish<'_>,
+        waits: bool,
         scratch: &mut [u8],
         topics: &mut [u8],
     ) -> Result<bool, Fatal> {
@@ -400,7 +443,7 @@ impl Gateway {
             retain: publish.retain,
             properties: &scratch[..properties],
             expiry_s: publish.properties.message_expiry(),
-            payload: publish.payload,
+            payload: Payload::Here(publish.payload),
         };
         if let Source::Link { bridge, .. } = source {
             let rules = &self.links[usize::from(bridge.0)].rules;
@@ -425,7 +468,12 @@ impl Gateway {
                 return Ok(self.swallow(slot, publish, "sys_topic") == Step::Done);
             }
         }
-        self.publish_acknowledged(now, source, &message, publish.packet_id)
+        if publish.missing > 0 || waits {
+            return Ok(self.keep(now, slot, source, &message, publish));
+        }
+        let taken = self.publish_acknowledged(now, source, &message, publish.packet_id)?;
+        let keeps = !taken && matches!(source, Source::Link { .. });
+        Ok(taken || keeps && self.keep(now, slot, source, &message, publish))
     }
 
     /// The four acknowledgements, the same for sessions and links.
@@ -509,7 +557,8 @@ impl Gateway {
         conn.role = Role::Closing;
         conn.closing_at = now;
         conn.forget_debts();
-        let was_parked = core::mem::take(&mut conn.parked) > 0;
+        conn.parked = 0;
+        let was_parked = core::mem::take(&mut conn.waits);
         conn.subscribing = None;
         let action =
             Action::Close { conn: conn.id(slot), after_flush, deadline: now.plus(CLOSE_WITHIN) };
@@ -517,6 +566,7 @@ impl Gateway {
             self.parked -= 1;
         }
         self.actions.push_back(action);
+        self.forget_kept(slot);
         self.ready.set(slot);
     }
 

@@ -159,6 +159,13 @@ impl Gateway {
             return now;
         }
         next = next.min(by);
+        let renew_at = self.renew_at(slot);
+        if renew_at <= now {
+            self.say_goodbye(slot, Reason::SUCCESS);
+            self.link_lost(now, slot, bridge, "fetch_again");
+            return now;
+        }
+        next = next.min(renew_at);
         let conn = self.conn(slot);
         if !conn.keepalive.is_zero() {
             let keepalive = conn.keepalive;

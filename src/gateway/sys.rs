@@ -6,7 +6,7 @@
 
 use super::Gateway;
 use super::conn::Role;
-use super::ingest::{Message, Outcome, Source};
+use super::ingest::{Message, Outcome, Payload, Source};
 use super::load::LOADS;
 use crate::fit::wide;
 use crate::mqtt::{Qos, topic};
@@ -319,7 +319,7 @@ impl Gateway {
                 retain: false,
                 properties: &[],
                 expiry_s: None,
-                payload: figure.value.as_bytes(),
+                payload: Payload::Here(figure.value.as_bytes()),
             };
             if matches!(self.route(now, Source::Own, &message), Outcome::Routed { .. }) {
                 self.sys.told[at] = hash;

@@ -9,7 +9,7 @@
 //! too; what can wait no longer is counted as dropped.
 
 use super::clients::{quota, seconds};
-use super::ingest::{Message, Outcome, Source};
+use super::ingest::{Message, Outcome, Payload, Source};
 use super::receive::Fatal;
 use super::{Gateway, sys};
 use crate::broker::access::Right;
@@ -203,7 +203,7 @@ impl Gateway {
             retain: true,
             properties: &[],
             expiry_s: None,
-            payload,
+            payload: Payload::Here(payload),
         };
         // At QoS 0 it is never parked.
         let _ = self.route(now, Source::Own, &message);
@@ -217,7 +217,7 @@ fn message_of(will: &Will) -> Message<'_> {
         retain: will.retain,
         properties: &will.properties,
         expiry_s: will.expiry_s,
-        payload: &will.payload,
+        payload: Payload::Here(&will.payload),
     }
 }
 

@@ -147,7 +147,7 @@ fn properties<'a>(
 
 // Built in its place: a copy of the packet would cost more than the decoding.
 #[inline(always)]
-fn publish<'a>(
+pub(super) fn publish<'a>(
     version: Version,
     first: u8,
     mut reader: Reader<'a>,
@@ -170,6 +170,7 @@ fn publish<'a>(
         packet_id,
         properties,
         payload: reader.rest(),
+        missing: 0,
     }))
 }
 

@@ -68,6 +68,7 @@ fn the_encoder_writes_these_very_bytes() {
         packet_id: Some(id),
         properties: Properties::from_encoded(b"\x01\x01"),
         payload: b"xy",
+        missing: 0,
     });
     let written = |version, packet: &Packet<'_>| {
         let mut out = [0; 64];

@@ -19,6 +19,7 @@ mod frame;
 mod mapping;
 mod overlap;
 mod packet;
+mod partial;
 mod property;
 pub mod props;
 mod reader;
@@ -38,6 +39,7 @@ pub use self::packet::{
     Ack, Connack, Connect, Disconnect, Filters, Packet, Publish, Suback, Subscribe,
     SubscribeOptions, Unsubscribe, Will,
 };
+pub use self::partial::{Partial, partial};
 pub use self::props::{Context, Properties, Property, PropertyId};
 pub use self::reason::{Fault, Malformed, Reason};
 pub use self::writer::Writer;

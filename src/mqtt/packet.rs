@@ -74,6 +74,8 @@ pub struct Publish<'a> {
     pub packet_id: Option<PacketId>,
     pub properties: Properties<'a>,
     pub payload: &'a [u8],
+    /// Bytes of the payload that are still to come; 0 for a whole packet.
+    pub missing: usize,
 }
 
 /// PUBACK, PUBREC, PUBREL, PUBCOMP.

@@ -175,6 +175,7 @@ fn packets(
                 packet_id: (qos != Qos::AtMostOnce).then(|| id(7)),
                 properties: properties(Context::Publish),
                 payload: if flag { b"" } else { b"\x00\xFFpayload" },
+                missing: 0,
             }));
         }
     }

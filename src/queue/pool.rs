@@ -226,6 +226,24 @@ impl Pool {
         done
     }
 
+    /// The payload, block by block.
+    pub fn payload(&self, id: RecordId) -> impl Iterator<Item = &[u8]> + Clone {
+        let at = self.head(id).payload_at();
+        let (mut block, mut offset) = self.seek(id, at);
+        let mut left = widen(self.head(id).payload_bytes);
+        core::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let take = left.min(BLOCK_BYTES - offset);
+            let start = widen(block) * BLOCK_BYTES + offset;
+            left -= take;
+            offset = 0;
+            block = self.next_block[widen(block)];
+            Some(&self.bytes[start..start + take])
+        })
+    }
+
     /// The body when it lies in one block.
     pub fn contiguous(&self, id: RecordId) -> Option<&[u8]> {
         let record = self.at(id);

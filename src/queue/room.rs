@@ -2,7 +2,7 @@
 //! anything is dropped: an accepted message goes only when the one it goes for really gets in.
 
 use super::outbox::DestId;
-use super::pool::blocks_for;
+use super::pool::{blocks_for, widen};
 use super::trim::Scope;
 use super::{Queue, Reserve};
 use crate::fit::fit;
@@ -26,7 +26,12 @@ impl Queue {
         self.fits_in(self.free(), reserve, body_bytes, destinations)
     }
 
-    /// The same, once these messages are dropped. What they free for sure is counted, no more.
+    /// Room for so many references to a record that is in the pool already?
+    pub fn has_entries(&self, destinations: usize) -> bool {
+        widen(self.entries.free_count()) >= destinations
+    }
+
+    /// The same as [`Queue::fits`], once these messages are dropped. What they free for sure is counted, no more.
     pub fn fits_without(
         &self,
         gone: &Foreseen,

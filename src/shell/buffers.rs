@@ -1,8 +1,10 @@
 //! Memory of the connections: small buffers for whoever has bytes in them, large ones that are
 //! lent. The large ones are allocated at start, the small ones at most as many as the plan says.
 //!
-//! Large buffers are lent in the order of asking. One more than configured is kept for bridges
-//! alone: blocked clients may hold all others, and only what a bridge reads unblocks them.
+//! Large buffers are lent in the order of asking, to packets that have to be in one piece: all but
+//! large PUBLISHes that find room in the ring, of which that is only topic and properties. One more
+//! than configured is kept for bridges alone: blocked clients may hold all others, and only what a
+//! bridge reads unblocks them.
 
 use crate::config::Config;
 use crate::limits::REFUSAL_CONNECTIONS;
@@ -17,11 +19,8 @@ pub(super) const CLIENT_OUT_BYTES: usize = 4096;
 /// The same of a bridge.
 pub(super) const BRIDGE_OUT_BYTES: usize = 32 * 1024;
 
-/// Bytes one read takes at most.
-pub(super) const SCRATCH_BYTES: usize = 64 * 1024;
-
-/// A large buffer is never smaller: what is read at once has to fit as well.
-const LARGE_BYTES_MIN: usize = 2 * OWN_BYTES;
+/// Bytes one read takes at most, behind what was kept before it.
+pub(super) const SCRATCH_BYTES: usize = 32 * 1024 + OWN_BYTES;
 
 /// Connections the configuration allows at once, the refused ones included. An old bridge
 /// connection may still be closing when the next is dialled.
@@ -38,10 +37,6 @@ fn bridge_count(config: &Config) -> usize {
     }
 }
 
-fn large_bytes(config: &Config) -> usize {
-    config.limit.packet_bytes.max(LARGE_BYTES_MIN)
-}
-
 /// Bytes all connections take together, for the memory plan.
 pub fn memory_bytes(config: &Config) -> usize {
     let bridges = bridge_count(config);
@@ -49,7 +44,7 @@ pub fn memory_bytes(config: &Config) -> usize {
     let large = usize::from(config.limit.large_buffers.max(1)) + 1;
     clients * (OWN_BYTES + CLIENT_OUT_BYTES)
         + bridges * (OWN_BYTES + BRIDGE_OUT_BYTES)
-        + large * large_bytes(config)
+        + large * config.limit.large_bytes()
         + SCRATCH_BYTES
 }
 
@@ -133,7 +128,7 @@ pub(super) struct Loans {
 
 impl Loans {
     pub(super) fn new(config: &Config) -> Self {
-        let large_bytes = large_bytes(config);
+        let large_bytes = config.limit.large_bytes();
         let general_count = usize::from(config.limit.large_buffers.max(1));
         let large = |reserve| Large { bytes: zeroed(large_bytes), reserve };
         Self {

@@ -189,6 +189,7 @@ fn batch(qos: Qos) -> Vec<u8> {
             packet_id: PacketId::new(id).filter(|_| qos != Qos::AtMostOnce),
             properties: Properties::EMPTY,
             payload: &PAYLOAD,
+            missing: 0,
         });
         world::put(Version::V311, &packet, &mut out);
     }

@@ -69,6 +69,7 @@ fn an_acknowledgement_behind_a_message_that_comes_slowly() {
     let mut near = Connect::v5("near").open(gateway.port);
     near.subscribe(&[("down/#", 1)]);
     let far = Collector::start(remote.port, "far", "up/#");
+    remote.wait_line("Sending SUBACK to gw-up");
     let mut source = Connect::v5("source").open(remote.port);
     assert_eq!(source.publish(&Message::new("down/large", vec![b'y'; 50_000]).qos(1)), 0);
     assert_eq!(near.publish(&Message::new("up/small", "now").qos(1)), 0);

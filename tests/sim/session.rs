@@ -415,5 +415,6 @@ fn publish(line: &mut Line, ledger: &Ledger, id: u32, qos: u8, pid: u16, dup: bo
         packet_id: PacketId::new(pid),
         properties: Properties::EMPTY,
         payload: &payload(id, message.bytes),
+        missing: 0,
     }));
 }

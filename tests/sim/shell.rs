@@ -418,9 +418,8 @@ impl World {
             let Some(shell) = &mut self.wires[at].shell else { continue };
             shell.paused = false;
             shell.full = false;
-            if !shell.rest.is_empty() {
-                self.present(gateway, now, at);
-            }
+            // Also without a byte: what it waits with may be in the core.
+            self.present(gateway, now, at);
         }
         resumed
     }

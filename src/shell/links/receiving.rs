@@ -216,9 +216,8 @@ impl Links {
         let bytes = conn.rest;
         conn.paused = false;
         conn.full = false;
-        if bytes > 0 {
-            self.present(now, id.slot, bytes, false, core);
-        }
+        // Also without a byte: what it waits with may be in the core.
+        self.present(now, id.slot, bytes, false, core);
         self.watch_deaf(now, id.slot);
         self.line_up(id.slot);
     }

@@ -1,0 +1,438 @@
+//! PUBLISHes in the ring that are not routed yet: those whose payload is still coming, and those of
+//! a remote that find no room at their destination. Read MQTT 5 sections 3.3 and 4.9 first.
+//!
+//! **A large payload** goes straight into the blocks of its record as it comes: with the head
+//! (topic, properties) everything is decided that can be, the record is reserved whole, and when
+//! its last byte is here it is routed like any other, without being copied. A connection has one
+//! such record at a time. Its sender going away gives the blocks back.
+//!
+//! **What a remote sends** is never left in the buffer of its connection: acknowledgements of what
+//! we sent lie behind it, and whoever waits for them may be what is in the way. It is kept here, in
+//! order, until its destination has room. [`INBOUND_SHARE`] bounds all of it together. What finds
+//! no place even here is passed over without an acknowledgement, and so is everything of QoS 1 and
+//! 2 behind it: the remote keeps it. Once the rest has been taken in, the link is renewed, and the
+//! remote sends it again. So a destination that is full never stands in the way of what the other
+//! destinations, or that remote, are owed.
+//!
+//! Clients' messages that find no room stay in the buffers of their connections (`receive`).
+
+use super::Gateway;
+use super::conn::{Debt, Role};
+use super::ingest::{Message, Payload, Source};
+use super::receive::{Fatal, Step};
+use crate::fit::fit;
+use crate::limits::{
+    FILL_STILL_MAX, FILL_TOTAL_MAX, INBOUND_SHARE, RENEW_AFTER, ROOM_WITHIN,
+    THIN_LINE_BYTES_A_SECOND,
+};
+use crate::mqtt::{PacketId, Partial, Publish, Qos, Reason, partial};
+use crate::queue::Reserve;
+use crate::queue::pool::{RecordId, blocks_for, widen};
+use crate::vocab::Instant;
+use core::time::Duration;
+use std::collections::VecDeque;
+
+/// A PUBLISH that waits in its turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// `None`: it goes nowhere, and is acknowledged in its turn [MQTT-4.6.0].
+    record: Option<RecordId>,
+    packet_id: Option<PacketId>,
+    qos: Qos,
+    /// What its publisher is told then.
+    said: Reason,
+}
+
+/// How far the last of them has come.
+#[derive(Clone, Copy, Debug)]
+struct Filling {
+    /// Where in the body the next byte goes.
+    at: usize,
+    left: usize,
+    since: Instant,
+    grown: Instant,
+}
+
+/// The PUBLISHes of one connection. Memory comes with the first.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    list: VecDeque<Kept>,
+    filling: Option<Filling>,
+    /// When something was first left with the remote: it has to send it again.
+    passed_over: Option<Instant>,
+    /// One waits for room in the ring since then.
+    short_since: Option<Instant>,
+}
+
+impl Inbound {
+    pub fn planned_bytes(count: u16) -> usize {
+        usize::from(count) * size_of::<Kept>()
+    }
+
+    /// Is one of them whole, or is there one that has no place here yet?
+    pub fn waits(&self) -> bool {
+        self.has_whole() || self.short_since.is_some()
+    }
+
+    pub fn has_whole(&self) -> bool {
+        self.list.len() > usize::from(self.filling.is_some())
+    }
+
+    /// The last of them when it is whole: those behind it come after it.
+    pub fn last_whole(&self) -> Option<Qos> {
+        self.list.back().filter(|_| self.filling.is_none()).map(|kept| kept.qos)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub fn is_filling(&self) -> bool {
+        self.filling.is_some()
+    }
+}
+
+/// What became of the beginning of a large PUBLISH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// Everything that is here of it.
+    Taken,
+    /// So many bytes are needed.
+    Needs(usize),
+    /// There is no room for it now.
+    Later,
+}
+
+impl Gateway {
+    /// Begins the PUBLISH of `total` bytes that `bytes` ends with. `parked`: others of its
+    /// connection are in its buffer.
+    pub(super) fn begin_large(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bytes: &[u8],
+        total: usize,
+        waits: (bool, bool),
+        parked: bool,
+    ) -> Result<Begun, Fatal> {
+        let source = match self.conn(slot).role {
+            Role::Client { session } => Source::Client { slot, session },
+            Role::Link { bridge } if self.link_is_up(bridge, slot) => Source::Link { slot, bridge },
+            Role::Link { .. } | Role::Free | Role::Greeting | Role::Closing => {
+                return Err(Reason::PROTOCOL_ERROR.into());
+            }
+        };
+        let publish = match partial(self.conn(slot).version, bytes, total)? {
+            Partial::Needs(bytes) => return Ok(Begun::Needs(bytes)),
+            Partial::Head(publish) => publish,
+        };
+        if let Source::Client { session, .. } = source {
+            self.client_speaks(slot, session);
+            if parked || !self.conn(slot).inbound.is_empty() {
+                return Ok(Begun::Later);
+            }
+        }
+        let (publishes_wait, zero_waits) = waits;
+        match self.publish_aliased(now, slot, source, &publish, publishes_wait, zero_waits)? {
+            Step::Done => {}
+            Step::Park | Step::ParkAll | Step::Stall => return Ok(Begun::Later),
+        }
+        if !self.conn(slot).inbound.is_filling() {
+            // Its head was enough to know that it goes nowhere.
+            self.conn_mut(slot).swallow_left = publish.missing;
+        }
+        Ok(Begun::Taken)
+    }
+
+    /// Puts a message aside until its payload is here, or its destination has room. `false`: there
+    /// is none in the ring for now.
+    pub(super) fn keep(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        source: Source,
+        message: &Message<'_>,
+        publish: &Publish<'_>,
+    ) -> bool {
+        let body = message.body_bytes() + publish.missing;
+        let link = matches!(source, Source::Link { .. });
+        let pool = &self.queue.pool;
+        let within = self.kept_blocks + blocks_for(body) <= pool.block_count() / INBOUND_SHARE
+            && self.kept_records < pool.record_count() / INBOUND_SHARE
+            && self.conn(slot).inbound.list.len() < self.kept_max(link);
+        let reserve = if link { Reserve::Nothing } else { Reserve::ForRemotes };
+        if within && self.queue.fits(reserve, body, 0) {
+            self.insert_kept(now, slot, source, message, publish);
+            return true;
+        }
+        // Room is made in the flush of this turn; a remote's has a part of the ring in reserve.
+        self.queue.press_now(true);
+        self.room_wanted_at = now;
+        self.shed_at = self.shed_at.min(now.plus(ROOM_WITHIN));
+        self.due_by(now);
+        if !link {
+            return false;
+        }
+        let inbound = &mut self.conn_mut(slot).inbound;
+        let since = *inbound.short_since.get_or_insert(now);
+        if within && now < since.plus(ROOM_WITHIN) {
+            return false;
+        }
+        inbound.short_since = None;
+        if publish.qos == Qos::AtMostOnce {
+            self.swallow_as(slot, publish, "queue_full", Reason::SUCCESS);
+        } else {
+            self.pass_over(now, slot);
+        }
+        true
+    }
+
+    /// From here on everything of QoS 1 and 2 stays with the remote.
+    fn pass_over(&mut self, now: Instant, slot: u16) {
+        self.conn_mut(slot).inbound.passed_over.get_or_insert(now);
+        self.due_by(now);
+    }
+
+    fn kept_max(&self, link: bool) -> usize {
+        usize::from(if link { super::inbound_window(&self.config) } else { 1 })
+    }
+
+    fn insert_kept(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        source: Source,
+        message: &Message<'_>,
+        publish: &Publish<'_>,
+    ) {
+        let record = self.insert(now, source, message, publish.missing);
+        self.kept_blocks += self.queue.pool.head(record).blocks();
+        self.kept_records += 1;
+        let inbound = &mut self.conn_mut(slot).inbound;
+        inbound.short_since = None;
+        let (packet_id, qos) = (publish.packet_id, message.qos);
+        inbound.push(Kept { record: Some(record), packet_id, qos, said: Reason::SUCCESS });
+        if publish.missing > 0 {
+            let at = message.body_bytes();
+            inbound.filling = Some(Filling { at, left: publish.missing, since: now, grown: now });
+        }
+    }
+
+    /// A message of a remote that goes nowhere is acknowledged behind those before it. `false`: it
+    /// may be acknowledged at once.
+    pub(super) fn keep_refusal(
+        &mut self,
+        slot: u16,
+        packet_id: PacketId,
+        qos: Qos,
+        said: Reason,
+    ) -> bool {
+        let conn = self.conn(slot);
+        let Role::Link { .. } = conn.role else { return false };
+        let debts = if qos == Qos::ExactlyOnce { &conn.pubrecs } else { &conn.pubacks };
+        if conn.inbound.passed_over.is_some() {
+            return true;
+        }
+        if conn.inbound.is_empty() && !debts.is_full() {
+            return false;
+        }
+        if self.conn(slot).inbound.list.len() >= self.kept_max(true) {
+            self.pass_over(self.now, slot);
+            return true;
+        }
+        let inbound = &mut self.conn_mut(slot).inbound;
+        inbound.push(Kept { record: None, packet_id: Some(packet_id), qos, said });
+        true
+    }
+
+    /// Takes what belongs to a message that is coming off `buffer`, behind `parked` bytes; how many
+    /// bytes are left in it.
+    pub(super) fn fill(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        buffer: &mut [u8],
+        parked: usize,
+    ) -> usize {
+        let Self { conns, queue, .. } = self;
+        let inbound = &mut conns[usize::from(slot)].inbound;
+        let (Some(filling), Some(kept)) = (&mut inbound.filling, inbound.list.back()) else {
+            return buffer.len();
+        };
+        let here = filling.left.min(buffer.len() - parked);
+        if here == 0 {
+            return buffer.len();
+        }
+        if let Some(record) = kept.record {
+            queue.pool.write(record, filling.at, &buffer[parked..parked + here]);
+        }
+        filling.at += here;
+        filling.left -= here;
+        filling.grown = now;
+        if filling.left == 0 {
+            inbound.filling = None;
+        }
+        buffer.copy_within(parked + here.., parked);
+        buffer.len() - here
+    }
+
+    /// Routes what is whole, in order, until one finds no room.
+    pub(super) fn take_kept(&mut self, now: Instant, slot: u16) -> Result<(), Fatal> {
+        loop {
+            let source = match self.conn(slot).role {
+                Role::Client { session } => Source::Client { slot, session },
+                Role::Link { bridge } => Source::Link { slot, bridge },
+                Role::Free | Role::Greeting | Role::Closing => return Ok(()),
+            };
+            let inbound = &self.conn(slot).inbound;
+            let whole = inbound.list.len() > usize::from(inbound.is_filling());
+            let Some(kept) = inbound.list.front().copied().filter(|_| whole) else {
+                return Ok(());
+            };
+            let taken = match kept.record {
+                Some(record) => self.route_kept(now, source, record, kept.packet_id)?,
+                None => self.acknowledge_kept(slot, &kept),
+            };
+            if !taken {
+                return Ok(());
+            }
+            self.conn_mut(slot).inbound.list.pop_front();
+            self.let_go(kept);
+            // What was left with the remote is next.
+            self.due_by(now);
+        }
+    }
+
+    fn route_kept(
+        &mut self,
+        now: Instant,
+        source: Source,
+        record: RecordId,
+        packet_id: Option<PacketId>,
+    ) -> Result<bool, Fatal> {
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut topics = core::mem::take(&mut self.topic);
+        let mut large = Vec::new();
+        let head = *self.queue.pool.head(record);
+        let (topic_bytes, props_bytes) = (usize::from(head.topic_bytes), widen(head.props_bytes));
+        let topic = &mut topics[..topic_bytes];
+        self.queue.pool.read(record, 0, topic);
+        let properties = match scratch.get_mut(..props_bytes) {
+            Some(room) => room,
+            // More than nearly all messages have.
+            None => {
+                large.resize(props_bytes, 0);
+                &mut large[..]
+            }
+        };
+        self.queue.pool.read(record, topic_bytes, properties);
+        let message = Message {
+            // It was a `&str` when it was put there.
+            topic: core::str::from_utf8(topic).unwrap_or(""),
+            qos: head.qos,
+            retain: head.retain,
+            properties,
+            expiry_s: head.expiry_s,
+            payload: Payload::Kept(record, widen(head.payload_bytes)),
+        };
+        let result = self.publish_acknowledged(now, source, &message, packet_id);
+        self.scratch = scratch;
+        self.topic = topics;
+        result
+    }
+
+    fn acknowledge_kept(&mut self, slot: u16, kept: &Kept) -> bool {
+        let Some(packet_id) = kept.packet_id else { return true };
+        let conn = self.conn_mut(slot);
+        let exactly_once = kept.qos == Qos::ExactlyOnce;
+        let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
+        if debts.is_full() {
+            return false;
+        }
+        debts.push(Debt { packet_id, reason: kept.said, record: None, after: 0, owner: None });
+        self.ready.set(slot);
+        true
+    }
+
+    /// Our own reference to it; its destinations have theirs.
+    fn let_go(&mut self, kept: Kept) {
+        let Some(record) = kept.record else { return };
+        self.kept_blocks -= self.queue.pool.head(record).blocks();
+        self.kept_records -= 1;
+        self.queue.pool.release(record);
+    }
+
+    /// The connection ends: whatever it has not been told of is its sender's.
+    pub(super) fn forget_kept(&mut self, slot: u16) {
+        let inbound = core::mem::take(&mut self.conn_mut(slot).inbound);
+        for kept in inbound.list {
+            self.let_go(kept);
+        }
+    }
+
+    /// When a link is to be renewed because something was left with its remote, which sends it
+    /// again over a new connection only: once nothing that came before it waits any more.
+    pub(super) fn renew_at(&self, slot: u16) -> Instant {
+        let inbound = &self.conn(slot).inbound;
+        match inbound.passed_over {
+            Some(since) if inbound.is_empty() => since.plus(RENEW_AFTER),
+            Some(_) | None => Instant::NEVER,
+        }
+    }
+
+    /// Is this one to be left with the remote, behind another?
+    pub(super) fn passes_over(&self, slot: u16, publish: &Publish<'_>) -> bool {
+        publish.qos != Qos::AtMostOnce && self.conn(slot).inbound.passed_over.is_some()
+    }
+
+    /// Large messages that hardly come, or not at all, while others wait for the room they take.
+    /// When to look again.
+    pub(super) fn expire_filling(&mut self, now: Instant) -> Instant {
+        let mut next = Instant::NEVER;
+        if self.room_wanted_at.plus(2 * ROOM_WITHIN) < now {
+            return next;
+        }
+        for slot in 0..self.conns.len() {
+            let slot = fit(slot, "a slot");
+            let Some(filling) = self.conn(slot).inbound.filling else { continue };
+            let until = match self.conn(slot).role {
+                // Its line is what it is.
+                Role::Link { .. } => filling.grown.plus(FILL_TOTAL_MAX),
+                _ => {
+                    let bytes = crate::fit::wide(filling.at);
+                    let line = Duration::from_secs(bytes / THIN_LINE_BYTES_A_SECOND);
+                    let total = filling.since.plus(FILL_TOTAL_MAX.saturating_add(line));
+                    filling.grown.plus(FILL_STILL_MAX).min(total)
+                }
+            };
+            if until > now {
+                next = next.min(until);
+                continue;
+            }
+            self.fail(now, slot, Fatal::new(Reason::UNSPECIFIED, "slow_packet"));
+        }
+        next
+    }
+}
+
+impl Inbound {
+    fn push(&mut self, kept: Kept) {
+        self.list.push_back(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_what_is_whole() {
+        let mut inbound = Inbound::default();
+        assert!(!inbound.waits() && inbound.is_empty());
+        inbound.push(Kept { record: None, packet_id: None, qos: Qos::AtMostOnce, said: Reason(0) });
+        assert!(inbound.waits() && inbound.last_whole() == Some(Qos::AtMostOnce));
+        let (since, grown) = (Instant::ZERO, Instant::ZERO);
+        inbound.filling = Some(Filling { at: 0, left: 1, since, grown });
+        assert!(!inbound.waits() && inbound.is_filling() && inbound.last_whole().is_none());
+    }
+}
