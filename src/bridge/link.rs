@@ -56,6 +56,8 @@ pub struct Remote {
     pub packet_bytes_max: usize,
     pub qos_max: Qos,
     pub retain_available: bool,
+    /// It says which subscription a message is sent for.
+    pub subscription_ids: bool,
 }
 
 impl Remote {
@@ -66,6 +68,7 @@ impl Remote {
             packet_bytes_max: bridge.max_packet_bytes.unwrap_or(usize::MAX),
             qos_max: Qos::ExactlyOnce,
             retain_available: true,
+            subscription_ids: false,
         }
     }
 }

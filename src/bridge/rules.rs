@@ -46,6 +46,9 @@ pub struct Rules {
     shared_used: [bool; SHARED],
 }
 
+/// The largest Subscription Identifier.
+const ID_MAX: u64 = 268_435_455;
+
 /// Where a topic belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
@@ -88,9 +91,16 @@ impl Rules {
         named.and_then(|at| u8::try_from(at).ok()).or_else(|| self.forwards(topic))
     }
 
-    /// The first rule that brings this remote topic in.
-    pub fn brings(&self, topic: &str) -> Option<&SubscribeRule> {
-        self.subscribe.iter().find(|rule| topic::matches(&rule.remote_topic, topic))
+    /// The rule that brings this remote topic in: the first that matches it, among those whose
+    /// subscription the remote has sent it for, if it says so. An identifier of no rule is one of
+    /// an earlier configuration.
+    pub fn brings<I>(&self, topic: &str, ids: I) -> Option<&SubscribeRule>
+    where
+        I: Iterator<Item = u32> + Clone,
+    {
+        let matching = || self.subscribe.iter().filter(|r| topic::matches(&r.remote_topic, topic));
+        let meant = |rule: &&SubscribeRule| ids.clone().any(|id| id == subscription_id(rule));
+        matching().find(meant).or_else(|| matching().next())
     }
 
     /// The stream of a topic under a rule. `busy(stream)`: it has messages waiting.
@@ -159,6 +169,13 @@ impl Rules {
 
 fn stream_at(at: usize) -> u8 {
     fit(at + LANES, "streams")
+}
+
+/// The Subscription Identifier of a rule: of its filter, so that what waits in a session at the
+/// remote finds it after other rules have come or gone. At most 28 bits, and not 0 (3.8.2.1.2).
+pub fn subscription_id(rule: &SubscribeRule) -> u32 {
+    let hash = topic::topic_hash(&rule.remote_topic) % (ID_MAX - 1);
+    fit(hash + 1, "28 bits")
 }
 
 /// FNV-1a of the names of a bridge and its rule, never 0: how a stored record names its rule, and

@@ -205,6 +205,8 @@ impl Gateway {
             remote.qos_max = qos;
         }
         remote.retain_available = props.retain_available().unwrap_or(true);
+        remote.subscription_ids = self.conn(slot).version == Version::V5
+            && props.subscription_ids_available() != Some(false);
         let keepalive = kept_alive(config.keepalive, props.server_keepalive());
         let window = match self.conn(slot).version {
             Version::V5 => config.max_inflight,

@@ -12,7 +12,7 @@ use super::verbs::{Action, Taken};
 use crate::config::RetainRule;
 use crate::fit::wide;
 use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX, STREAM_BYTES};
-use crate::mqtt::props::{Properties, PropertyId, copy_without};
+use crate::mqtt::props::{Properties, Property, PropertyId, Variable, copy_without};
 use crate::mqtt::{Connack, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
 use crate::queue::window::{Acked, Answer};
 use crate::vocab::{ConnId, Instant};
@@ -447,7 +447,11 @@ impl Gateway {
         };
         if let Source::Link { bridge, .. } = source {
             let rules = &self.links[usize::from(bridge.0)].rules;
-            let Some(rule) = rules.brings(publish.topic) else {
+            let ids = publish.properties.iter().filter_map(|property| match property {
+                Property::SubscriptionIdentifier(Variable(id)) => Some(id),
+                _ => None,
+            });
+            let Some(rule) = rules.brings(publish.topic, ids) else {
                 // Not asked for: a subscription of an earlier configuration.
                 return Ok(self.swallow(slot, publish, "no_rule") == Step::Done);
             };

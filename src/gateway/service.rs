@@ -7,10 +7,11 @@ use super::links::{NO_RULE, SUBSCRIBE_ID};
 use super::receive::{Fatal, Step};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
+use crate::bridge::rules::subscription_id;
 use crate::fit::{fit, millis};
 use crate::limits::{REFUSED_RETRY, TOGETHER};
 use crate::mqtt::Version;
-use crate::mqtt::props::Properties;
+use crate::mqtt::props::{Properties, Property, Variable};
 use crate::mqtt::{
     Ack, Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode,
 };
@@ -238,8 +239,9 @@ impl Gateway {
 
     fn owe_subscribe(&mut self, slot: u16, bridge: BridgeId, rule: usize) -> Owed {
         let Self { links, conns, .. } = self;
-        let rules = &links[usize::from(bridge.0)].rules;
-        let Some(subscribe) = rules.subscribe.get(rule) else { return Owed::Said };
+        let link = &links[usize::from(bridge.0)];
+        let rules = &link.rules.subscribe;
+        let Some(subscribe) = rules.get(rule) else { return Owed::Said };
         let offset = fit::<u16, _>(rule, "rules");
         let Some(packet_id) = PacketId::new(SUBSCRIBE_ID + offset) else { return Owed::Said };
         let qos = subscribe.qos;
@@ -252,7 +254,15 @@ impl Gateway {
         };
         let filters = [(subscribe.remote_topic.as_str(), options)];
         let filters = crate::mqtt::Filters::from_list(&filters);
-        let packet = Subscribe { packet_id, properties: Properties::EMPTY, filters };
+        let mut buffer = [0; 8];
+        // With one rule there is nothing to tell apart.
+        let properties = if link.remote.subscription_ids && rules.len() > 1 {
+            let id = Property::SubscriptionIdentifier(Variable(subscription_id(subscribe)));
+            super::replies::properties(&[id], &mut buffer)
+        } else {
+            Properties::EMPTY
+        };
+        let packet = Subscribe { packet_id, properties, filters };
         let owed = owe(&mut conns[usize::from(slot)], &Packet::Subscribe(packet));
         self.counters.out_packets += u64::from(owed == Owed::Said);
         self.ready.set(slot);
@@ -272,10 +282,16 @@ impl Gateway {
         let (Some(rule), [code]) = (asked, suback.codes) else {
             return Err(Reason::PROTOCOL_ERROR.into());
         };
-        if Reason(*code).is_error() {
+        let link = self.link_mut(bridge);
+        if Reason(*code) == Reason::SUBSCRIPTION_IDS_NOT_SUPPORTED && link.remote.subscription_ids {
+            // Which its CONNACK should have said: without, then.
+            link.remote.subscription_ids = false;
+            link.subscribed[rule] = Subscribed::Due { at: now };
+            self.due_by(now);
+        } else if Reason(*code).is_error() {
             self.not_subscribed(now, bridge, rule, Reason(*code));
         } else {
-            subscribed[rule] = Subscribed::Granted;
+            link.subscribed[rule] = Subscribed::Granted;
         }
         Ok(Step::Done)
     }

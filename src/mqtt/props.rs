@@ -134,6 +134,7 @@ impl<'a> IntoIterator for Properties<'a> {
 }
 
 /// Walks the properties in the order of the wire.
+#[derive(Clone)]
 pub struct PropertiesIter<'a>(Reader<'a>);
 
 impl<'a> Iterator for PropertiesIter<'a> {

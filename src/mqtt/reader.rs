@@ -5,6 +5,7 @@
 use super::text::{Place, Unwelcome, first_unwelcome};
 use super::{Fault, PacketId};
 
+#[derive(Clone)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
     /// Text is passed on to others: unwelcome characters are a fault.

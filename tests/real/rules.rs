@@ -1,8 +1,11 @@
 //! What a bridge forwards and brings in, and how topics, QoS and flags change on the way.
 
 use crate::common::client::Client;
+use crate::common::collector::Collector;
 use crate::common::gateway::{Gateway, bridge};
 use crate::common::mosquitto::{Mosquitto, MosquittoSub, mosquitto_pub};
+use crate::common::publisher::Publisher;
+use crate::common::wait_until;
 use crate::common::wire::{Connect, Message};
 
 /// A remote, a gateway with one bridge `up` to it that stands, a client at each end.
@@ -272,4 +275,33 @@ fn mosquittos_clients_talk_across_the_bridge() {
     mosquitto_pub(scene.remote.port, &["-t", "down/a", "-q", "1", "-m", "back"]);
     assert_eq!(far.take(3), ["up/a 0 there", "up/a 1 there", "up/a 2 there"]);
     assert_eq!(near.take(1), ["down/a 1 back"]);
+}
+
+/// A mosquitto sends one copy for each subscription that matches, and in MQTT 5 says for which.
+#[test]
+fn rules_that_overlap_bring_each_copy_of_a_message_where_it_belongs() {
+    for qos in [1, 2] {
+        let remote = Mosquitto::stock();
+        let rules = [
+            "subscribe.1.remote_topic = data/#",
+            "subscribe.1.local_topic = log/#",
+            "subscribe.1.qos = 2",
+            "subscribe.2.remote_topic = data/req/+",
+            "subscribe.2.local_topic = req/+",
+            "subscribe.2.qos = 2",
+            "clientid = the-bridge",
+        ];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        gateway.wait("bridge_up");
+        wait_until("both subscriptions", || {
+            remote.count_lines("Sending SUBACK to the-bridge") == 2
+        });
+        let log = Collector::start(gateway.port, "log", "log/#");
+        let requests = Collector::start(gateway.port, "req", "req/#");
+        Publisher::numbered("publisher", "data/req/a", qos, 100).window(10).run(remote.port);
+        assert_eq!(log.wait_all_in_order(100), 0, "QoS {qos}");
+        assert_eq!(requests.wait_all_in_order(100), 0, "QoS {qos}");
+        assert!(log.messages().iter().all(|message| message.topic == "log/req/a"));
+        assert!(requests.messages().iter().all(|message| message.topic == "req/a"));
+    }
 }
