@@ -196,6 +196,8 @@ impl Plan {
         }
         let slots = match family {
             Family::Quota => 6 + u32::try_from(rng.below(8)).unwrap(),
+            // Room for what is large: a store without a slot for one of two bridges may repeat.
+            Family::Shapes => 400 + u32::try_from(rng.below(40)).unwrap(),
             _ => 24 + u32::try_from(rng.below(40)).unwrap(),
         };
         let safety_us = MINUTE * (1 + rng.below(4));
