@@ -2,7 +2,7 @@
 //! of the file in one run. The file as text comes from the caller, the files it may name
 //! (passwords, users, access rules) through the caller's closure: nothing is read here.
 
-use super::reader::{Reader, TOP};
+use super::reader::{Reader, Scope, TOP};
 use super::values::{duration, number, one_of, or_off, percent, seconds, size, size_text, text};
 use super::{
     Ack, Config, ConfigError, Limits, Overflow, Store, Sync, Warning, auth, bridges, foreign,
@@ -137,7 +137,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         subscriptions: reader.take("limit.subscriptions", TOP, number(1, u16::MAX)),
         bridges: reader.take("limit.bridges", TOP, number(0, 64)),
         rules: reader.take("limit.rules", TOP, number(0, 1024)),
-        packet_bytes: reader.take("limit.packet_size", TOP, size(1 << 10, PACKET_BYTES_MAX)),
+        packet_bytes: packet_bytes(reader),
         large_buffers: reader.take("limit.large_buffers", TOP, number(1, 256)),
         topic_bytes: reader.take("limit.topic_bytes", TOP, size(32, 0xFFFF)),
         // Ids of 23 bytes must be taken [MQTT-3.1.3-5].
@@ -148,6 +148,27 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         retained_bytes: reader.take("limit.retained_bytes", TOP, size(0, RING_BYTES_MAX)),
         will_bytes: reader.take("limit.will_bytes", TOP, size(0, PACKET_BYTES_MAX)),
     }
+}
+
+/// The default gives way, down to a quarter of itself, to what is written of the room that a packet
+/// needs elsewhere: who has made that small was not to be bothered.
+fn packet_bytes(reader: &mut Reader<'_>) -> usize {
+    const KEY: &str = "limit.packet_size";
+    let packet = reader.take(KEY, TOP, size(1 << 10, PACKET_BYTES_MAX));
+    if reader.is_written(KEY, TOP) {
+        return packet;
+    }
+    let ring = reader.peek("ring.bytes", TOP, size(64 << 10, RING_BYTES_MAX));
+    let store = reader.peek("store.max_bytes", TOP, size(0, STORE_BYTES_MAX));
+    let mut most = ring.map_or(u64::MAX, |ring: usize| bytes(ring / RING_SHARE));
+    most = most.min(store.map_or(u64::MAX, |store: u64| store / 8));
+    for name in reader.names("bridge") {
+        let at = Scope { name, rule: "" };
+        let queue = reader.peek("bridge.NAME.max_bytes", at, size(1, STORE_BYTES_MAX));
+        most = most.min(queue.unwrap_or(u64::MAX));
+    }
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    packet.min(most.max(packet / 4))
 }
 
 fn store(reader: &mut Reader<'_>) -> Store {
@@ -287,7 +308,7 @@ fn memory_bytes(config: &Config) -> u64 {
     let parts = [
         bytes(config.ring_bytes),
         u64::from(config.ring_messages) * MESSAGE_BYTES,
-        bytes(limit.packet_bytes) * u64::from(limit.large_buffers),
+        bytes(limit.large_bytes()) * u64::from(limit.large_buffers),
         clients * (CONNECTION_BYTES + inflight * WINDOW_BYTES),
         u64::from(limit.sessions) * (bytes(limit.client_id_bytes) + SESSION_BYTES),
         u64::from(limit.sessions) * inflight * WINDOW_BYTES / 4,

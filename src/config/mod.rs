@@ -62,10 +62,15 @@ impl Config {
     }
 }
 
+/// A packet that has to be in one piece gets so much of the buffers for that; a larger one several
+/// parts.
+const LARGE_BYTES: usize = 64 * 1024;
+
 impl Limits {
-    /// Bytes of one of the `large_buffers`: a packet of any size fits.
+    /// Bytes of one of the `large_buffers`. Together they hold a packet of any size.
     pub fn large_bytes(&self) -> usize {
-        self.packet_bytes.max(4096)
+        let count = usize::from(self.large_buffers.max(1));
+        self.packet_bytes.min(LARGE_BYTES).max(self.packet_bytes.div_ceil(count)).max(4096)
     }
 }
 

@@ -107,6 +107,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports at the key's line, or where its bridge, rule or listener begins.
+    /// The value when a right one is written; nothing is said of a wrong one.
+    pub fn peek<T>(
+        &self,
+        pattern: &str,
+        scope: Scope<'_>,
+        parser: impl Fn(&Word<'_>) -> Parsed<T>,
+    ) -> Option<T> {
+        parser(&self.entry(pattern, scope)?.word).ok()
+    }
+
     pub fn error(&mut self, pattern: &str, scope: Scope<'_>, what: impl Into<String>) {
         let key = keys::fill(pattern, scope.name, scope.rule);
         let (file, line) = (self.file.to_owned(), self.line(&key));

@@ -2,9 +2,9 @@
 //! lent. The large ones are allocated at start, the small ones at most as many as the plan says.
 //!
 //! Large buffers are lent in the order of asking, to packets that have to be in one piece: all but
-//! large PUBLISHes that find room in the ring, of which that is only topic and properties. One more
-//! than configured is kept for bridges alone: blocked clients may hold all others, and only what a
-//! bridge reads unblocks them.
+//! large PUBLISHes, of which that is only topic and properties. One that is larger than a buffer
+//! gets several as one. One more than configured is kept for bridges alone: blocked clients may
+//! hold all others, and only what a bridge reads unblocks them.
 
 use crate::config::Config;
 use crate::limits::REFUSAL_CONNECTIONS;
@@ -114,6 +114,25 @@ pub(super) struct Large {
     pub(super) bytes: Box<[u8]>,
     /// The one for bridges.
     reserve: bool,
+    /// As many as this one stands for.
+    count: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    slot: u16,
+    bridge: bool,
+    /// So many as one.
+    count: usize,
+    /// Those among them that it has.
+    held: usize,
+}
+
+impl Large {
+    /// How many may become part of a larger one.
+    pub(super) fn held(&self) -> usize {
+        if self.reserve { 0 } else { self.count }
+    }
 }
 
 #[derive(Debug)]
@@ -121,8 +140,8 @@ pub(super) struct Loans {
     free: Vec<Large>,
     general_count: usize,
     reserve: Option<Large>,
-    /// Slots that wait, the longest first, and whether each is a bridge.
-    waiting: VecDeque<(u16, bool)>,
+    /// Those that wait, the longest first.
+    waiting: VecDeque<Waiting>,
     large_bytes: usize,
 }
 
@@ -130,7 +149,7 @@ impl Loans {
     pub(super) fn new(config: &Config) -> Self {
         let large_bytes = config.limit.large_bytes();
         let general_count = usize::from(config.limit.large_buffers.max(1));
-        let large = |reserve| Large { bytes: zeroed(large_bytes), reserve };
+        let large = |reserve| Large { bytes: zeroed(large_bytes), reserve, count: 1 };
         Self {
             free: (0..general_count).map(|_| large(false)).collect(),
             general_count,
@@ -151,49 +170,139 @@ impl Loans {
             || bridge && self.reserve.is_some()
     }
 
-    /// A buffer for somebody who may not overtake those that wait.
-    pub(super) fn borrow(&mut self, bridge: bool) -> Option<Large> {
+    /// How many a packet of so many bytes takes; never more than there are.
+    fn count_for(&self, bytes: usize) -> usize {
+        bytes.div_ceil(self.large_bytes).clamp(1, self.general_count)
+    }
+
+    /// A buffer for `bytes` for somebody who may not overtake those that wait. `held`: as many as
+    /// that one has already, which become part of it ([`Loans::replaced`]).
+    pub(super) fn borrow(&mut self, bridge: bool, bytes: usize, held: usize) -> Option<Large> {
+        let count = self.count_for(bytes);
         if self.waiting.is_empty()
-            && let Some(large) = self.free.pop()
+            && let Some(large) = self.take(count, held)
         {
             return Some(large);
         }
-        if bridge { self.reserve.take() } else { None }
+        if bridge && count == 1 { self.reserve.take() } else { None }
+    }
+
+    /// So many as one, `held` of which are with who asks. Several are given up for a larger one:
+    /// together never more.
+    fn take(&mut self, count: usize, held: usize) -> Option<Large> {
+        if count == 1 {
+            return self.free.pop();
+        }
+        let left = (self.free.len() + held).checked_sub(count)?;
+        self.free.truncate(left);
+        Some(Large { bytes: zeroed(count * self.large_bytes), reserve: false, count })
+    }
+
+    /// What somebody had before it got a larger one.
+    pub(super) fn replaced(&mut self, old: Option<Large>) {
+        if let Some(large) = old
+            && large.reserve
+        {
+            self.reserve = Some(large);
+        }
     }
 
     pub(super) fn give_back(&mut self, large: Large) {
         if large.reserve {
             self.reserve = Some(large);
-        } else {
+        } else if large.count == 1 {
             self.free.push(large);
+        } else {
+            let count = large.count;
+            drop(large);
+            let one = || Large { bytes: zeroed(self.large_bytes), reserve: false, count: 1 };
+            let all: Vec<Large> = (0..count).map(|_| one()).collect();
+            self.free.extend(all);
         }
     }
 
-    pub(super) fn wait(&mut self, slot: u16, bridge: bool) {
-        if !self.waiting.iter().any(|(waiting, _)| *waiting == slot) {
-            self.waiting.push_back((slot, bridge));
+    pub(super) fn wait(&mut self, slot: u16, bridge: bool, bytes: usize, held: usize) {
+        if !self.waiting.iter().any(|waiting| waiting.slot == slot) {
+            let count = self.count_for(bytes);
+            self.waiting.push_back(Waiting { slot, bridge, count, held });
         }
     }
 
     pub(super) fn forget(&mut self, slot: u16) {
-        self.waiting.retain(|(waiting, _)| *waiting != slot);
+        self.waiting.retain(|waiting| waiting.slot != slot);
     }
 
     pub(super) fn is_awaited(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Hands a free buffer to who has waited longest.
+    /// Hands free buffers to who has waited longest.
     pub(super) fn next_served(&mut self) -> Option<(u16, Large)> {
-        if let Some(&(slot, _)) = self.waiting.front()
-            && let Some(large) = self.free.pop()
+        if let Some(&Waiting { slot, count, held, .. }) = self.waiting.front()
+            && let Some(large) = self.take(count, held)
         {
             self.waiting.pop_front();
             return Some((slot, large));
         }
-        let at = self.waiting.iter().position(|(_, bridge)| *bridge)?;
+        let small = |waiting: &Waiting| waiting.bridge && waiting.count == 1;
+        let at = self.waiting.iter().position(small)?;
         let large = self.reserve.take()?;
-        let (slot, _) = self.waiting.remove(at)?;
-        Some((slot, large))
+        let waiting = self.waiting.remove(at)?;
+        Some((waiting.slot, large))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loans() -> Loans {
+        let mut config = crate::shell::tests::config(4);
+        config.limit.packet_bytes = 256 * 1024;
+        Loans::new(&config)
+    }
+
+    #[test]
+    fn a_packet_of_any_size_gets_as_many_as_it_takes_and_no_memory_beside_them() {
+        let mut loans = loans();
+        assert_eq!(loans.large_bytes(), 64 * 1024);
+        let one = loans.borrow(false, 3000, 0).unwrap();
+        let three = loans.borrow(false, 150_000, 0).unwrap();
+        assert_eq!((one.bytes.len(), three.bytes.len()), (64 * 1024, 192 * 1024));
+        assert!(loans.borrow(false, 1, 0).is_none());
+        let reserved = loans.borrow(true, 1, 0).unwrap();
+        assert!(loans.borrow(true, 1, 0).is_none());
+        loans.wait(7, false, 256 * 1024, 0);
+        loans.wait(8, true, 1, 0);
+        loans.give_back(reserved);
+        assert_eq!(loans.next_served().map(|(slot, _)| slot), Some(8));
+        loans.give_back(one);
+        assert!(loans.next_served().is_none(), "one is not enough");
+        loans.give_back(three);
+        let (slot, all) = loans.next_served().unwrap();
+        assert_eq!((slot, all.bytes.len()), (7, 256 * 1024));
+        loans.give_back(all);
+        assert_eq!(loans.free.len(), 4);
+    }
+
+    #[test]
+    fn one_that_outgrows_its_buffer_gets_the_rest_beside_it() {
+        let mut loans = loans();
+        let mut one = loans.borrow(false, 3000, 0).unwrap();
+        let other = loans.borrow(false, 3000, 0).unwrap();
+        assert!(loans.borrow(false, 256 * 1024, one.held()).is_none(), "one is with another");
+        loans.wait(1, false, 256 * 1024, one.held());
+        loans.give_back(other);
+        let (slot, all) = loans.next_served().unwrap();
+        loans.replaced(Some(one));
+        assert_eq!((slot, all.bytes.len(), loans.free.len()), (1, 256 * 1024, 0));
+        loans.give_back(all);
+        assert_eq!(loans.free.len(), 4);
+        // The one for bridges is no part of a larger one.
+        one = loans.reserve.take().unwrap();
+        let two = loans.borrow(true, 128 * 1024, one.held()).unwrap();
+        loans.replaced(Some(one));
+        assert_eq!((two.bytes.len(), loans.free.len()), (128 * 1024, 2));
+        assert!(loans.reserve.is_some());
     }
 }

@@ -90,7 +90,7 @@ pub(super) struct Conn {
 pub(super) enum Room {
     /// No room until the core takes something.
     Full,
-    /// A large buffer is needed first.
+    /// A large buffer is needed first, or a larger one.
     Needed,
     /// Into the connection's own memory, this many bytes.
     Own(usize),
@@ -195,7 +195,9 @@ impl Conn {
     /// Where a read would go; `gamble` says whether the scratch may be used.
     pub(super) fn room(&self, gamble: bool) -> Room {
         if let Some(loan) = &self.loan {
-            return match loan.large.bytes.len() - self.rest {
+            let most = loan.large.bytes.len();
+            return match most - self.rest {
+                0 if self.packet_bytes.is_some_and(|bytes| bytes > most) => Room::Needed,
                 0 => Room::Full,
                 room => Room::Own(room),
             };
@@ -250,12 +252,15 @@ impl Conn {
         }
     }
 
-    /// Moves what is kept into a large buffer.
-    pub(super) fn lend(&mut self, mut large: Large, now: Instant) {
+    /// Moves what is kept into a large buffer; the one it was in before.
+    #[must_use]
+    pub(super) fn lend(&mut self, mut large: Large, now: Instant) -> Option<Large> {
         let kept = &self.input()[..];
         let bytes = kept.len().min(large.bytes.len());
         large.bytes[..bytes].copy_from_slice(&kept[..bytes]);
+        let before = self.loan.take().map(|loan| loan.large);
         self.lend_filled(large, now);
+        before
     }
 
     /// The same when what is kept is in the large buffer already.

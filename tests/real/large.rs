@@ -1,4 +1,5 @@
-//! Messages as large as the device list of a zigbee2mqtt hub: every way a message can take.
+//! Messages as large as the device list of a zigbee2mqtt hub: every way a message can take, on the
+//! default configuration.
 
 use crate::common::client::Client;
 use crate::common::collector::Collector;
@@ -6,8 +7,6 @@ use crate::common::gateway::{Gateway, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::wire::{Connect, Message};
-
-const ROOM: &str = "limit.packet_size = 256KiB\n";
 
 /// The device list. The bytes tell where they lie.
 fn list(name: &str) -> Vec<u8> {
@@ -22,7 +21,7 @@ fn expect(client: &mut Client, topic: &str, name: &str) {
 
 #[test]
 fn a_device_list_reaches_every_subscriber_at_every_qos_in_every_version() {
-    let gateway = Gateway::start(ROOM);
+    let gateway = Gateway::start("");
     let mut subscribers: Vec<Client> = (0..6)
         .map(|n| {
             let mut client = Connect::new(4 + n / 3, &format!("s{n}")).open(gateway.port);
@@ -53,7 +52,7 @@ fn a_device_list_crosses_a_bridge_both_ways_and_outlives_a_kill() {
         let remote = Mosquitto::start_persistent();
         let link = Proxy::start(remote.port);
         let rules = ["forward.1.local_topic = up/#", "subscribe.1.remote_topic = down/#", version];
-        let mut gateway = Gateway::start(&format!("{ROOM}{}", bridge("hub", link.port, &rules)));
+        let mut gateway = Gateway::start(&bridge("hub", link.port, &rules));
         gateway.wait("bridge_up");
         let far = Collector::start(remote.port, "far", "up/#");
         let mut near = Connect::v5("near").persistent().open(gateway.port);
@@ -90,7 +89,7 @@ fn a_device_list_crosses_a_bridge_both_ways_and_outlives_a_kill() {
 
 #[test]
 fn large_messages_that_are_begun_and_not_ended_take_only_their_part() {
-    let gateway = Gateway::start(ROOM);
+    let gateway = Gateway::start("");
     let mut watcher = Connect::v5("watcher").open(gateway.port);
     watcher.subscribe(&[("t/#", 1)]);
     let whole = Message { id: 1, ..Message::new("t/slow", list("slow")).qos(1) }.bytes(5);
@@ -125,7 +124,7 @@ fn a_large_message_behind_others_that_wait_keeps_its_order() {
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "n");
     let rules = ["forward.1.local_topic = n", "max_messages = 3"];
-    let gateway = Gateway::start(&format!("{ROOM}{}", bridge("up", link.port, &rules)));
+    let gateway = Gateway::start(&bridge("up", link.port, &rules));
     gateway.wait("bridge_down");
     for level in [4, 5] {
         let mut client = Connect::new(level, &format!("client-{level}")).open(gateway.port);

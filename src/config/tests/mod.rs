@@ -45,7 +45,7 @@ fn an_empty_file_means_the_documented_defaults() {
     let c = good("");
     assert_eq!(c.node_name, "router");
     assert_eq!((c.limit.clients, c.limit.sessions, c.limit.subscriptions), (64, 128, 1024));
-    assert_eq!((c.limit.packet_bytes, c.limit.large_buffers), (65_536, 4));
+    assert_eq!((c.limit.packet_bytes, c.limit.large_buffers), (262_144, 4));
     assert_eq!((c.ring_messages, c.ring_bytes, c.ack), (1024, 2 << 20, Ack::Safe));
     assert_eq!(c.store.path.as_deref(), Some("/var/lib/spillway/spill.db"));
     assert_eq!((c.store.max_bytes, c.store.sync, c.store.sessions_share), (None, Sync::Full, 25));
@@ -225,6 +225,33 @@ fn notify_topic_and_a_will_exclude_each_other() {
     assert!(found[0].starts_with("f:2: bridge.b.notify_topic: cannot be used"), "{found:?}");
     let found = errors(&format!("{HUB}bridge.b.will.qos = 1"));
     assert_eq!(found, ["f:2: bridge.b.will.qos: needs will.topic beside it"]);
+}
+
+#[test]
+fn the_largest_packet_is_as_large_as_what_is_written_elsewhere_allows() {
+    let packet = |text: &str| good(text).limit.packet_bytes >> 10;
+    for (text, kib) in [
+        ("ring.bytes = 4MiB", 256),
+        ("ring.bytes = 512KiB", 128),
+        ("ring.bytes = 256KiB", 64),
+        ("store.max_bytes = 1MiB", 128),
+        ("ring.bytes = 512KiB\nlimit.packet_size = 100KiB", 100),
+        ("limit.packet_size = 4KiB", 4),
+    ] {
+        assert_eq!(packet(text), kib, "{text}");
+    }
+    assert_eq!(packet(&format!("{HUB}bridge.b.max_bytes = 96KiB")), 96);
+    assert_eq!(packet(&format!("{HUB}bridge.b.max_bytes = 1MiB")), 256);
+    assert!(errors("ring.bytes = 512KiB\nlimit.packet_size = 256KiB")[0].contains("packet_size"));
+    // What has to be in one piece takes no more memory than before, whatever its size.
+    for (text, large) in [
+        ("", 64 << 10),
+        ("limit.packet_size = 4KiB", 4 << 10),
+        ("limit.packet_size = 512KiB", 128 << 10),
+        ("limit.large_buffers = 1", 256 << 10),
+    ] {
+        assert_eq!(good(text).limit.large_bytes(), large, "{text}");
+    }
 }
 
 #[test]

@@ -172,6 +172,8 @@ impl Links {
 /// what it is.
 fn loan_until(conn: &Conn) -> Instant {
     match &conn.loan {
+        // For a larger one, which those that wait for one as well may be in the way of.
+        Some(loan) if conn.waiting => loan.since.plus(LOAN_TOTAL_MAX),
         Some(loan) if !conn.is_deaf() && conn.bridge => loan.grown.plus(LOAN_TOTAL_MAX),
         Some(loan) if !conn.is_deaf() => {
             loan.grown.plus(LOAN_STILL_MAX).min(loan.since.plus(LOAN_TOTAL_MAX))

@@ -91,11 +91,13 @@ impl Links {
                 return idle();
             }
             Room::Needed => {
-                match self.loans.borrow(conn.bridge) {
-                    Some(large) => conn.lend(large, now),
+                let bytes = conn.packet_bytes.unwrap_or(0);
+                let held = conn.loan.as_ref().map_or(0, |loan| loan.large.held());
+                match self.loans.borrow(conn.bridge, bytes, held) {
+                    Some(large) => self.loans.replaced(conn.lend(large, now)),
                     None => {
                         conn.waiting = true;
-                        self.loans.wait(slot, conn.bridge);
+                        self.loans.wait(slot, conn.bridge, bytes, held);
                         return idle();
                     }
                 }
@@ -156,7 +158,7 @@ impl Links {
         if scratch {
             if kept > OWN_BYTES {
                 // `may_gamble` said that there is one, and nothing was lent since.
-                let Some(mut large) = self.loans.borrow(conn.bridge) else {
+                let Some(mut large) = self.loans.borrow(conn.bridge, kept, 0) else {
                     unreachable!("a read through the scratch is covered by a large buffer");
                 };
                 large.bytes[..kept].copy_from_slice(&self.scratch[..kept]);
@@ -173,6 +175,10 @@ impl Links {
                 loan.since = now;
             }
             if let Some(large) = conn.unlend(&mut self.smalls) {
+                if core::mem::take(&mut conn.waiting) {
+                    // What it needed more is not needed any more.
+                    self.loans.forget(slot);
+                }
                 conn.tidy_up(&mut self.smalls);
                 self.loans.give_back(large);
                 self.serve_waiting(now);
@@ -186,7 +192,7 @@ impl Links {
     pub(super) fn serve_waiting(&mut self, now: Instant) {
         while let Some((slot, large)) = self.loans.next_served() {
             match self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) {
-                Some(conn) => conn.lend(large, now),
+                Some(conn) => self.loans.replaced(conn.lend(large, now)),
                 None => self.loans.give_back(large),
             }
             self.line_up(slot);

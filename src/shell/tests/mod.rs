@@ -220,7 +220,7 @@ impl Core for Echo {
     }
 }
 
-fn config(large_buffers: u16) -> Config {
+pub(super) fn config(large_buffers: u16) -> Config {
     Config {
         node_name: "node".into(),
         log_level: log::LevelFilter::Info,
