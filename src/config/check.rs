@@ -188,6 +188,10 @@ fn store(reader: &mut Reader<'_>) -> Store {
         Ok(Some(path))
     });
     let sync = reader.take("store.sync", TOP, one_of(SYNC));
+    if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        let what = "is relative: it lies wherever the gateway is started";
+        reader.warn("store.path", TOP, what);
+    }
     if path.is_none() {
         reader.warn("store.path", TOP, "no store: what is accepted is lost when the gateway ends");
     } else if sync == Sync::Off {

@@ -170,6 +170,8 @@ impl Counts {
         self.sections += usize::from(line.starts_with('[') && line.ends_with(']'));
         let braces = line.ends_with('{') || line == "}" || line.ends_with("[{");
         self.braces += usize::from(braces);
+        // Those have no = between them.
+        let argument = argument && !line[word.len()..].trim_start().starts_with('=');
         self.mosquitto += usize::from(argument && MOSQUITTO.contains(&word));
         self.acl += usize::from(argument && matches!(word, "user" | "topic" | "pattern"));
         self.uci += usize::from(matches!(word, "config" | "option" | "list") && pair.is_none());
@@ -210,7 +212,10 @@ impl Counts {
                 ]),
         );
         match line.split_once(':') {
-            Some((_, rest)) if rest.is_empty() || rest.starts_with(' ') => self.colons += 1,
+            // A dotted name is one of ours, with the wrong sign behind it.
+            Some((name, rest)) if rest.is_empty() || rest.starts_with(' ') => {
+                self.colons += usize::from(!name.contains('.'));
+            }
             Some((name, _)) if !indented && !name.contains(' ') && !line.contains("://") => {
                 self.plain_users += 1;
             }
@@ -290,7 +295,8 @@ mod tests {
             assert!(said.len() == 1 && said[0].starts_with("f:4: "), "{bad}: {said:?}");
         }
         // Nor is something else what nobody can tell.
-        for text in ["what\nis this\n", "ring.mesages = 1\n", "= 1\n"] {
+        let own = ["listener = mqtt://h\n", "listener.l.url : mqtt://h\n", "ring.mesages = 1\n"];
+        for text in own.iter().chain(&["what\nis this\n", "= 1\n"]) {
             assert!(said(text)[0].starts_with("f:1: "), "{text}: {:?}", said(text));
         }
     }

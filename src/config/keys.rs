@@ -209,6 +209,9 @@ pub(super) fn fill(pattern: &str, name: &str, rule: &str) -> String {
 /// The known key that takes the fewest changed letters to get to from `written`, with the names
 /// that were written.
 pub(super) fn nearest(written: &str) -> String {
+    if let Some(meant) = meant(written) {
+        return meant;
+    }
     let count = written.split('.').count();
     // A part is taken for a name only where enough parts follow: `listener.url` lacks its name.
     let part = |at: usize, word| {
@@ -218,6 +221,55 @@ pub(super) fn nearest(written: &str) -> String {
     let (name, rule) = (part(1, "NAME"), part(3, "N"));
     let candidates = KEYS.iter().map(|key| fill(key.pattern, name, rule));
     candidates.min_by_key(|candidate| distance(candidate, written)).unwrap_or_default()
+}
+
+/// What other programs call it, by its last part below `bridge.NAME`.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("address", "server"),
+    ("addresses", "server"),
+    ("host", "server"),
+    ("hostname", "server"),
+    ("port", "server"),
+    ("url", "server"),
+    ("user", "username"),
+    ("pass", "password"),
+    ("interface", "bind_interface"),
+    ("cleansession", "clean_start"),
+    ("clean_session", "clean_start"),
+    ("version", "proto_ver"),
+    ("protocol", "proto_ver"),
+    ("keepalive_interval", "keepalive"),
+    ("tls", "cafile"),
+    ("ssl", "cafile"),
+];
+
+/// What is meant by a key that lacks a part or has another program's word.
+fn meant(written: &str) -> Option<String> {
+    let parts: Vec<&str> = written.split('.').collect();
+    let topic = |kind: &str| match kind {
+        "forward" => Some("local_topic"),
+        "subscribe" => Some("remote_topic"),
+        _ => None,
+    };
+    match parts.as_slice() {
+        // Not said of which bridge.
+        [kind, _, _] if topic(kind).is_some() => Some(format!("bridge.NAME.{written}")),
+        ["bridge", name, kind, rule] => topic(kind)
+            .filter(|_| is_name(rule))
+            .filter(|_| find(written) == Found::Unknown)
+            .map(|topic| match *rule {
+                "local_topic" | "remote_topic" => format!("bridge.{name}.{kind}.N.{rule}"),
+                _ => format!("{written}.{topic}"),
+            }),
+        ["bridge", name, kind, rule, "topic"] => {
+            topic(kind).map(|topic| format!("bridge.{name}.{kind}.{rule}.{topic}"))
+        }
+        ["bridge", name, last] => {
+            let known = SYNONYMS.iter().find(|(other, _)| other == last);
+            known.map(|(_, own)| format!("bridge.{name}.{own}"))
+        }
+        _ => None,
+    }
 }
 
 /// Edit distance (Levenshtein) in bytes.
@@ -272,6 +324,16 @@ mod tests {
         );
         assert_eq!(nearest("ring.mesages"), "ring.messages");
         assert_eq!(nearest("listener.url"), "listener.NAME.url");
+        for (written, meant) in [
+            ("bridge.hub.host", "bridge.hub.server"),
+            ("bridge.hub.ssl", "bridge.hub.cafile"),
+            ("forward.all.local_topic", "bridge.NAME.forward.all.local_topic"),
+            ("bridge.hub.forward.all", "bridge.hub.forward.all.local_topic"),
+            ("bridge.hub.forward.local_topic", "bridge.hub.forward.N.local_topic"),
+            ("bridge.hub.subscribe.all.topic", "bridge.hub.subscribe.all.remote_topic"),
+        ] {
+            assert_eq!(nearest(written), meant);
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub(super) fn parse<'a>(file: &str, text: &'a str, errors: &mut Vec<ConfigError>
         }
         let Some((key, value)) = line.split_once('=') else {
             // The text is not shown: half of a password line may stand here.
-            report(number, "", "not of the form key = value".to_owned());
+            report(number, "", no_pair(line));
             continue;
         };
         let (key, value) = (key.trim_end(), value.trim_start());
@@ -146,6 +146,19 @@ pub(super) fn parse<'a>(file: &str, text: &'a str, errors: &mut Vec<ConfigError>
         }
     }
     raw
+}
+
+/// What is wrong with a line without a `=`.
+fn no_pair(line: &str) -> String {
+    let form = "not of the form key = value";
+    let word = line.split([' ', '\t', ':']).next().unwrap_or("");
+    match keys::find(word) {
+        Found::Known(_) => format!("{form}: behind {} there is no =", Shown(word)),
+        Found::BadName(_) | Found::Unknown if line.starts_with('[') => {
+            format!("{form}: there are no sections here, every key is written whole")
+        }
+        Found::BadName(_) | Found::Unknown => form.to_owned(),
+    }
 }
 
 fn known(key: &str) -> Result<&'static Key, String> {

@@ -87,6 +87,9 @@ impl<'a> Reader<'a> {
         let word = &self.entry(pattern, scope)?.word;
         let comment = !word.quoted && (word.text.contains(" #") || word.text.contains("\t#"));
         const ONLY: &str = "a # starts a comment only at the beginning of a line";
+        let single = !word.quoted && word.text.len() > 1;
+        let single = single && word.text.starts_with('\'') && word.text.ends_with('\'');
+        const DOUBLE: &str = "only double quotes are taken off";
         match parser(word) {
             Ok(value) => {
                 if comment {
@@ -96,10 +99,18 @@ impl<'a> Reader<'a> {
                     );
                     self.warn(pattern, scope, what);
                 }
+                if single {
+                    let what = format!("the single quotes are a part of the value: {DOUBLE}");
+                    self.warn(pattern, scope, what);
+                }
                 Some(value)
             }
             Err(what) => {
-                let what = if comment { format!("{what}; {ONLY}") } else { what };
+                let what = match (comment, single) {
+                    (true, _) => format!("{what}; {ONLY}"),
+                    (false, true) => format!("{what}; {DOUBLE}"),
+                    (false, false) => what,
+                };
                 self.error(pattern, scope, what);
                 None
             }

@@ -173,6 +173,12 @@ fn topics(
     let suffix = reader.maybe(suffix_key, at, around(max)).unwrap_or_default();
     let target = target.filter(|target| !target.is_empty());
     let source = source.unwrap_or_default();
+    for (key, filter) in [(source_key, Some(&source)), (target_key, target.as_ref())] {
+        if filter.is_some_and(|filter| filter.split('/').any(|level| level == "*")) {
+            let what = "* is no wildcard: + stands for one level, # for all that follow";
+            reader.warn(key, at, what);
+        }
+    }
     if source.is_empty() {
         return (source, Mapping::identity());
     }

@@ -42,10 +42,11 @@ where
         value.filter(|v| (min..=max).contains(v)).ok_or_else(|| {
             let show = |v: T| size_text(fit::<u64, _>(v, "a size"));
             format!(
-                "must be a size from {} to {} such as 512, 4KiB or 2MiB, not {}",
+                "must be a size from {} to {} such as 512, 4KiB or 2MiB, not {}{}",
                 show(min),
                 show(max),
-                shown(word)
+                shown(word),
+                together(word, |text| bytes(text).is_some())
             )
         })
     }
@@ -56,14 +57,25 @@ pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&Word<'_>) -> Pa
     move |word| {
         let value = if word.is_off() { Some(Duration::ZERO) } else { span(&word.text) };
         value.filter(|v| (min..=max).contains(v)).ok_or_else(|| {
+            let unit = match digits(&word.text) {
+                Some(count) if count > 0 => format!(" (without a unit: {count}s is seconds)"),
+                Some(_) | None => together(word, |text| span(text).is_some()),
+            };
             format!(
-                "must be a duration from {} to {} such as 250ms, 3s, 5m, 1h or 7d, not {}",
+                "must be a duration from {} to {} such as 250ms, 3s, 5m, 1h or 7d, not {}{unit}",
                 duration_text(min),
                 duration_text(max),
                 shown(word)
             )
         })
     }
+}
+
+/// Would the value do without its blanks?
+fn together(word: &Word<'_>, good: impl Fn(&str) -> bool) -> String {
+    let text: String = word.text.split_whitespace().collect();
+    let helps = text != *word.text && good(&text);
+    if helps { format!(" (without a blank: {})", Shown(&text)) } else { String::new() }
 }
 
 /// As [`duration`], of whole seconds: what goes into a packet as seconds.
@@ -208,23 +220,36 @@ fn url(text: &str) -> Parsed<Server> {
         return Err("must be mqtt://host:port, not empty".to_owned());
     }
     let wrong = || format!("must be mqtt://host:port, not {}", Shown(text));
+    let meant = |rest: &str| match url(&format!("mqtt://{rest}")) {
+        Ok(_) => format!("{}: perhaps mqtt://{}", wrong(), Shown(rest)),
+        Err(_) => wrong(),
+    };
     if text.starts_with("unix:") {
         return Err("unix: is not in this build".to_owned());
     }
-    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-    match scheme {
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| meant(text))?;
+    match &*scheme.to_ascii_lowercase() {
         "mqtt" | "mqtt-tcp" => {}
+        "tcp" | "mqtt-tls" | "http" => return Err(meant(rest)),
         scheme if ABSENT_SCHEMES.contains(&scheme) => {
             return Err(format!("{scheme}:// is not in this build"));
         }
         _ => return Err(wrong()),
+    }
+    if rest.contains('/') {
+        let what = "a path belongs to WebSocket, which is not in this build";
+        return Err(format!("{}: {what}", wrong()));
     }
     if rest.contains('@') {
         return Err("user name and password have their own keys, not the URL".to_owned());
     }
     let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or_else(wrong)?;
-        host.parse::<Ipv6Addr>().map_err(|_| format!("{} is not an IPv6 address", Shown(host)))?;
+        host.parse::<Ipv6Addr>().map_err(|_| {
+            let zone =
+                if host.contains('%') { " (a zone such as %eth0 is not possible)" } else { "" };
+            format!("{} is not an IPv6 address{zone}", Shown(host))
+        })?;
         match port.strip_prefix(':') {
             Some(port) => (host, Some(port)),
             None if port.is_empty() => (host, None),
@@ -237,6 +262,12 @@ fn url(text: &str) -> Parsed<Server> {
         };
         if port.is_some_and(|port| port.contains(':')) {
             return Err(format!("an IPv6 address goes in brackets: {}", Shown(text)));
+        }
+        if host.is_empty() {
+            return Err(format!("{}: the host is missing", wrong()));
+        }
+        if host == "*" {
+            return Err("* is no host: all addresses are 0.0.0.0, and [::] of IPv6".to_owned());
         }
         if !is_host(host) {
             return Err(format!("{} is no host name or address", Shown(host)));

@@ -30,7 +30,11 @@ pub(super) fn places(config: &Config, paths: &Paths) -> (Vec<Place>, Vec<String>
         let addrs = resolver::local(paths, &listener.host, listener.port);
         if addrs.is_empty() {
             let host = Visible(&listener.host);
-            wrong.push(said(listener, &format!("{host} is no address and not in /etc/hosts")));
+            let what = match socket::interface_index(&listener.host) {
+                Some(_) => "is an interface: its address is wanted",
+                None => "is no address and not in /etc/hosts",
+            };
+            wrong.push(said(listener, &format!("{host} {what}")));
         }
         for addr in addrs {
             // An IPv4 address in IPv6's clothes is one of IPv4.
@@ -83,6 +87,29 @@ pub(super) fn doubts(config: &Config, places: &[Place]) -> Vec<String> {
         }
     }
     doubts
+}
+
+/// Bridges whose server is one of our own listeners: what they send comes back for ever.
+pub(super) fn circles(config: &Config, paths: &Paths, places: &[Place]) -> Vec<String> {
+    let own = |addr: &SocketAddr| {
+        let place = |place: &Place| {
+            let all = place.addr.ip().is_unspecified() && addr.ip().is_loopback();
+            let same = all || place.addr.ip() == addr.ip().to_canonical();
+            same && place.addr.port() == addr.port()
+        };
+        places.iter().any(place)
+    };
+    let mut found = Vec::new();
+    for bridge in &config.bridges {
+        for server in &bridge.servers {
+            let addrs = resolver::local(paths, &server.host, server.port);
+            if let Some(addr) = addrs.iter().find(|addr| own(addr)) {
+                let name = &bridge.name;
+                found.push(format!("bridge.{name}.server: {addr} is a listener of this gateway"));
+            }
+        }
+    }
+    found
 }
 
 /// A socket at this place; nobody can connect to it yet.
@@ -206,6 +233,24 @@ mod tests {
     }
 
     #[test]
+    fn a_bridge_to_itself_is_doubted() {
+        for (listener, server, wanted) in [
+            ("0.0.0.0:7", "127.0.0.1:7", 1),
+            ("127.0.0.1:7", "localhost:7", 1),
+            ("[::1]:7", "[::1]:7", 1),
+            ("127.0.0.1:7", "127.0.0.1:8", 0),
+            ("0.0.0.0:7", "192.0.2.1:7", 0),
+        ] {
+            let text =
+                format!("listener.a.url = mqtt://{listener}\nbridge.b.server = mqtt://{server}\n");
+            let (config, paths) = (config(&text), Paths::default());
+            let (places, _) = places(&config, &paths);
+            let found = circles(&config, &paths, &places);
+            assert_eq!(found.len(), wanted, "{listener} {server}: {found:?}");
+        }
+    }
+
+    #[test]
     fn names_that_mean_the_same_address_are_told_with_both_keys_and_lines() {
         let hosts = "192.0.2.1 lan router\n192.0.2.1 lan\n";
         let text = "listener.a.url = mqtt://lan:7\nlistener.b.url = mqtt://router:7\n\
@@ -218,6 +263,8 @@ mod tests {
         assert_eq!(wrong[0], format!("listener.b.url (line 2): {a}"));
         let way = format!("listener.c.url (line 3): {a}, and 0.0.0.0:7 is in its way");
         assert_eq!(wrong[1], way);
+        let (_, wrong, _) = placed("", "listener.a.url = mqtt://lo:7");
+        assert!(wrong[0].contains("lo is an interface"), "{wrong:?}");
         let (_, wrong, _) = placed("", "listener.a.url = mqtt://nowhere:7");
         assert!(wrong[0].contains("(line 1): nowhere is no address and not in"), "{wrong:?}");
     }

@@ -81,6 +81,7 @@ impl Preflight {
         wrong.append(&mut places::refusals(config, &places, mine));
         self.refusals.append(&mut wrong);
         self.doubts.append(&mut places::doubts(config, &places));
+        self.doubts.append(&mut places::circles(config, paths, &places));
     }
 
     fn limits(&mut self, config: &Config, memory_bytes: u64) {

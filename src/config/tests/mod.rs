@@ -291,6 +291,39 @@ fn what_does_not_fit_together_is_refused() {
 }
 
 #[test]
+fn what_is_meant_is_said_where_it_can_be_told() {
+    let hub = "bridge.b.server = mqtt://h\n";
+    for (line, part) in [
+        ("bridge.c.server = h.example.com:1883", ": perhaps mqtt://h.example.com:1883"),
+        ("bridge.c.server = tcp://h:1883", ": perhaps mqtt://h:1883"),
+        ("bridge.c.server = ftp://h:1883", "must be mqtt://host:port, not ftp://h:1883"),
+        ("bridge.c.server = mqtt://h:1883/mqtt", "a path belongs to WebSocket"),
+        ("bridge.c.server = mqtt://[fe80::1%eth0]", "a zone such as %eth0"),
+        ("listener.l.url = mqtt://:1883", "the host is missing"),
+        ("listener.l.url = mqtt://*:1883", "all addresses are 0.0.0.0"),
+        ("limit.packet_size = 256 KiB", "not 256 KiB (without a blank: 256KiB)"),
+        ("session.expiry = 7 d", "(without a blank: 7d)"),
+        ("bridge.b.keepalive = 60", "not 60 (without a unit: 60s is seconds)"),
+        ("bridge.b.forward.x.local_topic = '#'", "only double quotes are taken off"),
+        ("ack safe", "behind ack there is no ="),
+        ("listener.l.url : mqtt://h", "behind listener.l.url there is no ="),
+        ("[bridge]", "there are no sections here"),
+    ] {
+        let said = errors(&format!("{hub}{line}"));
+        assert!(said[0].starts_with("f:2: ") && said[0].contains(part), "{line}: {said:?}");
+    }
+    assert_eq!(good("bridge.c.server = MQTT://h").bridges[0].servers[0].host, "h");
+    for (line, part) in [
+        ("bridge.b.forward.x.local_topic = a/*", "* is no wildcard"),
+        ("bridge.b.username = 'u'", "single quotes are a part of the value"),
+        ("store.path = spill.db", "is relative"),
+    ] {
+        let said = warnings(&format!("{hub}bridge.b.subscribe.y.remote_topic = y\n{line}"));
+        assert!(said.len() == 1 && said[0].contains(part), "{line}: {said:?}");
+    }
+}
+
+#[test]
 fn a_comment_behind_a_value_is_named_as_such() {
     const ONLY: &str = "a # starts a comment only at the beginning of a line";
     let hub = "bridge.b.server = mqtt://h\n";
