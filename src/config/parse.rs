@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(
             errors,
             [
-                "f:1: not of the form key = value",
+                "f:1: not of the form key = value: behind ack there is no =",
                 "f:2: there is no key before the =",
                 "f:3: ring.mesages: unknown key; the nearest known one is ring.messages",
                 "f:5: ack: is already there in line 4",

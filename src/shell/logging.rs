@@ -122,7 +122,9 @@ impl Logging {
         }
         let shared = &self.shared;
         let mut print = |heading: Heading, line: &Line| shared.print(heading, line.as_str());
-        if matches!(note, Note::Stats { .. } | Note::StatsBridge { .. }) {
+        // Each of these is the answer to a signal: whoever sent it waits for the line.
+        let answer = matches!(note, Note::Reloaded { .. } | Note::ReloadRefused { .. });
+        if answer || matches!(note, Note::Stats { .. } | Note::StatsBridge { .. }) {
             self.throttle.pass(now, heading, note, &mut print);
         } else {
             self.throttle.note(now, heading, note, &mut print);

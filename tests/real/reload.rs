@@ -42,9 +42,16 @@ fn a_reload_that_is_asked_for_during_the_start_is_done_after_it() {
     // SAFETY: the path is a string that ends.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
     gateway.configure(&format!("auth.acl_file = {}", rules.display()));
+    // Open both ways nobody has to wait for the other end.
+    let pipe = OpenOptions::new().read(true).write(true).open(&rules).expect("our own pipe");
     gateway.begin();
     // It reads its configuration, and cannot go on before the pipe is closed.
-    let pipe = OpenOptions::new().write(true).open(&rules).expect("a reader comes");
+    let open = format!("/proc/{}/fd", gateway.process().id());
+    crate::common::wait_until("it reads the rules", || {
+        let files = std::fs::read_dir(&open).expect("our own child");
+        let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        links.any(|link| link == rules)
+    });
     gateway.process().signal(libc::SIGHUP);
     std::fs::remove_file(&rules).expect("our own pipe");
     gateway.directory.write("acl", "topic readwrite b\n");
