@@ -67,7 +67,7 @@ use conn::{Conn, Role};
 use core::net::SocketAddr;
 use core::time::Duration;
 use ends::Blame;
-use open::{connect_bytes, scratch_bytes, setup};
+use open::{SCRATCH_BYTES, connect_bytes, setup};
 use std::collections::VecDeque;
 pub use verbs::{Action, Event, Taken};
 
@@ -227,7 +227,7 @@ impl Gateway {
             plan: plan::Plan::new(destinations, usize::from(limit.subscriptions)),
             circle: Circle::new(),
             parked_at_hold: 0,
-            scratch: vec![0; scratch_bytes(&config)].into_boxed_slice(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             topic: vec![0; 2 * TOPIC_BYTES].into_boxed_slice(),
             now,
             started: now,
@@ -288,7 +288,7 @@ impl Gateway {
         let tables = 2 * clients + 2 * config.bridge_room();
         let aliases = alias::Aliases::planned_bytes(tables, limit.topic_bytes);
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
-        let scratch = scratch_bytes(config)
+        let scratch = SCRATCH_BYTES
             + 2 * TOPIC_BYTES
             + sys::Sys::planned_bytes(config.bridge_room())
             + Circle::planned_bytes();

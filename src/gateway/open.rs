@@ -107,11 +107,9 @@ pub(super) fn connect_bytes(bridge: &Bridge) -> usize {
     1024 + will + secrets + filters + notify
 }
 
-/// Room for the properties of any packet that comes in, and for the head of any PUBLISH that goes
-/// out.
-pub(super) fn scratch_bytes(config: &Config) -> usize {
-    config.limit.packet_bytes.max(HEAD_BYTES_MAX)
-}
+/// Room for the head of any PUBLISH that goes out, and for the properties of nearly all that come
+/// in: who brings more gets memory for as long as its packet is looked at.
+pub(super) const SCRATCH_BYTES: usize = HEAD_BYTES_MAX;
 
 /// So many percent of `count`.
 fn percent(count: u32, percent: u32) -> u32 {
