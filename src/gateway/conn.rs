@@ -118,6 +118,8 @@ pub struct Sending {
     pub alias: Alias,
     /// Message expiry interval as the first bytes said it.
     pub expiry_s: Option<u32>,
+    /// Bytes of its head, once some of it is written.
+    pub head: usize,
     /// Bytes written so far.
     pub done: usize,
 }

@@ -5,6 +5,7 @@
 use super::Gateway;
 use super::alias::Alias;
 use super::conn::{Conn, Role, Sending};
+use super::ends::Fatal;
 use super::pay::{Kind, pay};
 use super::reasons::encode;
 use crate::bridge::progress::PARTS;
@@ -12,7 +13,7 @@ use crate::fit::{fit, index, wide};
 use crate::limits::STREAMS_MAX;
 use crate::mqtt::codec::{PUBLISH_HEAD_OVERHEAD_MAX, PublishHead, encode_publish_head};
 use crate::mqtt::props::{Properties, Property, Variable};
-use crate::mqtt::{Ack, Packet, PacketId, Qos, Version, Writer};
+use crate::mqtt::{Ack, Packet, PacketId, Qos, Reason, Version, Writer};
 use crate::queue::outbox::DestId;
 use crate::queue::window::Next;
 use crate::queue::{DropReason, Queue};
@@ -129,11 +130,7 @@ impl Gateway {
         let mut at = 0;
         while out.len() - at >= 4 {
             let Some(packet_id) = self.queue.next_release(dest, self.now) else { break };
-            let ack = Ack {
-                packet_id,
-                reason: crate::mqtt::Reason::SUCCESS,
-                properties: Properties::EMPTY,
-            };
+            let ack = Ack { packet_id, reason: Reason::SUCCESS, properties: Properties::EMPTY };
             // Four bytes fit: that was asked above.
             at += encode(reader, &Packet::Pubrel(ack), &mut out[at..]).unwrap_or(0);
             self.counters.out_packets += 1;
@@ -303,6 +300,7 @@ impl Gateway {
             rule: next.rule,
             alias: Alias::None,
             expiry_s,
+            head: 0,
             done: 0,
         };
         let Some(total) = self.packet_bytes(slot, dest, link, &mut sending) else {
@@ -374,7 +372,18 @@ impl Gateway {
             Role::Client { .. } | Role::Free | Role::Greeting | Role::Closing => None,
         };
         let mut scratch = core::mem::take(&mut self.scratch);
-        let head = self.write_head(slot, dest, link, &sending, &mut scratch);
+        // Behind its head a packet is as long as that has said, whatever is subscribed meanwhile.
+        let mut head = sending.head;
+        if sending.done < head || sending.done == 0 {
+            head = self.write_head(slot, dest, link, &sending, &mut scratch);
+            if sending.done > 0 && head != sending.head {
+                self.scratch = scratch;
+                let changed = Fatal::new(Reason::IMPLEMENTATION_SPECIFIC, "changed_amid_packet");
+                self.fail(now, slot, changed);
+                return 0;
+            }
+            sending.head = head;
+        }
         let body_at = self.passed_on_at(slot, &sending);
         let body = self.queue.pool.head(sending.record).body_bytes();
         let total = head + body - body_at;
