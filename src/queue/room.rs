@@ -31,7 +31,8 @@ impl Queue {
         widen(self.entries.free_count()) >= destinations
     }
 
-    /// The same as [`Queue::fits`], once these messages are dropped. What they free for sure is counted, no more.
+    /// The same as [`Queue::fits`], once these messages are dropped. What they free for sure is
+    /// counted, no more.
     pub fn fits_without(
         &self,
         gone: &Foreseen,
