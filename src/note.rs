@@ -21,6 +21,20 @@ pub fn text(text: &str) -> Text {
     out
 }
 
+/// A key with a name in the place of its `NAME`.
+pub fn named(key: &str, name: &str) -> Text {
+    let mut out = Text::new();
+    let mut rest = key;
+    while let Some((before, behind)) = rest.split_once("NAME") {
+        // Keys and names are short.
+        let _ = out.push_str(before);
+        let _ = out.push_str(name);
+        rest = behind;
+    }
+    let _ = out.push_str(rest);
+    out
+}
+
 /// A value for the log: quoted when it is empty or holds spaces, quotes, `=` or what nobody sees
 /// ([`is_hidden`]), which is written as `\u{…}`.
 pub struct Value<'a>(pub &'a str);
@@ -242,7 +256,14 @@ notes! {
     TextRefused = Warn "text_refused" "queue" {
         source: &'static str, name: Text, string: &'static str, character: Text, topic: Text,
     }
-    Drop = Warn "drop" "queue" { reason: &'static str, destination: Text, count: u64 }
+    Drop = Warn "drop" "queue" {
+        reason: &'static str, destination: Text, count: u64, topic: Option<Text>,
+        from: Option<Text>, size: Option<u64>, limit: Option<u64>, key: Option<Text>,
+    }
+    /// A client may not do one thing, and stays.
+    Denied = Info "denied" "client" {
+        client: Text, what: &'static str, topic: Text, user: Option<Text>, count: u64,
+    }
     Quarantined = Warn "quarantined" "queue" { destination: Text, reason: Text, count: u64 }
     Qos2InDoubt = Warn "qos2_in_doubt" "bridge" { bridge: Text, count: u32, reason: &'static str }
     BackpressureOn = Warn "backpressure_on" "queue" { destination: Text, reason: &'static str }
@@ -283,8 +304,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_gets_its_name() {
+        assert_eq!(named("listener.NAME.max_clients", "lan").as_str(), "listener.lan.max_clients");
+        assert_eq!(named("limit.clients", "lan").as_str(), "limit.clients");
+    }
+
+    #[test]
     fn values_with_spaces_and_quotes_are_quoted() {
-        let note = Note::Drop { reason: "expired", destination: text("a \"b\""), count: 3 };
+        let note = Note::Drop {
+            reason: "expired",
+            destination: text("a \"b\""),
+            count: 3,
+            topic: None,
+            from: None,
+            size: None,
+            limit: None,
+            key: None,
+        };
         assert_eq!(note.to_string(), r#"event=drop reason=expired destination="a \"b\"" count=3"#);
     }
 

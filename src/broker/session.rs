@@ -59,6 +59,8 @@ pub struct Session {
     /// What its client may know of exchanges under way is not here: it is told of a new session
     /// until it has heard.
     pub in_doubt: bool,
+    /// What the access rules denied it (publish, subscribe, receive, will) since when that was told.
+    pub denied: [(u64, Instant); 4],
 }
 
 impl Session {
@@ -96,6 +98,7 @@ impl Sessions {
             dirty: false,
             stored: false,
             in_doubt: false,
+            denied: [(0, Instant::ZERO); 4],
         });
         Self { table: table.collect(), used: 0 }
     }
@@ -129,6 +132,7 @@ impl Sessions {
         session.dirty = false;
         session.stored = false;
         session.in_doubt = false;
+        session.denied = [(0, Instant::ZERO); 4];
         self.used += 1;
         u16::try_from(at).map_err(|_| SessionsFull)
     }

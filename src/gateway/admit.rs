@@ -67,9 +67,11 @@ impl Gateway {
         let mut at = 0;
         while at < self.plan.targets.len() {
             let Target { dest, qos, .. } = self.plan.targets[at];
-            if self.may_be_sent(dest, message.topic)
-                && self.admit_session(dest, qos, body, may_wait)?
-            {
+            let may = self.may_be_sent(dest, message.topic);
+            if !may {
+                self.denied(dest.0 - first, "receive", message.topic);
+            }
+            if may && self.admit_session(dest, qos, body, may_wait)? {
                 at += 1;
             } else {
                 self.plan.targets.swap_remove(at);

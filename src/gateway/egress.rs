@@ -304,7 +304,8 @@ impl Gateway {
             done: 0,
         };
         let Some(total) = self.packet_bytes(slot, dest, link, &mut sending) else {
-            self.queue.drop_entry(dest, next.entry, DropReason::NoRule);
+            let reason = self.why_unmapped(link, &sending);
+            self.queue.drop_entry(dest, next.entry, reason);
             return Wrote::Skipped;
         };
         if total > self.conn(slot).packet_bytes_max {

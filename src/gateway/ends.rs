@@ -12,7 +12,7 @@ use crate::mqtt::props::Properties;
 use crate::mqtt::{
     Connack, Connect, Fault, Frame, Malformed, PACKET_BYTES_MAX, Packet, Reason, Version, frame,
 };
-use crate::note::{Note, Text, text};
+use crate::note::{Note, Text, named, text};
 use crate::vocab::Instant;
 
 /// Packet types, the upper half of the first byte (2.1.2).
@@ -96,20 +96,6 @@ impl Blame {
             topic,
         }
     }
-}
-
-/// A key with a name in the place of its `NAME`.
-pub(super) fn named(key: &str, name: &str) -> Text {
-    let mut out = Text::new();
-    let mut rest = key;
-    while let Some((before, behind)) = rest.split_once("NAME") {
-        // Keys and names are short.
-        let _ = out.push_str(before);
-        let _ = out.push_str(name);
-        rest = behind;
-    }
-    let _ = out.push_str(rest);
-    out
 }
 
 impl Gateway {
@@ -369,11 +355,5 @@ mod tests {
         assert_eq!(version_of(&connect(b"MQIsdp", 3)), Some(Version::V31));
         assert_eq!(version_of(&connect(b"MQTT", 6)), None);
         assert_eq!(version_of(&connect(b"MQTT", 5)[..9]), None);
-    }
-
-    #[test]
-    fn a_key_gets_its_name() {
-        assert_eq!(named("listener.NAME.max_clients", "lan").as_str(), "listener.lan.max_clients");
-        assert_eq!(named("limit.clients", "lan").as_str(), "limit.clients");
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Gateway;
 use super::conn::{Debt, Role};
-use super::ends::Fatal;
+use super::ends::{Bound, Fatal};
 use super::plan::Loss;
 use crate::fit::{fit, wide};
 use crate::limits::UNRELEASED_MAX;
@@ -252,11 +252,11 @@ impl Gateway {
         };
         if !fits {
             if !self.queue.could_fit(body) {
-                return self.drop_everywhere(DropReason::TooLarge);
+                return self.drop_everywhere(message.topic, DropReason::TooLarge);
             }
             // What goes for it may be what it needs, and goes only if that is enough.
             if !self.makes_room(reserve, body) {
-                return self.wait_for_room(now, message.qos);
+                return self.wait_for_room(now, message);
             }
         }
         self.take_in(now, source, message, refused)
@@ -275,13 +275,16 @@ impl Gateway {
 
     /// The pool is short: the next flush makes room. QoS 0 waits for it for a moment where that
     /// helps; else it is dropped, and nothing that was accepted is for its sake.
-    fn wait_for_room(&mut self, now: Instant, qos: Qos) -> Outcome {
-        let mut wait = qos != Qos::AtMostOnce || self.queue.can_squeeze(now);
+    fn wait_for_room(&mut self, now: Instant, message: &Message<'_>) -> Outcome {
+        let mut wait = message.qos != Qos::AtMostOnce || self.queue.can_squeeze(now);
         self.queue.press_now(wait);
         for at in 0..self.plan.targets.len() {
             wait |= self.queue.may_wait(self.plan.targets[at].dest, now);
         }
-        if wait { Outcome::Parked } else { self.drop_everywhere(DropReason::QueueFull) }
+        if wait {
+            return Outcome::Parked;
+        }
+        self.drop_everywhere(message.topic, DropReason::QueueFull)
     }
 
     /// There is room everywhere: what has to go for the message goes, and it is where it belongs.
@@ -296,18 +299,19 @@ impl Gateway {
         if self.circle.is_known() {
             self.account_circles(now, source, message);
         }
-        self.lose_newest();
+        self.lose_newest(message.topic);
         for turn in &self.plan.turns {
             self.subs.chosen(*turn);
         }
-        if message.retain {
-            self.retain(now, source, message);
-        }
+        let kept = !message.retain || self.retain(now, source, message);
         self.count_in(source);
         if source != Source::Own {
             self.counters.in_payload += wide(message.payload_bytes());
         }
         if self.plan.targets.is_empty() {
+            // Taken by nobody at all. Where it goes to somebody, that it is not kept is in the log only:
+            // a reason that is an error would have it sent again.
+            let refused = refused || !kept;
             let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };
             return Outcome::Routed { reason, record: None };
         }
@@ -352,20 +356,20 @@ impl Gateway {
     }
 
     /// Counts the destinations that do not get the message.
-    fn lose_newest(&mut self) {
+    fn lose_newest(&mut self, topic: &str) {
         for at in 0..self.plan.losses.len() {
             if let (dest, Loss::Newest(reason)) = self.plan.losses[at] {
-                self.queue.count_drop(dest, reason, 1);
+                self.queue.count_drop_of(dest, reason, 1, Some(text(topic)));
             }
         }
         self.plan.losses.clear();
     }
 
-    fn drop_everywhere(&mut self, reason: DropReason) -> Outcome {
-        self.lose_newest();
+    fn drop_everywhere(&mut self, topic: &str, reason: DropReason) -> Outcome {
+        self.lose_newest(topic);
         for at in 0..self.plan.targets.len() {
             let dest = self.plan.targets[at].dest;
-            self.queue.count_drop(dest, reason, 1);
+            self.queue.count_drop_of(dest, reason, 1, Some(text(topic)));
         }
         self.collect();
         Outcome::Routed { reason: Reason::QUOTA_EXCEEDED, record: None }
@@ -410,7 +414,8 @@ impl Gateway {
         record
     }
 
-    fn retain(&mut self, now: Instant, source: Source, message: &Message<'_>) {
+    /// `false`: there is no room for it.
+    fn retain(&mut self, now: Instant, source: Source, message: &Message<'_>) -> bool {
         let Self { retained, queue, .. } = self;
         let Message { topic, qos, properties, expiry_s, .. } = *message;
         let set = match message.payload {
@@ -427,17 +432,37 @@ impl Gateway {
             if self.retained.clear(message.topic) {
                 self.retained_since = self.retained_since.or(Some(now));
             }
-            let destination = crate::note::text("retained");
-            self.queue.counters.drops += 1;
+            let bound = self.retained_bound(message);
             let reason = DropReason::QueueFull.word();
-            self.note(Note::Drop { reason, destination, count: 1 });
-            return;
+            let from = match source {
+                Source::Client { slot, .. } | Source::Link { slot, .. } => self.name_of(slot),
+                Source::Will { session } => Some(text(&self.sessions[session].client_id)),
+                Source::Own => None,
+            };
+            self.note_lost(reason, "retained", from, Some(bound), Some(text(message.topic)));
+            return false;
         }
         if let Source::Client { session, .. } | Source::Will { session } = source {
             self.retained.sign(message.topic, self.signature(session));
         }
         self.retained_since = self.retained_since.or(Some(now));
         self.due_by(self.retained.expires_at());
+        true
+    }
+
+    /// Which limit keeps a retained message out.
+    fn retained_bound(&self, message: &Message<'_>) -> Bound {
+        let limit = &self.config.limit;
+        let body = message.topic.len() + message.properties.len() + message.payload_bytes();
+        if message.topic.len() > limit.topic_bytes {
+            let (size, limit) = (Some(wide(message.topic.len())), wide(limit.topic_bytes));
+            return Bound { size, limit, key: "limit.topic_bytes" };
+        }
+        if wide(self.retained.len()) >= u64::from(limit.retained) {
+            return Bound { size: None, limit: u64::from(limit.retained), key: "limit.retained" };
+        }
+        let bytes = wide(limit.retained_bytes);
+        Bound { size: Some(wide(body)), limit: bytes, key: "limit.retained_bytes" }
     }
 
     /// Stands for a client among the publishers of retained messages; never 0.

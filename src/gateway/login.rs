@@ -5,7 +5,8 @@
 //! routed. What was queued under other rules or for another user is judged again when it leaves.
 
 use super::Gateway;
-use super::conn::Role;
+use super::conn::{Role, Sending};
+use super::ends::{Blame, Bound};
 use super::receive::{Fatal, Step};
 use crate::broker::access::Right;
 use crate::broker::logins::Verdict;
@@ -13,11 +14,18 @@ use crate::broker::retained::Retained;
 use crate::config::{Auth, Users};
 use crate::limits::USER_BYTES_MAX;
 use crate::mqtt::{Connect, Publish, Qos, Reason, topic};
-use crate::note::{Note, text};
+use crate::note::{Note, Text, text};
 use crate::queue::DropReason;
 use crate::queue::outbox::DestId;
 use crate::queue::pool::RecordId;
-use crate::vocab::Instant;
+use crate::vocab::{BridgeId, Instant};
+use core::time::Duration;
+
+/// The place of messages that are kept from a subscriber, among the kinds of denials.
+const RECEIVE: usize = 2;
+
+/// One client's denials of one kind are told so often.
+const DENIED_EVERY: Duration = Duration::from_secs(60);
 
 impl Gateway {
     /// Other users and access rules from here on, or doors that are open to others (a reload). A
@@ -107,14 +115,84 @@ impl Gateway {
 
     /// Acknowledged, in MQTT 5 with the reason, and not passed on.
     pub(super) fn deny(&mut self, slot: u16, publish: &Publish<'_>) -> Step {
+        if let Role::Client { session } = self.conn(slot).role {
+            self.denied(session, "publish", publish.topic);
+        }
         self.swallow_as(slot, publish, DropReason::NotAuthorized.word(), Reason::NOT_AUTHORIZED)
+    }
+
+    /// The access rules keep a client from something. Told once a minute for each kind of thing, for
+    /// rules that say no may do so for every message.
+    pub(super) fn denied(&mut self, session: u16, what: &'static str, topic: &str) {
+        let now = self.now;
+        let kind = match what {
+            "publish" => 0,
+            "subscribe" => 1,
+            "receive" => RECEIVE,
+            _ => 3,
+        };
+        let entry = &mut self.sessions[session];
+        let (count, told_at) = &mut entry.denied[kind];
+        // A message that waits is judged again and again.
+        *count = if kind == RECEIVE { 1 } else { *count + 1 };
+        if *told_at != Instant::ZERO && now < told_at.plus(DENIED_EVERY) {
+            return;
+        }
+        *told_at = now;
+        let note = Note::Denied {
+            count: core::mem::take(count),
+            client: text(&entry.client_id),
+            what,
+            topic: text(topic),
+            user: entry.user.as_deref().map(text),
+        };
+        self.note(note);
     }
 
     /// Counts a will that goes nowhere.
     pub(super) fn count_lost(&mut self, reason: &'static str) {
+        self.note_lost(reason, "local", None, None, None);
+    }
+
+    /// Counts and tells of one message that goes nowhere.
+    pub(super) fn note_lost(
+        &mut self,
+        reason: &'static str,
+        destination: &str,
+        from: Option<Text>,
+        bound: Option<Bound>,
+        topic: Option<Text>,
+    ) {
         self.queue.counters.drops += 1;
-        let destination = text("local");
-        self.note(Note::Drop { reason, destination, count: 1 });
+        let Blame { size, limit, key, topic } = Blame::of(bound, destination, topic);
+        let destination = text(destination);
+        let note = Note::Drop { reason, destination, count: 1, topic, from, size, limit, key };
+        self.note(note);
+    }
+
+    /// Why a message has no topic that its remote could be sent.
+    pub(super) fn why_unmapped(&mut self, link: Option<BridgeId>, sending: &Sending) -> DropReason {
+        let Some(bridge) = link else { return DropReason::NoRule };
+        let rules = &self.links[usize::from(bridge.0)].rules;
+        let Some(rule) = rules.forward.get(usize::from(sending.rule)) else {
+            return DropReason::NoRule;
+        };
+        let bytes = usize::from(self.queue.pool.head(sending.record).topic_bytes);
+        let (local, mapped) = self.topic.split_at_mut(bytes);
+        self.queue.pool.read(sending.record, 0, local);
+        match core::str::from_utf8(local) {
+            Ok(local) if rule.mapping.maps_to_nothing(local, mapped) => DropReason::TopicEmpty,
+            Ok(_) | Err(_) => DropReason::TopicTooLong,
+        }
+    }
+
+    /// Who is at the other end: a client or a bridge.
+    pub(super) fn name_of(&self, slot: u16) -> Option<Text> {
+        match self.conn(slot).role {
+            Role::Client { session } => Some(text(&self.sessions[session].client_id)),
+            Role::Link { bridge } => Some(self.bridge_name(bridge)),
+            Role::Free | Role::Greeting | Role::Closing => None,
+        }
     }
 
     pub(super) fn may_subscribe(&self, session: u16, filter: &str) -> bool {

@@ -5,11 +5,14 @@
 
 use super::Gateway;
 use super::conn::{Debt, Role};
+use super::ends::{Bound, topic_of};
 use super::receive::{Fatal, Step};
+use crate::fit::wide;
+use crate::limits::PROPERTIES_BYTES_MAX;
 use crate::mqtt::{
     Fault, Frame, Malformed, PACKET_BYTES_MAX, PacketId, Publish, Qos, Reason, Version, frame,
 };
-use crate::note::{Note, text};
+use crate::note::text;
 
 /// The first byte of a PUBLISH but for its flags.
 const PUBLISH: u8 = 3;
@@ -70,8 +73,25 @@ impl Gateway {
             }
             self.ready.set(slot);
         }
-        self.queue.counters.drops += 1;
-        self.note(Note::Drop { reason, destination: text("local"), count: 1 });
+        let limit = self.config.limit.topic_bytes;
+        let bytes = publish.topic.len();
+        let bound = match reason {
+            "topic_too_long" if bytes > limit => Some(Bound {
+                size: Some(wide(bytes)),
+                limit: wide(limit),
+                key: "limit.topic_bytes",
+            }),
+            "properties_too_large" => {
+                let size = Some(wide(publish.properties.as_bytes().len()));
+                Some(Bound { size, limit: wide(PROPERTIES_BYTES_MAX), key: "" })
+            }
+            "unreleased" => {
+                let limit = u64::from(self.config.limit.inflight);
+                Some(Bound { size: None, limit, key: "limit.inflight" })
+            }
+            _ => None,
+        };
+        self.note_lost(reason, "local", self.name_of(slot), bound, Some(text(publish.topic)));
         Step::Done
     }
 
@@ -112,8 +132,9 @@ impl Gateway {
         }
         let here = found.packet_bytes.min(buffer.len());
         self.conn_mut(slot).swallow_left = found.packet_bytes - here;
-        self.queue.counters.drops += 1;
-        self.note(Note::Drop { reason: "too_large", destination: text("local"), count: 1 });
+        let fatal = self.too_large(fault, buffer);
+        let topic = topic_of(buffer, self.conn(slot).version);
+        self.note_lost("too_large", "local", self.name_of(slot), fatal.bound, topic);
         Ok(Swallowed::Taken(here))
     }
 

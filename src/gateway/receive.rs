@@ -464,7 +464,9 @@ impl Gateway {
                 let mapped = rule.mapping.map(publish.topic, topics).ok();
                 let mapped = mapped.and_then(|n| core::str::from_utf8(&topics[..n]).ok());
                 let Some(topic) = mapped else {
-                    return Ok(self.swallow(slot, publish, "topic_too_long") == Step::Done);
+                    let empty = rule.mapping.maps_to_nothing(publish.topic, topics);
+                    let word = if empty { "topic_empty" } else { "topic_too_long" };
+                    return Ok(self.swallow(slot, publish, word) == Step::Done);
                 };
                 message.topic = topic;
             }

@@ -103,6 +103,7 @@ impl Gateway {
             return Err(Reason::FILTER_INVALID);
         }
         if !self.may_subscribe(session, filter) {
+            self.denied(session, "subscribe", filter);
             return Err(Reason::NOT_AUTHORIZED);
         }
         let known = self.subs.find_in(session, filter);

@@ -115,6 +115,7 @@ impl Gateway {
         self.sessions[session].will_at = Instant::NEVER;
         let Some(will) = self.sessions[session].will.take() else { return };
         if !self.may(session, Right::Write, &will.topic) {
+            self.denied(session, "will", &will.topic);
             self.count_lost(DropReason::NotAuthorized.word());
             return;
         }

@@ -136,6 +136,15 @@ impl Mapping {
     /// [`Full`]: `out` is too small, the result longer than a topic can be, or empty (`a/+` mapped
     /// to `+` has no room for the topic `a/`).
     pub fn map(&self, topic: &str, out: &mut [u8]) -> Result<usize, Full> {
+        self.fill(topic, out).and_then(|bytes| if bytes == 0 { Err(Full) } else { Ok(bytes) })
+    }
+
+    /// Is nothing left of this topic?
+    pub fn maps_to_nothing(&self, topic: &str, out: &mut [u8]) -> bool {
+        self.fill(topic, out) == Ok(0)
+    }
+
+    fn fill(&self, topic: &str, out: &mut [u8]) -> Result<usize, Full> {
         let mut text = Text { out, len: 0 };
         text.push(&self.prefix)?;
         match &self.target {
@@ -156,7 +165,7 @@ impl Mapping {
             }
         }
         text.push(&self.suffix)?;
-        if text.len == 0 { Err(Full) } else { Ok(text.len) }
+        Ok(text.len)
     }
 }
 

@@ -414,42 +414,4 @@ impl Queue {
         let suppressed = core::mem::take(&mut self.notes_lost);
         (suppressed > 0).then_some(Note::LogLimited { of: "any", suppressed, count: None })
     }
-
-    /// Are there drops that no note told of yet?
-    pub fn has_drops(&self) -> bool {
-        !self.drops.is_empty()
-    }
-
-    /// Tells of the drops since the last report; `false` when there were none.
-    pub fn report_drops(&mut self) -> bool {
-        let drops = core::mem::take(&mut self.drops);
-        for (dest, reason, count) in &drops {
-            let destination = self.name(*dest);
-            self.note(Note::Drop { reason: reason.word(), destination, count: *count });
-        }
-        !drops.is_empty()
-    }
-
-    /// Tells of a destination's drops while it still has the name it had then.
-    pub(super) fn tell_drops_of(&mut self, dest: DestId) {
-        while let Some(at) = self.drops.iter().position(|drop| drop.0 == dest) {
-            let (_, reason, count) = self.drops.swap_remove(at);
-            let destination = self.name(dest);
-            self.note(Note::Drop { reason: reason.word(), destination, count });
-        }
-    }
-
-    pub fn count_drop(&mut self, dest: DestId, reason: DropReason, count: u64) {
-        if count == 0 {
-            return;
-        }
-        self.counters.drops += count;
-        let known = self.drops.iter_mut().find(|drop| drop.0 == dest && drop.1 == reason);
-        if let Some(known) = known {
-            known.2 += count;
-        } else if self.drops.push((dest, reason, count)).is_err() {
-            let destination = self.name(dest);
-            self.note(Note::Drop { reason: reason.word(), destination, count });
-        }
-    }
 }

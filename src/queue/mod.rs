@@ -8,6 +8,7 @@
 //! takes a destination's whole uncommitted prefix, so its log is always in sequence.
 
 mod append;
+mod drops;
 pub mod entry;
 pub mod facts;
 mod failure;
@@ -103,6 +104,8 @@ pub enum DropReason {
     TooLarge,
     Corrupt,
     NoRule,
+    TopicEmpty,
+    TopicTooLong,
     Offline,
     SessionEnded,
     SlowSubscriber,
@@ -122,6 +125,8 @@ impl DropReason {
             Self::TooLarge => "too_large",
             Self::Corrupt => "corrupt",
             Self::NoRule => "no_rule",
+            Self::TopicEmpty => "topic_empty",
+            Self::TopicTooLong => "topic_too_long",
             Self::Offline => "offline",
             Self::SessionEnded => "session_ended",
             Self::SlowSubscriber => "slow_subscriber",
@@ -184,7 +189,9 @@ pub struct Queue {
     squeezed: bool,
     stopping: bool,
     changes: u64,
-    drops: heapless::Vec<(DestId, DropReason, u64), 64>,
+    drops: heapless::Vec<drops::Dropped, 64>,
+    /// What is dropped now goes for the quota of a rule.
+    rule_drops: bool,
     /// Publishers and their messages that were given up after they had been taken.
     refused: heapless::Vec<(u16, RecordId), REFUSED_MAX>,
     pub counters: Counters,
@@ -239,6 +246,7 @@ impl Queue {
             stopping: false,
             changes: 0,
             drops: heapless::Vec::new(),
+            rule_drops: false,
             refused: heapless::Vec::new(),
             counters: Counters::default(),
             slot_buffer: vec![0; crate::limits::SLOT_BYTES].into_boxed_slice(),

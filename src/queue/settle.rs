@@ -48,13 +48,14 @@ impl Queue {
 
     /// Drops an entry for a reason: counted and logged, and settled all the same.
     pub fn drop_entry(&mut self, dest: DestId, index: u32, reason: DropReason) {
+        let topic = self.topic_of_entry(index);
         if reason == DropReason::Refused {
             // Its exchange ended with the refusal [MQTT-4.3.3].
             self.settle(dest, index);
         } else {
             self.give_up_sending(dest, index);
         }
-        self.count_drop(dest, reason, 1);
+        self.count_drop_of(dest, reason, 1, topic);
     }
 
     /// Drops everything a destination has, in RAM and on disk.

@@ -147,6 +147,12 @@ impl Queue {
     /// Drops the oldest message of a scope that is not in flight: at once when it waits in RAM,
     /// else in the next flush.
     pub fn drop_oldest(&mut self, dest: DestId, scope: Scope, reason: DropReason) {
+        self.rule_drops = scope != Scope::All;
+        self.drop_oldest_of(dest, scope, reason);
+        self.rule_drops = false;
+    }
+
+    fn drop_oldest_of(&mut self, dest: DestId, scope: Scope, reason: DropReason) {
         let wire = self.outbox(dest).flight.head;
         if planted(Bug::DropOldestInFlight) && wire != NONE {
             return self.drop_entry(dest, wire, reason);

@@ -361,7 +361,16 @@ mod tests {
     }
 
     fn drop_note(destination: &str) -> Note {
-        Note::Drop { reason: "expired", destination: text(destination), count: 1 }
+        Note::Drop {
+            reason: "expired",
+            destination: text(destination),
+            count: 1,
+            topic: None,
+            from: None,
+            size: None,
+            limit: None,
+            key: None,
+        }
     }
 
     /// A line that nothing sums up.

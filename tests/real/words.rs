@@ -2,7 +2,8 @@
 //! that changes it. And what the peer hears.
 
 use crate::common::client::{Wire, dial};
-use crate::common::gateway::{Event, Gateway};
+use crate::common::gateway::{Event, Gateway, bridge};
+use crate::common::mosquitto::{Mosquitto, mosquitto_pub};
 use crate::common::wire::{Connect, Message, Packet, packet, prefixed};
 use std::collections::BTreeSet;
 
@@ -129,4 +130,90 @@ fn whoever_goes_before_its_connect_is_not_passed_over() {
     drop(wire);
     let line = gateway.wait_with("client_refused", &[("addr", &addr)]);
     says(&line, &[("client", "-"), ("reason", "closed_before_connect")]);
+}
+
+#[test]
+fn a_full_store_of_retained_messages_names_its_key() {
+    let gateway = Gateway::start("limit.retained = 1");
+    let mut client = Connect::v5("keeper").open(gateway.port);
+    // Kept, and nobody subscribed.
+    assert_eq!(client.publish(&Message::new("first", "x").qos(1).retained()), 0x10);
+    assert_eq!(client.publish(&Message::new("second", "x").qos(1).retained()), 0x97);
+    let line = gateway.wait_with("drop", &[("destination", "retained")]);
+    says(&line, &[("reason", "queue_full"), ("topic", "second"), ("from", "keeper")]);
+    says(&line, &[("limit", "1"), ("key", "limit.retained")]);
+    // Whoever subscribed gets it all the same, and then it is no error.
+    let mut watcher = Connect::v5("watcher").open(gateway.port);
+    watcher.subscribe(&[("third", 1)]);
+    assert_eq!(client.publish(&Message::new("third", "y").qos(1).retained()), 0);
+    assert_eq!(watcher.next().text(), "y");
+    let gateway = Gateway::start("limit.retained_bytes = 4KiB");
+    let mut client = Connect::v5("keeper").open(gateway.port);
+    let large = Message::new("large", "x".repeat(8000)).qos(2).retained();
+    assert_eq!(client.publish(&large), 0x97);
+    let line = gateway.wait_with("drop", &[("destination", "retained")]);
+    says(&line, &[("size", "8005"), ("limit", "4096"), ("key", "limit.retained_bytes")]);
+}
+
+#[test]
+fn what_the_access_rules_deny_is_told_with_client_user_and_topic() {
+    let mut gateway = Gateway::prepare("");
+    let rules = gateway.configuration_file().with_file_name("rules");
+    std::fs::write(&rules, "user somebody\ntopic read seen\ntopic write told\n").expect("written");
+    gateway.configure(&format!("auth.acl_file = {}", rules.display()));
+    gateway.run();
+    let connect = Connect::v5("curious").user("somebody", "x");
+    let mut client = connect.will(Message::new("last", "x")).open(gateway.port);
+    assert_eq!(client.publish(&Message::new("secret", "x").qos(1)), 0x87);
+    client.publish(&Message::new("secret/2", "x").qos(1));
+    client.subscribe(&[("#", 0), ("hidden", 0)]);
+    client.publish(&Message::new("told", "x").qos(1));
+    let denied = |what: &str| {
+        let line = gateway.wait_with("denied", &[("what", what)]);
+        says(&line, &[("client", "curious"), ("user", "somebody"), ("count", "1")]);
+        line.text("topic").to_owned()
+    };
+    assert_eq!(denied("publish"), "secret");
+    assert_eq!(denied("subscribe"), "hidden");
+    assert_eq!(denied("receive"), "told");
+    client.vanish();
+    assert_eq!(denied("will"), "last");
+    let line = gateway.wait_with("drop", &[("reason", "not_authorized"), ("topic", "secret")]);
+    says(&line, &[("from", "curious"), ("destination", "local")]);
+}
+
+#[test]
+fn a_quota_names_itself_and_the_topic_of_what_it_cost() {
+    let gateway = Gateway::start("session.max_messages = 2");
+    let mut away = Connect::v4("away").persistent().open(gateway.port);
+    away.subscribe(&[("t/#", 1)]);
+    away.disconnect();
+    let mut client = Connect::v5("publisher").open(gateway.port);
+    for number in 0..3 {
+        client.publish(&Message::new(&format!("t/{number}"), "x").qos(1));
+    }
+    let line = gateway.wait_with("drop", &[("destination", "away")]);
+    says(&line, &[("reason", "queue_full"), ("topic", "t/0"), ("limit", "2")]);
+    says(&line, &[("key", "session.max_messages")]);
+}
+
+#[test]
+fn a_topic_of_which_nothing_is_left_has_one_word_both_ways() {
+    let remote = Mosquitto::start();
+    let rules = [
+        "forward.out.local_topic = out/+",
+        "forward.out.remote_topic = +",
+        "subscribe.in.remote_topic = in/+",
+        "subscribe.in.local_topic = +",
+    ];
+    let gateway = Gateway::start(&bridge("hub", remote.port, &rules));
+    gateway.wait("bridge_up");
+    let mut client = Connect::v5("publisher").open(gateway.port);
+    client.publish(&Message::new("out/", "x").qos(1));
+    let line = gateway.wait_with("drop", &[("destination", "hub")]);
+    says(&line, &[("reason", "topic_empty"), ("topic", "out/")]);
+    remote.wait_line("SUBACK");
+    mosquitto_pub(remote.port, &["-q", "1", "-t", "in/", "-m", "x"]);
+    let line = gateway.wait_with("drop", &[("destination", "local")]);
+    says(&line, &[("reason", "topic_empty"), ("topic", "in/"), ("from", "hub")]);
 }

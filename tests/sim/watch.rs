@@ -186,7 +186,7 @@ impl Watch {
     /// What a line says of messages that are given up.
     pub fn account(&mut self, note: &Note, ledger: &mut Ledger) {
         let given = match note {
-            Note::Drop { reason, destination, count } => {
+            Note::Drop { reason, destination, count, .. } => {
                 (destination.to_string(), (*reason).to_string(), *count)
             }
             // The settled bits of a slot are gone with its row: all of it goes out again.

@@ -54,7 +54,16 @@ fn at(millis: u64) -> Instant {
 }
 
 fn dropped(destination: &str, count: u64) -> Note {
-    Note::Drop { reason: "expired", destination: text(destination), count }
+    Note::Drop {
+        reason: "expired",
+        destination: text(destination),
+        count,
+        topic: None,
+        from: None,
+        size: None,
+        limit: None,
+        key: None,
+    }
 }
 
 fn refused(client: &str, port: u16, reason: &str) -> Note {
