@@ -59,7 +59,7 @@ pub struct Session {
     /// What its client may know of exchanges under way is not here: it is told of a new session
     /// until it has heard.
     pub in_doubt: bool,
-    /// What the access rules denied it (publish, subscribe, receive, will) since when that was told.
+    /// What the access rules denied it (publish, subscribe, receive, will) since that was told.
     pub denied: [(u64, Instant); 4],
 }
 

@@ -304,8 +304,7 @@ impl Gateway {
             done: 0,
         };
         let Some(total) = self.packet_bytes(slot, dest, link, &mut sending) else {
-            let reason = self.why_unmapped(link, &sending);
-            self.queue.drop_entry(dest, next.entry, reason);
+            self.drop_unmapped(dest, link, &sending);
             return Wrote::Skipped;
         };
         if total > self.conn(slot).packet_bytes_max {

@@ -309,8 +309,8 @@ impl Gateway {
             self.counters.in_payload += wide(message.payload_bytes());
         }
         if self.plan.targets.is_empty() {
-            // Taken by nobody at all. Where it goes to somebody, that it is not kept is in the log only:
-            // a reason that is an error would have it sent again.
+            // Taken by nobody at all. Where it goes to somebody, that it is not kept is in the log
+            // only: a reason that is an error would have it sent again.
             let refused = refused || !kept;
             let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::NO_SUBSCRIBERS };
             return Outcome::Routed { reason, record: None };

@@ -121,8 +121,8 @@ impl Gateway {
         self.swallow_as(slot, publish, DropReason::NotAuthorized.word(), Reason::NOT_AUTHORIZED)
     }
 
-    /// The access rules keep a client from something. Told once a minute for each kind of thing, for
-    /// rules that say no may do so for every message.
+    /// The access rules keep a client from something. Told once a minute for each kind: rules that
+    /// say no may do so for every message.
     pub(super) fn denied(&mut self, session: u16, what: &'static str, topic: &str) {
         let now = self.now;
         let kind = match what {
