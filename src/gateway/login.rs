@@ -170,8 +170,18 @@ impl Gateway {
         self.note(note);
     }
 
-    /// Why a message has no topic that its remote could be sent.
-    pub(super) fn why_unmapped(&mut self, link: Option<BridgeId>, sending: &Sending) -> DropReason {
+    /// Drops a message that has no topic which its remote could be sent.
+    pub(super) fn drop_unmapped(
+        &mut self,
+        dest: DestId,
+        link: Option<BridgeId>,
+        sending: &Sending,
+    ) {
+        let reason = self.why_unmapped(link, sending);
+        self.queue.drop_entry(dest, sending.entry, reason);
+    }
+
+    fn why_unmapped(&mut self, link: Option<BridgeId>, sending: &Sending) -> DropReason {
         let Some(bridge) = link else { return DropReason::NoRule };
         let rules = &self.links[usize::from(bridge.0)].rules;
         let Some(rule) = rules.forward.get(usize::from(sending.rule)) else {
