@@ -179,6 +179,19 @@ macro_rules! word_fields {
 }
 word_fields!(bool, core::net::SocketAddr);
 
+/// How many messages are gone; `None`: that cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost(pub Option<u64>);
+
+impl Field for Lost {
+    fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        match self.0 {
+            Some(count) => write!(out, "{count}"),
+            None => out.write_str("unknown"),
+        }
+    }
+}
+
 impl Field for Text {
     fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         write!(out, "{}", Value(self.as_str()))
@@ -271,7 +284,7 @@ notes! {
     StoreError = Error "store_error" "store" {
         operation: &'static str, reason: &'static str, retry_in_ms: u64,
     }
-    StoreRecovered = Info "store_recovered" "store" { rescued: u64, lost: u64 }
+    StoreRecovered = Info "store_recovered" "store" { rescued: u64, lost: Lost }
     StoreQuarantined = Warn "store_quarantined" "store" { file: Text, reason: Text }
     LoopSuspected = Warn "loop_suspected" "bridge" { bridge: Text, topic: Text, count: u32 }
     SubscribeRefused = Warn "subscribe_refused" "bridge" {

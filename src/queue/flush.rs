@@ -18,7 +18,7 @@ use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_EAGER_BYTES, FLUSH_AFTER_MAX, LAZY_SETTLED_AFTER, SLOT_BYTES,
 };
 use crate::mqtt::Qos;
-use crate::note::Note;
+use crate::note::{Lost, Note};
 use crate::vocab::Instant;
 use core::time::Duration;
 
@@ -364,7 +364,7 @@ impl Queue {
         if !full && core::mem::take(&mut self.failing) {
             self.retry_after = Duration::ZERO;
             self.changes += 1;
-            self.note(Note::StoreRecovered { rescued: 0, lost: 0 });
+            self.note(Note::StoreRecovered { rescued: 0, lost: Lost(Some(0)) });
         }
     }
 

@@ -18,7 +18,7 @@ use super::walk::{Walk, is_sound, search};
 use crate::fit::{fit, wide};
 use crate::limits::{SALVAGE_SLOTS, SLOT_BYTES, SLOT_RECORDS_MAX};
 use crate::mqtt::Qos;
-use crate::note::Note;
+use crate::note::{Lost, Note};
 use crate::vocab::Instant;
 
 /// Lives of a slot that are tried when its row is lost. More would let chance prove a record.
@@ -34,6 +34,10 @@ const SEQ_DISTANCE: u64 = 1 << 40;
 const SLOTS_A_ROW: u32 = 1024;
 
 const SUMMARY_KEY: &[u8] = b"salvage";
+
+/// Bits of the last byte of the summary.
+const FINISHED: u8 = 1;
+const UNSURE: u8 = 2;
 
 /// A slot of the wreck that has not been dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +58,10 @@ pub(super) struct Salvage {
     /// A bit for each slot of the wreck.
     done: Vec<u8>,
     rescued: u64,
+    /// As far as it is known.
     lost: u64,
+    /// More may be gone: some of what tells is.
+    unsure: bool,
     in_doubt: Vec<(DestId, u32)>,
     /// Sequence numbers from here on are those of new messages.
     new_from: u64,
@@ -121,6 +128,15 @@ fn sift(bytes: &[u8], slot: u32, generation: u32, bound: u16) -> Sifted {
     }
 }
 
+/// Is there something behind the last record that can be trusted?
+fn has_more(bytes: &[u8], sifted: &Sifted) -> bool {
+    let end = sifted
+        .sound
+        .last()
+        .map_or(0, |(_, at)| at + LogHead::decode(&bytes[*at..]).map_or(0, |head| head.bytes()));
+    bytes.iter().skip(end).take(HEAD_BYTES).any(|byte| *byte != 0)
+}
+
 impl Queue {
     /// Looks at what the wreck has, after the destinations were opened and restored.
     pub(super) fn begin_salvage(&mut self, store: &mut impl SpillStore) -> Result<(), StoreError> {
@@ -133,6 +149,7 @@ impl Queue {
             done: vec![0; widen(slots.div_ceil(SLOTS_A_ROW) * SLOTS_A_ROW) / 8],
             rescued: 0,
             lost: 0,
+            unsure: !store.is_wreck_whole(),
             in_doubt: Vec::new(),
             new_from: u64::MAX,
             bytes: vec![0; SLOT_BYTES],
@@ -148,7 +165,8 @@ impl Queue {
                 let number =
                     |at| value[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
                 (salvage.rescued, salvage.lost) = (number(0), number(8));
-                salvage.finished = value[16] == 1;
+                salvage.finished = value[16] & FINISHED != 0;
+                salvage.unsure |= value[16] & UNSURE != 0;
             } else if let Ok(row) = <[u8; 4]>::try_from(rest) {
                 let at = widen(u32::from_be_bytes(row)) * widen(SLOTS_A_ROW) / 8;
                 if let Some(bits) = salvage.done.get_mut(at..at + value.len()) {
@@ -168,6 +186,8 @@ impl Queue {
                     Old { owner, first_seq, part, index }
                 }
                 None if store.wreck_slot(SlotId(index), &mut salvage.bytes) => {
+                    // Which of its messages were settled went with its row.
+                    salvage.unsure = true;
                     Old { owner: 0, first_seq: 0, part: 0, index }
                 }
                 None => continue,
@@ -211,7 +231,7 @@ impl Queue {
         let Some(mut salvage) = self.salvage.take() else { return Ok(()) };
         if salvage.finished {
             self.txn.wrote = true;
-            return store.wreck_done(salvage.rescued > 0 && salvage.lost == 0);
+            return store.wreck_done(salvage.rescued > 0 && salvage.lost == 0 && !salvage.unsure);
         }
         let result = self.salvage_some(&mut salvage, store, classify);
         self.salvage = Some(salvage);
@@ -269,7 +289,8 @@ impl Queue {
         let rescued: u64 = moved.iter().map(|moved| u64::from(moved.2)).sum();
         let mut value = (salvage.rescued + rescued).to_le_bytes().to_vec();
         value.extend_from_slice(&(salvage.lost + lost).to_le_bytes());
-        value.push(u8::from(all));
+        let unsure = if salvage.unsure { UNSURE } else { 0 };
+        value.push(if all { FINISHED } else { 0 } | unsure);
         seal(Table::Meta, SUMMARY_KEY, &mut value);
         store.put(Table::Meta, SUMMARY_KEY, &value)?;
         self.txn.wrote = true;
@@ -308,6 +329,8 @@ impl Queue {
         let bound = fit(SLOT_RECORDS_MAX, "records of a slot");
         let closed = row.filter(|slot| slot.closed);
         let sifted = sift(&salvage.bytes, index, generation, closed.map_or(bound, |s| s.count));
+        // Its row does not say how many an open one has.
+        salvage.unsure |= closed.is_none() && has_more(&salvage.bytes, &sifted);
         let settled = |ordinal| row.is_some_and(|slot| slot.settled_bits.get(ordinal));
         let wanted: Vec<usize> =
             sifted.sound.iter().filter(|(o, _)| !settled(*o)).map(|(_, at)| *at).collect();
@@ -495,7 +518,8 @@ impl Queue {
                     reason: "store_lost",
                 });
             }
-            self.note(Note::StoreRecovered { rescued: salvage.rescued, lost: salvage.lost });
+            let lost = Lost((!salvage.unsure).then_some(salvage.lost));
+            self.note(Note::StoreRecovered { rescued: salvage.rescued, lost });
         }
         self.salvage = Some(salvage);
         self.hold_back();

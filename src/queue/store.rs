@@ -155,6 +155,12 @@ pub trait SpillStore {
         0
     }
 
+    /// Can nothing be missing in the wreck but what its slots' rows tell of? A file that was cut, or
+    /// a page that is blank, may have had any number of messages.
+    fn is_wreck_whole(&self) -> bool {
+        true
+    }
+
     /// The row of a slot of the wreck, with its CRC. `None`: it has none, or it is damaged.
     fn wreck_row(&mut self, slot: SlotId) -> Option<Vec<u8>> {
         let _ = slot;

@@ -2,7 +2,7 @@
 //! what is damaged is counted, and the gateway starts in any case.
 
 use crate::common::collector::Collector;
-use crate::common::gateway::{Gateway, ROOMY_SESSIONS, bridge};
+use crate::common::gateway::{Event, Gateway, ROOMY_SESSIONS, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::publisher::Publisher;
@@ -148,11 +148,12 @@ fn a_store_without_its_head_is_salvaged_in_order_before_what_is_new() {
     assert_eq!(site.drained(), all(3500));
     site.assert_order();
     let recovered = site.gateway.wait("store_recovered");
-    assert_eq!((recovered.number("rescued"), recovered.number("lost")), (3000, 0));
+    // How many pages it had was in the head.
+    assert_eq!((recovered.number("rescued"), recovered.text("lost")), (3000, "unknown"));
     let drained = site.gateway.wait("spill_drained");
     assert!(drained.number("duration_ms") < 3_600_000, "since what was rescued was there");
     assert_eq!(site.gateway.wait("bridge_up").text("session_present"), "false");
-    assert_eq!(site.aside(), [""; 0], "nothing is missing: it is of no more use");
+    assert_eq!(site.aside(), ["spill.db.corrupt-1"], "something may be missing: it is kept");
     // A restart begins with the new store alone.
     site.gateway.kill();
     site.gateway.run();
@@ -172,7 +173,7 @@ fn a_salvage_that_is_killed_again_and_again_goes_on_and_loses_nothing() {
     assert_eq!(site.drained(), all(6000));
     site.assert_order();
     let recovered = site.gateway.wait("store_recovered");
-    assert_eq!((recovered.number("rescued"), recovered.number("lost")), (6000, 0));
+    assert_eq!((recovered.number("rescued"), recovered.text("lost")), (6000, "unknown"));
     assert_eq!(site.far.count(), 6001, "nothing twice");
 }
 
@@ -282,11 +283,10 @@ fn a_torn_page_costs_what_was_on_it() {
     let came = site.drained();
     let lost: Vec<usize> = all(2000).difference(&came).copied().collect();
     assert!((4..=7).contains(&lost.len()), "{lost:?}");
-    let recovered = site
-        .gateway
-        .wait_event(0, "what was lost", |e| e.name == "store_recovered" && e.number("lost") > 0);
-    let expected = u64::try_from(lost.len()).expect("few");
-    assert_eq!(recovered.number("lost"), expected, "{}", recovered.line);
+    let said = |e: &Event| e.name == "store_recovered" && e.number("rescued") > 0;
+    let recovered = site.gateway.wait_event(0, "what was lost", said);
+    // Its page may have been one that told of others, and its log is missing.
+    assert_eq!(recovered.text("lost"), "unknown", "{}", recovered.line);
     assert!(site.aside().contains(&"spill.db.corrupt-1".to_owned()), "it is kept for a look");
 }
 
@@ -361,7 +361,7 @@ fn a_truncated_database_gives_what_is_left_of_it() {
     assert!(came.len() > 1400 && came.len() < 3000, "{}", came.len());
     assert!(came.contains(&0) && came.contains(&1400));
     let recovered = site.gateway.wait("store_recovered");
-    assert!(recovered.number("lost") > 1000, "{}", recovered.line);
+    assert_eq!(recovered.text("lost"), "unknown", "{}", recovered.line);
     assert_eq!(recovered.number("rescued"), u64::try_from(came.len()).expect("few"));
     publisher(3000, 10, 1).run(site.gateway.port);
 }

@@ -271,6 +271,7 @@ fn damage_that_is_found_in_use_is_put_aside_and_the_rest_is_delivered() {
     let lost: Vec<usize> = all(3000).difference(&came).copied().collect();
     assert!((9..=17).contains(&lost.len()), "{lost:?}");
     let recovered = site.gateway.wait("store_recovered");
-    assert_eq!(recovered.number("lost"), u64::try_from(lost.len()).expect("few"));
+    // What a page was that is overwritten cannot be told.
+    assert_eq!(recovered.text("lost"), "unknown", "{}", recovered.line);
     publisher(3000, 10, 1).run(site.gateway.port);
 }

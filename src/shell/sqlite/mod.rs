@@ -190,6 +190,10 @@ impl SpillStore for SqliteStore {
         self.wreck.as_ref().map_or(0, Wreck::slot_count)
     }
 
+    fn is_wreck_whole(&self) -> bool {
+        self.wreck.as_ref().is_some_and(Wreck::is_whole)
+    }
+
     fn wreck_row(&mut self, slot: SlotId) -> Option<Vec<u8>> {
         self.wreck.as_ref()?.row(slot)
     }

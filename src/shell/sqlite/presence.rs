@@ -15,7 +15,7 @@ use super::look::log_number_in;
 use super::open::{Fault, connect};
 use super::{PAGE_BYTES, SqliteStore, fault};
 use crate::fit::{capped, wide};
-use crate::note::{Note, text};
+use crate::note::{Lost, Note, text};
 use crate::queue::store::{SpillStore, StoreError};
 use rusqlite::Connection;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -91,7 +91,8 @@ impl SqliteStore {
                 self.presence.away = None;
                 if !self.presence.told.is_empty() {
                     self.presence.told.clear();
-                    self.presence.notes.push(Note::StoreRecovered { rescued: 0, lost: 0 });
+                    let lost = Lost(Some(0));
+                    self.presence.notes.push(Note::StoreRecovered { rescued: 0, lost });
                 }
             }
             Ok(false) => {}

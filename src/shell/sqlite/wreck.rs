@@ -20,6 +20,14 @@ type Page = [u8; PAGE_BYTES];
 /// Bytes a row may have in all: a retained message is not larger.
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// First bytes of a page of a tree: index and table, inner and leaf.
+const TREE_PAGES: [u8; 4] = [2, 5, 10, TABLE_LEAF];
+
+/// A key in an index that is longer may need a page more.
+const INDEX_KEY_BYTES: usize = 200;
+
 /// Slots beyond what the file's size suggests that are believed in.
 const SLOTS_SPARE: usize = 1024;
 
@@ -68,14 +76,22 @@ pub(super) struct Wreck {
     rows: Vec<u32>,
     /// Page of each slot's row; 0 = not found.
     slots: Vec<u32>,
+    /// Every page that the head tells of is there, and what it is can be told.
+    whole: bool,
 }
 
 impl Wreck {
     /// Reads the whole file once; `row` gets what can be proved of the small tables.
     pub(super) fn open(path: &Path, row: &mut dyn FnMut(KeyedRow)) -> io::Result<Wreck> {
         let pages = Pages::open(path, true)?;
-        let mut wreck =
-            Wreck { pages, path: path.to_path_buf(), rows: Vec::new(), slots: Vec::new() };
+        let mut wreck = Wreck {
+            pages,
+            path: path.to_path_buf(),
+            rows: Vec::new(),
+            slots: Vec::new(),
+            whole: false,
+        };
+        wreck.whole = wreck.is_accounted();
         let beyond = wreck.pages.wal.iter().flat_map(Wal::pages);
         let mut numbers: Vec<u32> = beyond.filter(|page| *page > wreck.pages.count).collect();
         numbers.splice(0..0, 1..=wreck.pages.count);
@@ -104,6 +120,40 @@ impl Wreck {
             }
         }
         Ok(wreck)
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole && !self.slots.contains(&0)
+    }
+
+    /// Are all pages there, and each one of a tree, of a long row or free? A store has a log.
+    fn is_accounted(&self) -> bool {
+        let mut page = [0; PAGE_BYTES];
+        if self.pages.wal.is_none() || !self.pages.read(1, &mut page) || !page.starts_with(MAGIC) {
+            return false;
+        }
+        let (pages, free) = (word(&page, 28), word(&page, 36));
+        let (mut others, mut long_rows) = (0u64, 0u64);
+        for number in 1..=pages {
+            if !self.pages.read(number, &mut page) {
+                return false;
+            }
+            let head = if number == 1 { 100 } else { 0 };
+            if !TREE_PAGES.contains(&page[head]) {
+                others += 1;
+                continue;
+            }
+            for cell in cells(&page, number) {
+                if let Shape::Keyed(key, data) = cell.shape() {
+                    let rest = (cell.header + key + data).saturating_sub(cell.local.len());
+                    // Its key is in an index too.
+                    let index = if key > INDEX_KEY_BYTES { key } else { 0 };
+                    let pages = [rest, index].map(|bytes| bytes.div_ceil(PAGE_BYTES - 4));
+                    long_rows += wide(pages[0] + pages[1]);
+                }
+            }
+        }
+        others <= u64::from(free) + long_rows
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -203,7 +253,8 @@ pub(super) fn keyed_rows_in(
 }
 
 fn keyed_rows_of(pages: Pages, numbers: Vec<u32>, row: &mut dyn FnMut(KeyedRow)) {
-    let wreck = Wreck { pages, path: PathBuf::new(), rows: Vec::new(), slots: Vec::new() };
+    let wreck =
+        Wreck { pages, path: PathBuf::new(), rows: Vec::new(), slots: Vec::new(), whole: false };
     let mut page = [0; PAGE_BYTES];
     for number in numbers {
         if wreck.pages.read(number, &mut page) {
