@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -192,7 +192,10 @@ pub(super) struct LockFile(File);
 impl LockFile {
     /// `None`: another process has it.
     pub(super) fn take(path: &Path) -> io::Result<Option<LockFile>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        // Somebody may have put a FIFO there meanwhile, which would keep us until it is read.
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(path)?;
         // SAFETY: the descriptor is open.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
             return Ok(Some(LockFile(file)));
