@@ -8,7 +8,7 @@ use super::{
     Ack, Config, ConfigError, Limits, Overflow, Store, Sync, Warning, auth, bridges, foreign,
     listeners, parse,
 };
-use crate::fit::wide;
+use crate::fit::{capped, wide};
 use crate::limits::{SLOT_BYTES, TOPIC_ALIASES};
 use core::time::Duration;
 
@@ -167,8 +167,8 @@ fn packet_bytes(reader: &mut Reader<'_>) -> usize {
         let queue = reader.peek("bridge.NAME.max_bytes", at, size(1, STORE_BYTES_MAX));
         most = most.min(queue.unwrap_or(u64::MAX));
     }
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    packet.min(most.max(packet / 4))
+    // What is more than memory can hold is no bound here.
+    packet.min(capped::<usize, _>(most).max(packet / 4))
 }
 
 fn store(reader: &mut Reader<'_>) -> Store {

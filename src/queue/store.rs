@@ -155,8 +155,8 @@ pub trait SpillStore {
         0
     }
 
-    /// Can nothing be missing in the wreck but what its slots' rows tell of? A file that was cut, or
-    /// a page that is blank, may have had any number of messages.
+    /// Can nothing be missing in the wreck but what its slots' rows tell of? A file that was cut,
+    /// or a page that is blank, may have had any number of messages.
     fn is_wreck_whole(&self) -> bool {
         true
     }

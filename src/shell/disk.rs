@@ -83,7 +83,7 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
     /// ends this too.
     pub(super) fn bring_store_back(&mut self) {
         self.look_at_store(self.clock.now());
-        while self.watch.at <= self.clock.now() {
+        while self.store.is_some() && self.watch.at <= self.clock.now() {
             self.look_at_store(self.clock.now());
         }
     }

@@ -126,6 +126,9 @@ fn either_program_reads_the_file_that_the_other_has_written() {
         text.lines().find(|line| line.starts_with(&format!("{name}:"))).map(str::to_owned)
     };
     let alice = line("alice").expect("mosquitto_passwd has added her");
+    // Readable for the group that the gateway is in.
+    let shared = std::fs::Permissions::from_mode(0o640);
+    std::fs::set_permissions(path, shared).expect("our own file");
     for (user, password) in [("carol", "first"), ("two words", "pass word"), ("carol", "lorac")] {
         let output = spillway_passwd(path, user, &format!("{password}\nnot this\n"));
         assert!(output.status.success(), "{output:?}");
@@ -133,7 +136,7 @@ fn either_program_reads_the_file_that_the_other_has_written() {
     }
     assert_eq!(line("alice").as_ref(), Some(&alice), "others stay as they are");
     let mode = path.metadata().expect("our own file").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(mode & 0o777, 0o640, "as it was");
     mosquitto_passwd(&["-b", &file, "dave", "evad"]);
     let names = std::fs::read_dir(directory.path()).expect("our own directory").count();
     assert_eq!(names, 1, "nothing is left behind");

@@ -60,7 +60,7 @@ fn a_large_will_of_a_client_that_is_away_keeps_nobody_out() {
     published.extend(world.turn(listener));
     assert_eq!(published.iter().filter(|byte| **byte == b'w').count(), 591, "topic and payload");
     let told = notes(&mut world);
-    let expected = "event=limit_reached client=g limit=limit.will_bytes";
+    let expected = "event=limit_reached client=g limit=limit.will_bytes size=591 max=1000";
     assert!(told.iter().any(|note| note == expected), "{told:?}");
 }
 

@@ -130,7 +130,12 @@ fn a_client_that_takes_nothing_of_what_waits_for_it_is_closed() {
     assert_eq!(event_loop.core.closed(), 0);
     let later = event_loop.links.poll_at();
     assert!(later > event_loop.clock.now().plus(Duration::from_secs(20)));
-    event_loop.links.expire(later, &mut event_loop.core);
+    // What the system has still moved by then gives it time once more.
+    while event_loop.core.closed() == 0 {
+        let at = event_loop.links.poll_at();
+        assert_ne!(at, Instant::NEVER);
+        event_loop.links.expire(at, &mut event_loop.core);
+    }
     assert_eq!(event_loop.core.seen, [Seen::Closed(lazy_id, "slow_reader")]);
 }
 
