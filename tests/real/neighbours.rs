@@ -12,6 +12,7 @@ use crate::common::stub::{Seen, Stub};
 use crate::common::wire::{self, Ack, Connect, Message, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet};
 use crate::common::{number_of, wait_until};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -70,7 +71,7 @@ fn a_3_1_1_remote_is_rid_of_what_is_too_large_and_the_link_stays_up() {
 fn an_mqtt_5_remote_that_was_told_the_limit_is_left() {
     let remote = sending_large(70_000);
     let text = bridge("up", remote.port, &["subscribe.1.remote_topic = in/#"]);
-    let gateway = Gateway::start(&text);
+    let gateway = Gateway::start(&format!("limit.packet_size = 64KiB\n{text}"));
     assert_eq!(gateway.wait("bridge_down").text("reason"), "too_large");
     remote.wait("the reason", |seen| seen.iter().any(|s| matches!(s, Seen::Disconnect(0x95))));
 }
@@ -79,7 +80,8 @@ fn an_mqtt_5_remote_that_was_told_the_limit_is_left() {
 fn a_large_message_through_a_3_1_1_mosquitto_stops_nothing_behind_it() {
     let remote = Mosquitto::start();
     let rules = ["proto_ver = 4", "subscribe.1.remote_topic = in/#", "subscribe.1.qos = 2"];
-    let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+    let text = bridge("up", remote.port, &rules);
+    let gateway = Gateway::start(&format!("limit.packet_size = 64KiB\n{text}"));
     gateway.wait("bridge_up");
     let near = Collector::start(gateway.port, "near", "in/#");
     wait_until("the subscription", || remote.count_lines("Sending SUBACK to gw-up") > 0);
@@ -147,16 +149,20 @@ fn two_gateways_that_forward_to_each_other_drain_when_both_were_full() {
 
 #[test]
 fn a_log_that_nobody_reads_is_counted_and_one_that_is_closed_stops_nothing() {
-    let gateway = Gateway::prepare("log.level = debug");
+    let gateway = Gateway::prepare("log.level = debug\nlimit.subscriptions = 1");
     let mut command = Command::new(binary());
     command.arg("-c").arg(gateway.configuration_file()).env_remove("RUST_LOG");
     let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
     let port = gateway.port;
+    let pipe = child.stderr.as_ref().expect("a pipe");
+    // SAFETY: the descriptor is open; the pipe takes one page at a time from here on.
+    assert!(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } >= 4096);
     wait_until("it listens", || dial(port).is_ok());
+    // Three events, for each may fill the log up to a bound only.
     let noise = |round: usize| {
         for n in 0..600 {
             let mut client = Connect::v5(&format!("{round}-{n}-{}", "x".repeat(100))).open(port);
-            client.ping();
+            client.subscribe(&[("a", 0), (&"b".repeat(90), 0)]);
         }
     };
     noise(0);

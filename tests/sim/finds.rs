@@ -7,7 +7,7 @@ use crate::run;
 use spillway::planted::{Bug, plant};
 
 /// Seeds a bug may hide in.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 4000;
 
 /// Plants a bug and looks for it where it must show.
 fn finds(bug: Bug, family: Family, checkers: &[&str]) {
