@@ -296,7 +296,8 @@ impl Gateway {
             self.close(now, conn.slot, false);
         }
         let link = self.link_mut(bridge);
-        if link.dial.lost(now) {
+        // What was passed over is fetched at once: the remote has done nothing wrong.
+        if link.dial.lost(now) || reason == "fetch_again" {
             link.backoff.reset();
         }
         link.reconnects += 1;
