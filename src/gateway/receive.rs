@@ -15,7 +15,7 @@ use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX, STREAM_BYTES};
 use crate::mqtt::props::{Properties, Property, PropertyId, Variable, copy_without};
 use crate::mqtt::{Connack, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
 use crate::queue::window::{Acked, Answer};
-use crate::vocab::{ConnId, Instant};
+use crate::vocab::{BridgeId, ConnId, Instant};
 
 /// Packet types, the upper half of the first byte (2.1.2).
 const PUBLISH: u8 = 3;
@@ -200,6 +200,21 @@ impl Gateway {
         Taken { kept: kept + rest, open, packet_bytes }
     }
 
+    /// DISCONNECT of a remote, up or not.
+    fn link_says_goodbye(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bridge: BridgeId,
+        reason: Reason,
+    ) -> Result<Step, Fatal> {
+        if !reason.may_end(true) {
+            return Err(Fault::ReasonUndefined.into());
+        }
+        self.link_disconnect(now, slot, bridge, reason);
+        Ok(Step::Done)
+    }
+
     /// Its input waits until replies or acknowledgements have left.
     fn stall(&mut self, slot: u16) {
         self.conn_mut(slot).stalled = true;
@@ -289,11 +304,9 @@ impl Gateway {
                         self.link_mut(bridge).ping_sent = None;
                         Ok(Step::Done)
                     }
-                    Packet::Disconnect(disconnect) if disconnect.reason.may_end(true) => {
-                        self.link_disconnect(now, slot, bridge, disconnect.reason);
-                        Ok(Step::Done)
+                    Packet::Disconnect(disconnect) => {
+                        self.link_says_goodbye(now, slot, bridge, disconnect.reason)
                     }
-                    Packet::Disconnect(_) => Err(Fault::ReasonUndefined.into()),
                     Packet::Puback(_)
                     | Packet::Pubrec(_)
                     | Packet::Pubrel(_)
@@ -315,11 +328,9 @@ impl Gateway {
                 }
                 match packet {
                     Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
-                    Packet::Disconnect(disconnect) if disconnect.reason.may_end(true) => {
-                        self.link_disconnect(now, slot, bridge, disconnect.reason);
-                        Ok(Step::Done)
+                    Packet::Disconnect(disconnect) => {
+                        self.link_says_goodbye(now, slot, bridge, disconnect.reason)
                     }
-                    Packet::Disconnect(_) => Err(Fault::ReasonUndefined.into()),
                     Packet::Connect(_)
                     | Packet::Publish(_)
                     | Packet::Puback(_)
