@@ -20,15 +20,15 @@ use super::Gateway;
 use super::conn::{Debt, Role};
 use super::ingest::{Message, Payload, Source};
 use super::receive::{Fatal, Step};
-use crate::fit::fit;
+use crate::fit::{fit, micros};
 use crate::limits::{
-    FILL_STILL_MAX, FILL_TOTAL_MAX, INBOUND_SHARE, RENEW_AFTER, ROOM_WITHIN,
+    FILL_STILL_MAX, FILL_TOTAL_MAX, INBOUND_SHARE, RENEW_AFTER, ROOM_WITHIN, STORED_WITHIN,
     THIN_LINE_BYTES_A_SECOND,
 };
 use crate::mqtt::{PacketId, Partial, Publish, Qos, Reason, partial};
 use crate::queue::Reserve;
 use crate::queue::pool::{RecordId, blocks_for, widen};
-use crate::vocab::Instant;
+use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -60,7 +60,7 @@ pub struct Inbound {
     filling: Option<Filling>,
     /// When something was first left with the remote: it has to send it again.
     passed_over: Option<Instant>,
-    /// One waits for room in the ring since then.
+    /// One has no place here, and nothing has moved since then.
     short_since: Option<Instant>,
 }
 
@@ -90,6 +90,17 @@ impl Inbound {
     pub fn is_filling(&self) -> bool {
         self.filling.is_some()
     }
+}
+
+/// What becomes of a message that goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It may be acknowledged at once.
+    Now,
+    /// It is acknowledged in its turn, or stays with its remote.
+    InTurn,
+    /// It waits as it is.
+    Later,
 }
 
 /// What became of the beginning of a large PUBLISH.
@@ -161,25 +172,26 @@ impl Gateway {
             && self.kept_records < pool.record_count() / INBOUND_SHARE
             && self.conn(slot).inbound.list.len() < self.kept_max(link);
         let reserve = if link { Reserve::Nothing } else { Reserve::ForRemotes };
-        if within && self.queue.fits(reserve, body, 0) {
+        let fits = self.queue.fits(reserve, body, 0);
+        if within && fits {
             self.insert_kept(now, slot, source, message, publish);
             return true;
         }
-        // Room is made in the flush of this turn; a remote's has a part of the ring in reserve.
-        self.queue.press_now(true);
-        self.room_wanted_at = now;
-        self.shed_at = self.shed_at.min(now.plus(ROOM_WITHIN));
-        self.due_by(now);
-        if !link {
+        if !fits || !link {
+            // Room is made in the flush of this turn; a remote's has a part of the ring in reserve.
+            self.queue.press_now(true);
+            self.room_wanted_at = now;
+            self.shed_at = self.shed_at.min(now.plus(ROOM_WITHIN));
+            self.due_by(now);
+        }
+        let Source::Link { bridge, .. } = source else { return false };
+        let until = self.waits_until(now, slot, bridge);
+        if now < until {
+            self.shed_at = self.shed_at.min(until);
             return false;
         }
-        let inbound = &mut self.conn_mut(slot).inbound;
-        let since = *inbound.short_since.get_or_insert(now);
-        if within && now < since.plus(ROOM_WITHIN) {
-            return false;
-        }
-        inbound.short_since = None;
         if publish.qos == Qos::AtMostOnce {
+            self.conn_mut(slot).inbound.short_since = None;
             self.swallow_as(slot, publish, "queue_full", Reason::SUCCESS);
         } else {
             self.pass_over(now, slot);
@@ -187,9 +199,27 @@ impl Gateway {
         true
     }
 
+    /// How long the next PUBLISH of a remote may stay in its connection's buffer, with all that is
+    /// behind it: as long as those before it move on, and nothing behind it may be what we wait
+    /// for. A store that is slow to take them gets more time than a destination that is full.
+    fn waits_until(&mut self, now: Instant, slot: u16, bridge: BridgeId) -> Instant {
+        let timeout = self.config.bridges[usize::from(bridge.0)].ack_timeout;
+        let window = usize::from(super::inbound_window(&self.config));
+        let stored_within = STORED_WITHIN.min(timeout / 4);
+        let conn = self.conn_mut(slot);
+        let owed = conn.inbound_count() >= window;
+        let within = if owed { stored_within } else { ROOM_WITHIN };
+        let moved_at = *conn.inbound.short_since.get_or_insert(now);
+        let acked_by = self.acked_by(slot, bridge);
+        let half = Instant::from_micros(acked_by.as_micros().saturating_sub(micros(timeout) / 2));
+        moved_at.plus(within).min(half)
+    }
+
     /// From here on everything of QoS 1 and 2 stays with the remote.
     fn pass_over(&mut self, now: Instant, slot: u16) {
-        self.conn_mut(slot).inbound.passed_over.get_or_insert(now);
+        let inbound = &mut self.conn_mut(slot).inbound;
+        inbound.short_since = None;
+        inbound.passed_over.get_or_insert(now);
         self.due_by(now);
     }
 
@@ -218,31 +248,36 @@ impl Gateway {
         }
     }
 
-    /// A message of a remote that goes nowhere is acknowledged behind those before it. `false`: it
-    /// may be acknowledged at once.
+    /// A message of a remote that goes nowhere is acknowledged behind those before it [MQTT-4.6.0].
     pub(super) fn keep_refusal(
         &mut self,
         slot: u16,
         packet_id: PacketId,
         qos: Qos,
         said: Reason,
-    ) -> bool {
+    ) -> Refusal {
         let conn = self.conn(slot);
-        let Role::Link { .. } = conn.role else { return false };
+        let Role::Link { bridge } = conn.role else { return Refusal::Now };
         let debts = if qos == Qos::ExactlyOnce { &conn.pubrecs } else { &conn.pubacks };
         if conn.inbound.passed_over.is_some() {
-            return true;
+            return Refusal::InTurn;
         }
         if conn.inbound.is_empty() && !debts.is_full() {
-            return false;
+            return Refusal::Now;
         }
-        if self.conn(slot).inbound.list.len() >= self.kept_max(true) {
-            self.pass_over(self.now, slot);
-            return true;
+        if self.conn(slot).inbound.list.len() < self.kept_max(true) {
+            let inbound = &mut self.conn_mut(slot).inbound;
+            inbound.short_since = None;
+            inbound.push(Kept { record: None, packet_id: Some(packet_id), qos, said });
+            return Refusal::InTurn;
         }
-        let inbound = &mut self.conn_mut(slot).inbound;
-        inbound.push(Kept { record: None, packet_id: Some(packet_id), qos, said });
-        true
+        let until = self.waits_until(self.now, slot, bridge);
+        if self.now < until {
+            self.shed_at = self.shed_at.min(until);
+            return Refusal::Later;
+        }
+        self.pass_over(self.now, slot);
+        Refusal::InTurn
     }
 
     /// Takes what belongs to a message that is coming off `buffer`, behind `parked` bytes; how many
@@ -296,7 +331,11 @@ impl Gateway {
             if !taken {
                 return Ok(());
             }
-            self.conn_mut(slot).inbound.list.pop_front();
+            let inbound = &mut self.conn_mut(slot).inbound;
+            inbound.list.pop_front();
+            if let Some(moved_at) = &mut inbound.short_since {
+                *moved_at = now;
+            }
             self.let_go(kept);
             // What was left with the remote is next.
             self.due_by(now);

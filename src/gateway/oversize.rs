@@ -6,6 +6,7 @@
 use super::Gateway;
 use super::conn::{Debt, Role};
 use super::ends::{Bound, topic_of};
+use super::kept::Refusal;
 use super::receive::{Fatal, Step};
 use crate::fit::wide;
 use crate::limits::PROPERTIES_BYTES_MAX;
@@ -38,6 +39,8 @@ pub(super) enum Swallowed {
     Taken(usize),
     /// It has to be presented again with so many bytes.
     Incomplete(usize),
+    /// It has to be presented again: so many acknowledgements are owed.
+    Later,
 }
 
 impl Gateway {
@@ -60,18 +63,10 @@ impl Gateway {
         said: Reason,
     ) -> Step {
         if let Some(packet_id) = publish.packet_id
-            && !self.keep_refusal(slot, packet_id, publish.qos, said)
+            && !self.acknowledge_refusal(slot, packet_id, publish.qos, said)
         {
-            let conn = self.conn_mut(slot);
-            let debts =
-                if publish.qos == Qos::ExactlyOnce { &mut conn.pubrecs } else { &mut conn.pubacks };
-            if debts.is_full() {
-                return Step::Park;
-            }
-            {
-                debts.push(Debt { packet_id, reason: said, record: None, after: 0, owner: None });
-            }
-            self.ready.set(slot);
+            let link = matches!(self.conn(slot).role, Role::Link { .. });
+            return if link { Step::Stall } else { Step::Park };
         }
         let limit = self.config.limit.topic_bytes;
         let bytes = publish.topic.len();
@@ -93,6 +88,30 @@ impl Gateway {
         };
         self.note_lost(reason, "local", self.name_of(slot), bound, Some(text(publish.topic)));
         Step::Done
+    }
+
+    /// Owes the acknowledgement of a message that goes nowhere. `false`: there is no room for that.
+    fn acknowledge_refusal(
+        &mut self,
+        slot: u16,
+        packet_id: PacketId,
+        qos: Qos,
+        reason: Reason,
+    ) -> bool {
+        match self.keep_refusal(slot, packet_id, qos, reason) {
+            Refusal::InTurn => return true,
+            Refusal::Later => return false,
+            Refusal::Now => {}
+        }
+        let conn = self.conn_mut(slot);
+        let exactly_once = qos == Qos::ExactlyOnce;
+        let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
+        if debts.is_full() {
+            return false;
+        }
+        debts.push(Debt { packet_id, reason, record: None, after: 0, owner: None });
+        self.ready.set(slot);
+        true
     }
 
     /// A packet that does not fit: swallowed when it is a PUBLISH of a remote before MQTT 5, else
@@ -119,16 +138,10 @@ impl Gateway {
             Looked::Needs(_) => return Err(self.too_large(fault, buffer)),
             Looked::At(found) => found,
         };
-        // Its acknowledgement overtakes none [MQTT-4.6.0].
         if let Some(packet_id) = found.packet_id
-            && !self.keep_refusal(slot, packet_id, found.qos, Reason::SUCCESS)
+            && !self.acknowledge_refusal(slot, packet_id, found.qos, Reason::SUCCESS)
         {
-            let conn = self.conn_mut(slot);
-            let exactly_once = found.qos == Qos::ExactlyOnce;
-            let debts = if exactly_once { &mut conn.pubrecs } else { &mut conn.pubacks };
-            let reason = Reason::SUCCESS;
-            debts.push(Debt { packet_id, reason, record: None, after: 0, owner: None });
-            self.ready.set(slot);
+            return Ok(Swallowed::Later);
         }
         let here = found.packet_bytes.min(buffer.len());
         self.conn_mut(slot).swallow_left = found.packet_bytes - here;

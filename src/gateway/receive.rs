@@ -122,6 +122,11 @@ impl Gateway {
                             packet_bytes = Some(bytes);
                             break;
                         }
+                        Ok(Swallowed::Later) => {
+                            open = false;
+                            self.stall(slot);
+                            break;
+                        }
                         Err(fatal) => {
                             self.fail_over(now, slot, fatal, &buffer[read..]);
                             return nothing;

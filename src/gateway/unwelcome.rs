@@ -67,8 +67,14 @@ impl Gateway {
         if alias.is_some_and(|alias| alias > TOPIC_ALIASES || from_remote) {
             return Err(Reason::TOPIC_ALIAS_INVALID.into());
         }
-        let park = if alias.is_some() { Step::ParkAll } else { Step::Park };
-        if publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits {
+        let park = match alias {
+            // Of a remote nothing is left behind in the buffer.
+            _ if from_remote => Step::Stall,
+            Some(_) => Step::ParkAll,
+            None => Step::Park,
+        };
+        let waits = publishes_wait && publish.qos != Qos::AtMostOnce || zero_waits;
+        if waits && !from_remote {
             return Ok(park);
         }
         if let (Some(id), Qos::ExactlyOnce, Some(owner)) =

@@ -34,7 +34,7 @@ const REPEAT_EVERY: Duration = Duration::from_secs(60);
 const SLACK_MICROS: u64 = REPEAT_EVERY.as_secs() * 1_000_000 * (REPEATS_MAX - 1);
 
 /// Keys that make two lines of one event different facts.
-const MAIN_KEYS: [&str; 9] = [
+const MAIN_KEYS: [&str; 10] = [
     "client",
     "bridge",
     "destination",
@@ -43,6 +43,7 @@ const MAIN_KEYS: [&str; 9] = [
     "listener",
     "filter",
     "operation",
+    "what",
     "file",
 ];
 
