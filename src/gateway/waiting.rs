@@ -41,7 +41,8 @@ impl Gateway {
     /// One packet after the other excuses it for a while only.
     fn heard_since(&self, slot: u16, since: Instant, timeout: Duration) -> Instant {
         let conn = self.conn(slot);
-        let heard = if conn.begun_bytes > 0 {
+        let coming = conn.begun_bytes > 0 || conn.inbound.is_filling() || conn.swallow_left > 0;
+        let heard = if coming {
             conn.received_at
         } else {
             conn.part_at.min(since.plus(timeout * INBOUND_PARTS))
