@@ -85,7 +85,11 @@ impl Left {
     /// All that the servers may have, those of the rules among it.
     pub fn known<'a>(&self, rules: impl Iterator<Item = &'a str>) -> Known {
         let mut known = self.known.clone();
-        known.filters.extend(rules.map(|filter| (filter.to_owned(), ALL)));
+        for filter in rules {
+            // One that is covered may be among the others.
+            known.filters.retain(|(known, _)| known != filter);
+            known.filters.push((filter.to_owned(), ALL));
+        }
         known
     }
 
@@ -102,6 +106,21 @@ impl Left {
         let due = |(_, servers): &&(String, u8)| servers & bit(server) != 0;
         let next = if self.asked { None } else { self.known.filters.iter().find(due) };
         next.map(|(filter, _)| filter.as_str())
+    }
+
+    /// One that a rule asks for is not wanted of this server after all.
+    pub fn leave(&mut self, filter: &str, server: u16) {
+        let known = self.known.filters.iter_mut().find(|(known, _)| known == filter);
+        match known {
+            Some((_, servers)) => *servers |= bit(server),
+            // A filter a rule at most.
+            None => self.known.filters.push((filter.to_owned(), bit(server))),
+        }
+    }
+
+    /// One is wanted.
+    pub fn want(&mut self, filter: &str) {
+        self.known.filters.retain(|(known, _)| known != filter);
     }
 
     pub fn asked(&mut self) {

@@ -10,7 +10,7 @@ use super::progress::{Progress, Wait};
 use super::rules::Rules;
 use crate::config::Bridge;
 use crate::fit::fit;
-use crate::limits::STABLE_AFTER;
+use crate::limits::{SERVERS_MAX, STABLE_AFTER};
 use crate::mqtt::{Qos, Version};
 use crate::vocab::{ConnId, Instant};
 use core::time::Duration;
@@ -82,6 +82,10 @@ pub enum Subscribed {
     },
     Asked,
     Granted,
+    /// The subscription of a wider rule brings it. `there`: the remote may have its own, too.
+    Covered {
+        there: bool,
+    },
 }
 
 pub struct Link {
@@ -100,6 +104,12 @@ pub struct Link {
     pub candidate: Option<Candidate>,
     pub remote: Remote,
     pub subscribed: Vec<Subscribed>,
+    /// Those that were asked for with an identifier, in this connection.
+    pub with_id: Vec<bool>,
+    /// Whether each server was last asked with identifiers, in this run.
+    pub asked_with: [Option<bool>; SERVERS_MAX],
+    /// The remote may have subscriptions of an earlier connection.
+    pub resumed: bool,
     /// What it had subscribed to before.
     pub left: Left,
     /// The server whose session the last connection has cleared: the next one begins one that
@@ -159,6 +169,9 @@ impl Link {
             candidate: None,
             remote: Remote::unlimited(bridge),
             subscribed: vec![Subscribed::Due { at: Instant::ZERO }; bridge.subscribe.len()],
+            with_id: vec![false; bridge.subscribe.len()],
+            asked_with: [None; SERVERS_MAX],
+            resumed: false,
             left: Left::new(Known::default(), bridge),
             cleared: None,
             first: true,

@@ -9,7 +9,7 @@ use super::pace::TokenBucket;
 use crate::config::{Bridge, Forward, Priority, SubscribeRule};
 use crate::fit::fit;
 use crate::limits::STREAMS_MAX;
-use crate::mqtt::topic;
+use crate::mqtt::{Qos, topic};
 use crate::vocab::Instant;
 
 /// Stream of the lane of a priority.
@@ -91,18 +91,6 @@ impl Rules {
         named.and_then(|at| u8::try_from(at).ok()).or_else(|| self.forwards(topic))
     }
 
-    /// The rule that brings this remote topic in: the first that matches it, among those whose
-    /// subscription the remote has sent it for, if it says so. An identifier of no rule is one of
-    /// an earlier configuration.
-    pub fn brings<I>(&self, topic: &str, ids: I) -> Option<&SubscribeRule>
-    where
-        I: Iterator<Item = u32> + Clone,
-    {
-        let matching = || self.subscribe.iter().filter(|r| topic::matches(&r.remote_topic, topic));
-        let meant = |rule: &&SubscribeRule| ids.clone().any(|id| id == subscription_id(rule));
-        matching().find(meant).or_else(|| matching().next())
-    }
-
     /// The stream of a topic under a rule. `busy(stream)`: it has messages waiting.
     pub fn stream(
         &mut self,
@@ -171,6 +159,55 @@ fn stream_at(at: usize) -> u8 {
     fit(at + LANES, "streams")
 }
 
+/// The rules that a message of this remote topic comes in by, each once: those that match it, and
+/// of these only those whose subscriptions the remote has sent it for, if it says so. Identifiers
+/// that no such rule has are those of an earlier configuration.
+pub fn meant<'a, I>(
+    rules: &'a [SubscribeRule],
+    topic: &'a str,
+    ids: I,
+) -> impl Iterator<Item = &'a SubscribeRule>
+where
+    I: Iterator<Item = u32> + Clone + 'a,
+{
+    let named = move |rule: &SubscribeRule| ids.clone().any(|id| id == subscription_id(rule));
+    let matching = move || rules.iter().filter(|rule| topic::matches(&rule.remote_topic, topic));
+    let all = !matching().any(&named);
+    matching().filter(move |rule| all || named(rule))
+}
+
+/// The rule, among others, whose filter matches everything that this one's does: what a remote
+/// sends for its subscription is for both. The widest of them all. `is_out(rule)`: its
+/// subscription is not to be had.
+pub fn covering(
+    rules: &[SubscribeRule],
+    at: usize,
+    is_out: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let mut widest = at;
+    // Whatever is wider than the widest so far is wider than all before it.
+    for other in 0..rules.len() {
+        if other != at && !is_out(other) && covers(rules, other, widest) {
+            widest = other;
+        }
+    }
+    (widest != at).then_some(widest)
+}
+
+/// Of two filters that match the same the first covers the other.
+fn covers(rules: &[SubscribeRule], wide: usize, at: usize) -> bool {
+    let covers = |one: usize, other: usize| {
+        topic::covers(&rules[one].remote_topic, &rules[other].remote_topic)
+    };
+    wide != at && covers(wide, at) && (wide < at || !covers(at, wide))
+}
+
+/// The QoS to ask for where a rule's subscription is that of all it covers, too.
+pub fn qos_for_all(rules: &[SubscribeRule], at: usize) -> Qos {
+    let covered = (0..rules.len()).filter(|other| covers(rules, at, *other));
+    covered.map(|other| rules[other].qos).fold(rules[at].qos, Qos::max)
+}
+
 /// The Subscription Identifier of a rule: of its filter, so that what waits in a session at the
 /// remote finds it after other rules have come or gone. At most 28 bits, and not 0 (3.8.2.1.2).
 pub fn subscription_id(rule: &SubscribeRule) -> u32 {
@@ -208,6 +245,53 @@ mod tests {
         assert_eq!(rules.forwards("q"), Some(1));
         assert_eq!(rules.of_stored(rule_hash("b", "h"), "p/1"), Some(1));
         assert_eq!(rules.of_stored(rule_hash("b", "gone"), "p/1"), Some(0));
+    }
+
+    fn subscribes(filters: &[(&str, u8)]) -> Vec<SubscribeRule> {
+        let mut text = String::from("bridge.b.server = mqtt://h\nstore.path = /x\n");
+        for (at, (filter, qos)) in filters.iter().enumerate() {
+            text += &format!("bridge.b.subscribe.{at}.remote_topic = {filter}\n");
+            text += &format!("bridge.b.subscribe.{at}.qos = {qos}\n");
+        }
+        let (config, _) = config::load("t", &text, &mut |_| Err(String::new()), "n").unwrap();
+        config.bridges[0].subscribe.clone()
+    }
+
+    #[test]
+    fn a_message_comes_in_once_by_each_rule_it_was_sent_for() {
+        let rules = subscribes(&[("a/#", 1), ("a/b", 1), ("a/+", 1), ("c", 1)]);
+        let ids: Vec<u32> = rules.iter().map(subscription_id).collect();
+        let names = |topic: &str, ids: &[u32]| {
+            let meant = meant(&rules, topic, ids.iter().copied());
+            meant.map(|rule| rule.name.clone()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names("a/b", &[]), "0 1 2");
+        assert_eq!(names("a/c", &[]), "0 2");
+        assert_eq!(names("d", &[]), "");
+        assert_eq!(names("a/b", &[ids[1]]), "1");
+        assert_eq!(names("a/b", &[ids[2], ids[0], ids[2]]), "0 2");
+        // Of an earlier configuration; of a rule that is for something else.
+        assert_eq!(names("a/b", &[7]), "0 1 2");
+        assert_eq!(names("a/b", &[7, ids[1]]), "1");
+        assert_eq!(names("a/c", &[ids[3]]), "0 2");
+    }
+
+    #[test]
+    fn the_widest_rule_that_is_to_be_had_covers_others() {
+        let rules = subscribes(&[("a/b", 2), ("a/+", 0), ("#", 1), ("+/#", 0), ("+/b", 1)]);
+        let covering = |at, out: &[usize]| covering(&rules, at, |other| out.contains(&other));
+        assert_eq!([0, 1, 2, 3, 4].map(|at| covering(at, &[])), [2, 2, 9, 2, 2].map(not_nine));
+        assert_eq!([0, 1, 3, 4].map(|at| covering(at, &[2])), [3, 3, 9, 3].map(not_nine));
+        assert_eq!([0, 1, 4].map(|at| covering(at, &[2, 3])), [1, 9, 9].map(not_nine));
+        assert_eq!(qos_for_all(&rules, 1), Qos::ExactlyOnce);
+        assert_eq!(qos_for_all(&rules, 4), Qos::ExactlyOnce);
+        assert_eq!(qos_for_all(&rules, 0), Qos::ExactlyOnce);
+        let alone = subscribes(&[("a", 0), ("b", 2)]);
+        assert_eq!(qos_for_all(&alone, 0), Qos::AtMostOnce);
+    }
+
+    fn not_nine(at: usize) -> Option<usize> {
+        Some(at).filter(|at| *at != 9)
     }
 
     #[test]

@@ -135,10 +135,15 @@ fn asked_twice<'r>(
     // The same filter is an error of its own.
     let mut earlier = earlier.filter(|(_, filter)| !filter.is_empty() && !own.is_empty());
     let covering = earlier.clone().find(|(_, filter)| topic::covers(filter, own));
+    let covered = |filter: &str| topic::covers(own, filter);
     let (rule, filter, why) = if let Some((rule, filter)) = covering {
-        (rule, filter, "asks for all of this already: such messages may come in under both rules")
+        (rule, filter, "asks for all of this already: what matches both comes in by both rules")
+    } else if let Some((rule, filter)) = earlier.clone().find(|(_, filter)| covered(filter)) {
+        (rule, filter, "is asked for by this, too: what matches both comes in by both rules")
     } else if let Some((rule, filter)) = earlier.find(|(_, filter)| topic::overlaps(filter, own)) {
-        (rule, filter, "asks for some of this: what matches both may come in under both rules")
+        let why = "asks for some of this: what matches both comes in by both rules, and before \
+                   MQTT 5 perhaps twice";
+        (rule, filter, why)
     } else {
         return;
     };

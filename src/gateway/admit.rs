@@ -96,7 +96,7 @@ impl Gateway {
                 return Ok(false);
             }
             if self.queue.admit(dest, qos, body).is_err() {
-                if self.queue.may_wait(dest, self.now) {
+                if self.queue.may_wait(dest, self.now) && !self.plan.surely {
                     self.plan.wait = true;
                 } else {
                     self.plan.lose(dest, Loss::Newest(DropReason::SlowSubscriber));
@@ -110,7 +110,7 @@ impl Gateway {
         }
         if let Err(refusal) = self.admit(dest, None, qos, body) {
             if may_wait && refusal == Refusal::Short && self.queue.waits_for_disk(dest) {
-                return Err(());
+                return if self.plan.surely { Ok(true) } else { Err(()) };
             }
             if !self.queue.can_drop(dest, Scope::All) {
                 self.plan.lose(dest, Loss::Newest(DropReason::QueueFull));
@@ -156,7 +156,7 @@ impl Gateway {
                 let reason = if !self.link(bridge).is_up() {
                     Some(DropReason::Offline)
                 } else if self.queue.admit(dest, qos, body).is_err() {
-                    if self.queue.may_wait(dest, self.now) {
+                    if self.queue.may_wait(dest, self.now) && !self.plan.surely {
                         self.plan.wait = true;
                         continue;
                     }
@@ -175,6 +175,7 @@ impl Gateway {
                         refused = true;
                         continue;
                     }
+                    Admitted::Blocked if self.plan.surely => {}
                     // At QoS 0 nobody can be made to wait.
                     Admitted::Blocked if message.qos == Qos::AtMostOnce => {
                         self.plan.lose(dest, Loss::Newest(DropReason::QueueFull));

@@ -154,7 +154,7 @@ impl Gateway {
         match message.payload {
             Payload::Here(payload) if payload.len() <= STREAM_BYTES => return payload,
             Payload::Here(payload) => sum.update(payload),
-            Payload::Kept(record, _) => {
+            Payload::Kept(record, _) | Payload::Beside(record, _) => {
                 self.queue.pool.payload(record).for_each(|piece| sum.update(piece));
             }
         }

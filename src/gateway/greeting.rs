@@ -6,7 +6,7 @@ use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::verbs::Action;
 use super::{Gateway, State};
-use crate::bridge::link::{Remote, Subscribed};
+use crate::bridge::link::Remote;
 use crate::bridge::progress::{Progress, Wait};
 use crate::fit::{fit, index};
 use crate::limits::STABLE_AFTER;
@@ -158,17 +158,12 @@ impl Gateway {
             self.note(Note::Qos2InDoubt { bridge, count: in_doubt, reason });
         }
         let again = !connack.session_present || first;
-        for subscribed in &mut self.link_mut(bridge).subscribed {
-            // One that was asked and not answered has to be asked again.
-            if again || *subscribed == Subscribed::Asked {
-                *subscribed = Subscribed::Due { at: now };
-            }
-        }
         // MQTT 3.1 cannot say whether the session is there.
         let has_session = connack.session_present || self.conn(slot).version == Version::V31;
         let link = self.link_mut(bridge);
         link.left.connected(server, has_session);
         link.first = false;
+        self.subscribe_again(now, bridge, again, has_session);
         self.send_subscribes(now, slot, bridge);
         self.announce(now, bridge, true);
         self.bridge_hears_sys(now, bridge);

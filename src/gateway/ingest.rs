@@ -2,9 +2,11 @@
 //! record and its references. Read MQTT 5 sections 3.3 and 4.3 first.
 
 use super::Gateway;
+use super::brought::Brought;
 use super::conn::{Debt, Role};
 use super::ends::{Bound, Fatal};
 use super::plan::Loss;
+use crate::config::SubscribeRule;
 use crate::fit::{fit, wide};
 use crate::limits::UNRELEASED_MAX;
 use crate::mqtt::{PacketId, Publish, Qos, Reason, Version, topic};
@@ -31,13 +33,22 @@ pub(super) enum Payload<'a> {
     Here(&'a [u8]),
     /// In a record that has the whole message already, so many bytes of it.
     Kept(RecordId, usize),
+    /// In a record that has it for another message, too, so many bytes of it.
+    Beside(RecordId, usize),
+}
+
+/// What is routed.
+pub(super) enum What<'a, 'b> {
+    One(&'a Message<'b>),
+    /// A copy for each of these rules that it comes in by; the memory is for their topics.
+    Each(&'a Brought<'b>, &'a [SubscribeRule], &'a mut [u8]),
 }
 
 impl Message<'_> {
     pub fn payload_bytes(&self) -> usize {
         match self.payload {
             Payload::Here(bytes) => bytes.len(),
-            Payload::Kept(_, bytes) => bytes,
+            Payload::Kept(_, bytes) | Payload::Beside(_, bytes) => bytes,
         }
     }
 
@@ -84,13 +95,14 @@ pub(super) enum Outcome {
 }
 
 impl Gateway {
-    /// A publish with its acknowledgement. `false`: it stays parked.
+    /// A publish with its acknowledgement, which is that of `qos`. `false`: it stays parked.
     pub(super) fn publish_acknowledged(
         &mut self,
         now: Instant,
         source: Source,
-        message: &Message<'_>,
+        what: What<'_, '_>,
         packet_id: Option<PacketId>,
+        qos: Qos,
     ) -> Result<bool, Fatal> {
         let slot = source.slot();
         let owner = match source {
@@ -99,13 +111,9 @@ impl Gateway {
             Source::Will { .. } | Source::Own => return Ok(true),
         };
         let Some(id) = packet_id else {
-            let taken = self.route(now, source, message) != Outcome::Parked;
-            if taken {
-                self.passed(now, source, owner, message, None);
-            }
-            return Ok(taken);
+            return Ok(self.route_what(now, source, owner, what, None) != Outcome::Parked);
         };
-        let exactly_once = message.qos == Qos::ExactlyOnce;
+        let exactly_once = qos == Qos::ExactlyOnce;
         if exactly_once && self.queue.recv.contains(owner.0, id.raw()) {
             return Ok(self.received_again(owner, slot, id));
         }
@@ -134,11 +142,10 @@ impl Gateway {
             self.tell_beyond_share(slot);
             return Ok(false);
         }
-        let (reason, record) = match self.route(now, source, message) {
+        let (reason, record) = match self.route_what(now, source, owner, what, packet_id) {
             Outcome::Parked => return Ok(false),
             Outcome::Routed { reason, record } => (reason, record),
         };
-        self.passed(now, source, owner, message, packet_id);
         let mut debt = Debt { packet_id: id, reason, record, after: 0, owner: None };
         if exactly_once && !reason.is_error() {
             if !self.queue.receive_id(owner, id.raw(), record) {
@@ -164,6 +171,28 @@ impl Gateway {
         }
         self.ready.set(slot);
         Ok(true)
+    }
+
+    fn route_what(
+        &mut self,
+        now: Instant,
+        source: Source,
+        owner: DestId,
+        what: What<'_, '_>,
+        packet_id: Option<PacketId>,
+    ) -> Outcome {
+        match what {
+            What::One(message) => {
+                let outcome = self.route(now, source, message);
+                if outcome != Outcome::Parked {
+                    self.passed(now, source, owner, message, packet_id);
+                }
+                outcome
+            }
+            What::Each(all, rules, topics) => {
+                self.route_each(now, source, owner, all, rules, topics, packet_id)
+            }
+        }
     }
 
     /// Who has more QoS 2 messages unreleased than he is sure of, and finds no more in common, is
@@ -287,8 +316,15 @@ impl Gateway {
         self.drop_everywhere(message.topic, DropReason::QueueFull)
     }
 
+    /// Plans where it goes, with nobody who refuses it by a policy. `false`: one blocks.
+    pub(super) fn plan_for(&mut self, now: Instant, source: Source, message: &Message<'_>) -> bool {
+        self.plan.begin();
+        let planned = self.plan_sessions(source, message);
+        planned.and_then(|()| self.plan_bridges(now, source, message)).is_ok()
+    }
+
     /// There is room everywhere: what has to go for the message goes, and it is where it belongs.
-    fn take_in(
+    pub(super) fn take_in(
         &mut self,
         now: Instant,
         source: Source,
@@ -304,7 +340,9 @@ impl Gateway {
             self.subs.chosen(*turn);
         }
         let kept = !message.retain || self.retain(now, source, message);
-        self.count_in(source);
+        if !self.plan.further {
+            self.count_in(source);
+        }
         if source != Source::Own {
             self.counters.in_payload += wide(message.payload_bytes());
         }
@@ -316,7 +354,7 @@ impl Gateway {
             return Outcome::Routed { reason, record: None };
         }
         let record = match message.payload {
-            Payload::Here(_) => self.insert(now, source, message, 0),
+            Payload::Here(_) | Payload::Beside(..) => self.insert(now, source, message, 0),
             Payload::Kept(record, _) => {
                 self.queue.pool.retain(record);
                 record
@@ -365,7 +403,7 @@ impl Gateway {
         self.plan.losses.clear();
     }
 
-    fn drop_everywhere(&mut self, topic: &str, reason: DropReason) -> Outcome {
+    pub(super) fn drop_everywhere(&mut self, topic: &str, reason: DropReason) -> Outcome {
         self.lose_newest(topic);
         for at in 0..self.plan.targets.len() {
             let dest = self.plan.targets[at].dest;
@@ -408,8 +446,12 @@ impl Gateway {
         let pool = &mut self.queue.pool;
         pool.write(record, 0, message.topic.as_bytes());
         pool.write(record, message.topic.len(), message.properties);
-        if let Payload::Here(payload) = message.payload {
-            pool.write(record, message.topic.len() + message.properties.len(), payload);
+        let at = message.topic.len() + message.properties.len();
+        match message.payload {
+            Payload::Here(payload) => pool.write(record, at, payload),
+            Payload::Beside(other, _) => pool.copy_payload(other, record),
+            // It is filled as it comes.
+            Payload::Kept(..) => {}
         }
         record
     }
@@ -422,7 +464,7 @@ impl Gateway {
             Payload::Here(payload) => {
                 retained.set(topic, qos, properties, [payload], expiry_s, now)
             }
-            Payload::Kept(record, _) => {
+            Payload::Kept(record, _) | Payload::Beside(record, _) => {
                 let payload = queue.pool.payload(record);
                 retained.set(topic, qos, properties, payload, expiry_s, now)
             }

@@ -17,8 +17,9 @@
 //! Clients' messages that find no room stay in the buffers of their connections (`receive`).
 
 use super::Gateway;
+use super::brought::{Brought, split_kept};
 use super::conn::{Debt, Role};
-use super::ingest::{Message, Payload, Source};
+use super::ingest::{Message, Payload, Source, What};
 use super::receive::{Fatal, Step};
 use crate::fit::{fit, micros};
 use crate::limits::{
@@ -41,6 +42,8 @@ pub struct Kept {
     qos: Qos,
     /// What its publisher is told then.
     said: Reason,
+    /// Its record is as the remote has sent it, and comes in by several rules.
+    each: bool,
 }
 
 /// How far the last of them has come.
@@ -164,6 +167,7 @@ impl Gateway {
         source: Source,
         message: &Message<'_>,
         publish: &Publish<'_>,
+        each: bool,
     ) -> bool {
         let body = message.body_bytes() + publish.missing;
         let link = matches!(source, Source::Link { .. });
@@ -174,7 +178,7 @@ impl Gateway {
         let reserve = if link { Reserve::Nothing } else { Reserve::ForRemotes };
         let fits = self.queue.fits(reserve, body, 0);
         if within && fits {
-            self.insert_kept(now, slot, source, message, publish);
+            self.insert_kept(now, slot, source, message, publish, each);
             return true;
         }
         if !fits || !link {
@@ -234,14 +238,15 @@ impl Gateway {
         source: Source,
         message: &Message<'_>,
         publish: &Publish<'_>,
+        each: bool,
     ) {
         let record = self.insert(now, source, message, publish.missing);
         self.kept_blocks += self.queue.pool.head(record).blocks();
         self.kept_records += 1;
         let inbound = &mut self.conn_mut(slot).inbound;
         inbound.short_since = None;
-        let (packet_id, qos) = (publish.packet_id, message.qos);
-        inbound.push(Kept { record: Some(record), packet_id, qos, said: Reason::SUCCESS });
+        let (packet_id, qos, said) = (publish.packet_id, publish.qos, Reason::SUCCESS);
+        inbound.push(Kept { record: Some(record), packet_id, qos, said, each });
         if publish.missing > 0 {
             let at = message.body_bytes();
             inbound.filling = Some(Filling { at, left: publish.missing, since: now, grown: now });
@@ -268,7 +273,8 @@ impl Gateway {
         if self.conn(slot).inbound.list.len() < self.kept_max(true) {
             let inbound = &mut self.conn_mut(slot).inbound;
             inbound.short_since = None;
-            inbound.push(Kept { record: None, packet_id: Some(packet_id), qos, said });
+            let packet_id = Some(packet_id);
+            inbound.push(Kept { record: None, packet_id, qos, said, each: false });
             return Refusal::InTurn;
         }
         let until = self.waits_until(self.now, slot, bridge);
@@ -325,7 +331,7 @@ impl Gateway {
                 return Ok(());
             };
             let taken = match kept.record {
-                Some(record) => self.route_kept(now, source, record, kept.packet_id)?,
+                Some(record) => self.route_kept(now, source, record, &kept)?,
                 None => self.acknowledge_kept(slot, &kept),
             };
             if !taken {
@@ -347,34 +353,53 @@ impl Gateway {
         now: Instant,
         source: Source,
         record: RecordId,
-        packet_id: Option<PacketId>,
+        kept: &Kept,
     ) -> Result<bool, Fatal> {
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut topics = core::mem::take(&mut self.topic);
         let mut large = Vec::new();
         let head = *self.queue.pool.head(record);
-        let (topic_bytes, props_bytes) = (usize::from(head.topic_bytes), widen(head.props_bytes));
-        let topic = &mut topics[..topic_bytes];
-        self.queue.pool.read(record, 0, topic);
-        let properties = match scratch.get_mut(..props_bytes) {
+        let text = match scratch.get_mut(..head.payload_at()) {
             Some(room) => room,
             // More than nearly all messages have.
             None => {
-                large.resize(props_bytes, 0);
+                large.resize(head.payload_at(), 0);
                 &mut large[..]
             }
         };
-        self.queue.pool.read(record, topic_bytes, properties);
-        let message = Message {
-            // It was a `&str` when it was put there.
-            topic: core::str::from_utf8(topic).unwrap_or(""),
-            qos: head.qos,
-            retain: head.retain,
-            properties,
-            expiry_s: head.expiry_s,
-            payload: Payload::Kept(record, widen(head.payload_bytes)),
+        self.queue.pool.read(record, 0, text);
+        let (topic, properties) = text.split_at(usize::from(head.topic_bytes));
+        // It was a `&str` when it was put there.
+        let topic = core::str::from_utf8(topic).unwrap_or("");
+        let bytes = widen(head.payload_bytes);
+        let (id, qos) = (kept.packet_id, kept.qos);
+        let result = if let (true, Source::Link { bridge, .. }) = (kept.each, source) {
+            let (properties, ids) = split_kept(properties);
+            let all = Brought {
+                topic,
+                qos: head.qos,
+                retain: head.retain,
+                properties,
+                ids,
+                expiry_s: head.expiry_s,
+                payload: Payload::Beside(record, bytes),
+            };
+            let rules = core::mem::take(&mut self.link_mut(bridge).rules.subscribe);
+            let what = What::Each(&all, &rules, &mut topics);
+            let result = self.publish_acknowledged(now, source, what, id, qos);
+            self.link_mut(bridge).rules.subscribe = rules;
+            result
+        } else {
+            let message = Message {
+                topic,
+                qos: head.qos,
+                retain: head.retain,
+                properties,
+                expiry_s: head.expiry_s,
+                payload: Payload::Kept(record, bytes),
+            };
+            self.publish_acknowledged(now, source, What::One(&message), id, qos)
         };
-        let result = self.publish_acknowledged(now, source, &message, packet_id);
         self.scratch = scratch;
         self.topic = topics;
         result
@@ -468,7 +493,13 @@ mod tests {
     fn what_waits_is_what_is_whole() {
         let mut inbound = Inbound::default();
         assert!(!inbound.waits() && inbound.is_empty());
-        inbound.push(Kept { record: None, packet_id: None, qos: Qos::AtMostOnce, said: Reason(0) });
+        inbound.push(Kept {
+            record: None,
+            packet_id: None,
+            qos: Qos::AtMostOnce,
+            said: Reason(0),
+            each: false,
+        });
         assert!(inbound.waits() && inbound.last_whole() == Some(Qos::AtMostOnce));
         let (since, grown) = (Instant::ZERO, Instant::ZERO);
         inbound.filling = Some(Filling { at: 0, left: 1, since, grown });

@@ -9,9 +9,11 @@
 
 mod admit;
 mod alias;
+mod brought;
 mod circle;
 mod clients;
 mod conn;
+mod covered;
 mod egress;
 mod ends;
 mod failback;

@@ -37,6 +37,11 @@ pub struct Plan {
     pub turns: Vec<Turn>,
     /// A QoS 0 burst: everything is to be tried again in the next turn.
     pub wait: bool,
+    /// There is room for it: nobody makes it wait, nor is anything dropped for its sake that was
+    /// accepted and cannot be on the disk.
+    pub surely: bool,
+    /// It is one more copy of a message that is counted already.
+    pub further: bool,
     /// By destination: the target it has in this epoch.
     seen: Box<[(u32, u16)]>,
     epoch: u32,
@@ -50,6 +55,8 @@ impl Plan {
             losses: Vec::with_capacity(destinations + groups),
             turns: Vec::with_capacity(groups),
             wait: false,
+            surely: false,
+            further: false,
             seen: vec![(0, 0); destinations].into_boxed_slice(),
             epoch: 0,
         }

@@ -4,15 +4,14 @@
 use super::Gateway;
 use super::conn::Role;
 pub(super) use super::ends::Fatal;
-use super::ingest::{Message, Payload, Source};
+use super::ingest::{Message, Payload, Source, What};
 use super::kept::Begun;
 use super::oversize::Swallowed;
 use super::sys;
 use super::verbs::{Action, Taken};
-use crate::config::RetainRule;
 use crate::fit::wide;
 use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX, STREAM_BYTES};
-use crate::mqtt::props::{Properties, Property, PropertyId, Variable, copy_without};
+use crate::mqtt::props::{Properties, PropertyId, copy_without};
 use crate::mqtt::{Connack, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
 use crate::queue::window::{Acked, Answer};
 use crate::vocab::{BridgeId, ConnId, Instant};
@@ -453,7 +452,10 @@ impl Gateway {
             let done = self.swallow_as(slot, publish, "properties_too_large", said);
             return Ok(done == Step::Done);
         }
-        let mut message = Message {
+        if let Source::Link { bridge, .. } = source {
+            return self.bring(now, slot, bridge, publish, waits, scratch, properties, topics);
+        }
+        let message = Message {
             topic: publish.topic,
             qos: publish.qos,
             retain: publish.retain,
@@ -461,41 +463,11 @@ impl Gateway {
             expiry_s: publish.properties.message_expiry(),
             payload: Payload::Here(publish.payload),
         };
-        if let Source::Link { bridge, .. } = source {
-            let rules = &self.links[usize::from(bridge.0)].rules;
-            let ids = publish.properties.iter().filter_map(|property| match property {
-                Property::SubscriptionIdentifier(Variable(id)) => Some(id),
-                _ => None,
-            });
-            let Some(rule) = rules.brings(publish.topic, ids) else {
-                // Not asked for: a subscription of an earlier configuration.
-                return Ok(self.swallow(slot, publish, "no_rule") == Step::Done);
-            };
-            message.retain = match rule.retain {
-                RetainRule::Keep => publish.retain,
-                RetainRule::Always => true,
-                RetainRule::Never => false,
-            };
-            if !rule.mapping.is_identity() {
-                let mapped = rule.mapping.map(publish.topic, topics).ok();
-                let mapped = mapped.and_then(|n| core::str::from_utf8(&topics[..n]).ok());
-                let Some(topic) = mapped else {
-                    let empty = rule.mapping.maps_to_nothing(publish.topic, topics);
-                    let word = if empty { "topic_empty" } else { "topic_too_long" };
-                    return Ok(self.swallow(slot, publish, word) == Step::Done);
-                };
-                message.topic = topic;
-            }
-            if sys::is_own(message.topic) {
-                return Ok(self.swallow(slot, publish, "sys_topic") == Step::Done);
-            }
-        }
         if publish.missing > 0 || waits {
-            return Ok(self.keep(now, slot, source, &message, publish));
+            return Ok(self.keep(now, slot, source, &message, publish, false));
         }
-        let taken = self.publish_acknowledged(now, source, &message, publish.packet_id)?;
-        let keeps = !taken && matches!(source, Source::Link { .. });
-        Ok(taken || keeps && self.keep(now, slot, source, &message, publish))
+        let what = What::One(&message);
+        self.publish_acknowledged(now, source, what, publish.packet_id, publish.qos)
     }
 
     /// The four acknowledgements, the same for sessions and links.

@@ -7,7 +7,7 @@ use super::links::{NO_RULE, SUBSCRIBE_ID};
 use super::receive::{Fatal, Step};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
-use crate::bridge::rules::subscription_id;
+use crate::bridge::rules::{qos_for_all, subscription_id};
 use crate::fit::{fit, millis};
 use crate::limits::{REFUSED_RETRY, TOGETHER};
 use crate::mqtt::Version;
@@ -239,12 +239,13 @@ impl Gateway {
 
     fn owe_subscribe(&mut self, slot: u16, bridge: BridgeId, rule: usize) -> Owed {
         let Self { links, conns, .. } = self;
-        let link = &links[usize::from(bridge.0)];
+        let link = &mut links[usize::from(bridge.0)];
         let rules = &link.rules.subscribe;
         let Some(subscribe) = rules.get(rule) else { return Owed::Said };
         let offset = fit::<u16, _>(rule, "rules");
         let Some(packet_id) = PacketId::new(SUBSCRIBE_ID + offset) else { return Owed::Said };
-        let qos = subscribe.qos;
+        let ids = link.remote.subscription_ids;
+        let qos = if ids { subscribe.qos } else { qos_for_all(rules, rule) };
         let options = SubscribeOptions {
             qos,
             // What we sent does not come back.
@@ -256,7 +257,8 @@ impl Gateway {
         let filters = crate::mqtt::Filters::from_list(&filters);
         let mut buffer = [0; 8];
         // With one rule there is nothing to tell apart.
-        let properties = if link.remote.subscription_ids && rules.len() > 1 {
+        link.with_id[rule] = ids && rules.len() > 1;
+        let properties = if link.with_id[rule] {
             let id = Property::SubscriptionIdentifier(Variable(subscription_id(subscribe)));
             super::replies::properties(&[id], &mut buffer)
         } else {
@@ -283,16 +285,23 @@ impl Gateway {
             return Err(Reason::PROTOCOL_ERROR.into());
         };
         let link = self.link_mut(bridge);
-        if Reason(*code) == Reason::SUBSCRIPTION_IDS_NOT_SUPPORTED && link.remote.subscription_ids {
+        if Reason(*code) == Reason::SUBSCRIPTION_IDS_NOT_SUPPORTED && link.with_id[rule] {
             // Which its CONNACK should have said: without, then.
             link.remote.subscription_ids = false;
+            link.resumed = true;
             link.subscribed[rule] = Subscribed::Due { at: now };
-            self.due_by(now);
+            // Those that it has taken too, or their copies would say that they are for one alone.
+            for (subscribed, with_id) in link.subscribed.iter_mut().zip(&link.with_id) {
+                if *with_id && *subscribed == Subscribed::Granted {
+                    *subscribed = Subscribed::Due { at: now };
+                }
+            }
         } else if Reason(*code).is_error() {
             self.not_subscribed(now, bridge, rule, Reason(*code));
         } else {
             link.subscribed[rule] = Subscribed::Granted;
         }
+        self.choose_filters(now, bridge);
         Ok(Step::Done)
     }
 

@@ -195,6 +195,15 @@ accessors! {
     shared_available -> bool: Property::SharedAvailable(v) => v;
 }
 
+/// Copies only the properties of one kind; how many bytes they are.
+pub fn copy_only(props: Properties<'_>, id: PropertyId, out: &mut [u8]) -> Result<usize, Full> {
+    let mut writer = Writer::new(out);
+    for property in props.iter().filter(|property| property.id() == id) {
+        property.encode(&mut writer)?;
+    }
+    Ok(writer.into_bytes().len())
+}
+
 /// Copies the encoded properties to `out`, all but those in `drop`, order kept. Returns the bytes
 /// written.
 pub fn copy_without(

@@ -25,7 +25,7 @@ pub mod recv;
 pub mod refill;
 pub mod restore;
 mod rewire;
-mod room;
+pub mod room;
 mod rows;
 mod salvage;
 mod sequence;

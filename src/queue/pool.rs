@@ -69,6 +69,10 @@ struct Record {
     first: u32,
     /// Its number in the order of arrival, which wraps; of a free one the next in the free list.
     next: u32,
+    /// The record that is settled no sooner than this one, by a hold of this one's.
+    lead: u32,
+    /// That hold is among those the open transaction will release.
+    lead_staged: bool,
 }
 
 /// The memory is reserved at start; a page of it is touched when it is first used.
@@ -158,6 +162,8 @@ impl Pool {
         record.staged = 0;
         record.first = first;
         record.next = self.arrived;
+        record.lead = NONE;
+        record.lead_staged = false;
         Ok(RecordId { index, generation: record.generation })
     }
 
@@ -185,6 +191,8 @@ impl Pool {
                 staged: 0,
                 first: NONE,
                 next: NONE,
+                lead: NONE,
+                lead_staged: false,
             });
             return fit(self.records.len() - 1, "records");
         }
@@ -203,6 +211,22 @@ impl Pool {
             rest = &rest[take..];
             offset = 0;
             block = self.next_block[widen(block)];
+        }
+    }
+
+    /// Copies the payload of one record into another, which has room for it.
+    pub fn copy_payload(&mut self, from: RecordId, to: RecordId) {
+        let mut piece = [0; BLOCK_BYTES];
+        let (mut at, mut end) = (self.head(from).payload_at(), self.head(to).payload_at());
+        loop {
+            match self.read(from, at, &mut piece) {
+                0 => return,
+                bytes => {
+                    self.write(to, end, &piece[..bytes]);
+                    at += bytes;
+                    end += bytes;
+                }
+            }
         }
     }
 
@@ -288,20 +312,58 @@ impl Pool {
         self.at_mut(id).holds += 1;
     }
 
-    /// One destination settled it. `Some(source)` when it was the last.
+    /// One destination settled it. `Some(source)` when it was the last, of this record and of those
+    /// that go with it.
     pub fn unhold(&mut self, id: RecordId) -> Option<u16> {
         let record = self.at_mut(id);
         assert!(record.holds > 0, "a hold is released once");
         record.holds -= 1;
-        let source = (record.holds == 0).then_some(record.head.source);
+        if record.holds > 0 {
+            return None;
+        }
+        let source = record.head.source;
+        let lead = core::mem::replace(&mut record.lead, NONE);
+        let staged = core::mem::take(&mut record.lead_staged);
         self.free_if_done(id.index);
-        source
+        if lead == NONE {
+            return Some(source);
+        }
+        let record = &mut self.records[widen(lead)];
+        record.holds -= 1;
+        record.staged -= u32::from(staged);
+        let last = record.holds == 0;
+        self.free_if_done(lead);
+        last.then_some(source)
+    }
+
+    /// Another record of the same message as `lead`, inserted just now and held: `lead` is settled
+    /// when both are, and they are of one age. Neither may go with another one already.
+    pub fn follow(&mut self, id: RecordId, lead: RecordId) {
+        let first = self.at_mut(lead);
+        assert!(first.lead == NONE, "a record that others go with goes with none");
+        first.holds += 1;
+        let arrived = first.next;
+        let record = self.at_mut(id);
+        assert!(
+            record.lead == NONE && record.holds > 0,
+            "a record goes with one that it waits for"
+        );
+        record.lead = lead.index;
+        record.next = arrived;
     }
 
     /// The open transaction will release one more hold (or, after it failed, one less).
     pub fn stage(&mut self, id: RecordId, staged: bool) {
         let record = self.at_mut(id);
         record.staged = if staged { record.staged + 1 } else { record.staged.saturating_sub(1) };
+        let all = record.holds == record.staged;
+        let (lead, was) = (record.lead, record.lead_staged);
+        if lead == NONE || was == all {
+            return;
+        }
+        record.lead_staged = all;
+        let first = &mut self.records[widen(lead)];
+        first.staged = if all { first.staged + 1 } else { first.staged.saturating_sub(1) };
     }
 
     /// Will every destination have settled it once the open transaction is committed?
@@ -425,6 +487,44 @@ mod tests {
         assert_eq!(pool.unhold(id), Some(4));
         assert!(pool.is_settled(id));
         assert_eq!(pool.free_records(), 2);
+    }
+
+    #[test]
+    fn the_records_of_one_message_are_settled_together() {
+        let mut pool = Pool::new(4, 1024);
+        let [lead, second, third] = [1, 2, 3].map(|_| pool.insert(head(1)).unwrap());
+        for id in [lead, second, third] {
+            pool.hold(id);
+        }
+        pool.follow(second, lead);
+        pool.follow(third, lead);
+        assert_eq!([pool.age(lead), pool.age(second), pool.age(third)], [2; 3]);
+        // A transaction has two of them, and fails; the next has all.
+        for id in [lead, second] {
+            pool.stage(id, true);
+        }
+        assert!(!pool.will_be_settled(lead) && pool.will_be_settled(second));
+        for id in [lead, second] {
+            pool.stage(id, false);
+        }
+        for id in [lead, second, third] {
+            pool.stage(id, true);
+        }
+        assert!(pool.will_be_settled(lead));
+        for id in [lead, second, third] {
+            pool.stage(id, false);
+        }
+        assert!(!pool.will_be_settled(lead));
+        for id in [lead, second] {
+            pool.release(id);
+            assert_eq!(pool.unhold(id), None);
+            assert!(!pool.is_settled(lead));
+        }
+        assert!(pool.is_settled(second));
+        pool.release(third);
+        assert_eq!(pool.unhold(third), Some(4));
+        assert!(pool.is_settled(lead));
+        assert_eq!(pool.free_records(), 4);
     }
 
     #[test]

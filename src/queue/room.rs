@@ -6,14 +6,35 @@ use super::pool::{blocks_for, widen};
 use super::trim::Scope;
 use super::{Queue, Reserve};
 use crate::fit::fit;
-use crate::limits::DROPS_FORESEEN_MAX;
+use crate::limits::{DROPS_FORESEEN_MAX, INBOUND_SHARE};
 
-/// Free parts of the pool and of the slab of entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Free {
-    blocks: u32,
-    records: u32,
-    entries: u32,
+/// Parts of the pool and of the slab of entries that are free.
+type Free = Room;
+
+/// Parts of the pool and of the slab of entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    pub blocks: u32,
+    pub records: u32,
+    pub entries: u32,
+}
+
+impl Room {
+    /// A record with such a body, for so many destinations.
+    pub fn of(body_bytes: usize, destinations: usize) -> Self {
+        let entries = fit(destinations, "destinations");
+        Self { blocks: blocks_for(body_bytes), records: 1, entries }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            blocks: self.blocks.saturating_add(other.blocks),
+            records: self.records.saturating_add(other.records),
+            entries: self.entries.saturating_add(other.entries),
+        }
+    }
 }
 
 /// Messages that would be dropped for another one: their destinations and entries, each once.
@@ -23,7 +44,20 @@ impl Queue {
     /// Room in the pool for a message that goes to `destinations`? `reserve`: the part of it that
     /// is left free, as a divisor.
     pub fn fits(&self, reserve: Reserve, body_bytes: usize, destinations: usize) -> bool {
-        self.fits_in(self.free(), reserve, body_bytes, destinations)
+        self.fits_all(reserve, Room::of(body_bytes, destinations))
+    }
+
+    /// The same for several records at once.
+    pub fn fits_all(&self, reserve: Reserve, need: Room) -> bool {
+        self.fits_in(self.free(), reserve, need)
+    }
+
+    /// Can so much be free at once, beside what comes in meanwhile?
+    pub fn could_fit_all(&self, need: Room) -> bool {
+        let most = |all: u32| all - all / INBOUND_SHARE;
+        need.blocks <= most(self.pool.block_count())
+            && need.records <= most(self.pool.record_count())
+            && need.entries <= most(self.entries.count())
     }
 
     /// Room for so many references to a record that is in the pool already?
@@ -57,20 +91,13 @@ impl Queue {
             free.blocks += if bytes { self.pool.head(record).blocks() } else { 0 };
             free.records += u32::from(bytes && head);
         }
-        self.fits_in(free, reserve, body_bytes, destinations)
+        self.fits_in(free, reserve, Room::of(body_bytes, destinations))
     }
 
-    fn fits_in(
-        &self,
-        free: Free,
-        reserve: Reserve,
-        body_bytes: usize,
-        destinations: usize,
-    ) -> bool {
-        let entries = fit(destinations, "destinations");
-        let enough =
-            free.records > 0 && free.blocks >= blocks_for(body_bytes) && free.entries >= entries;
-        enough
+    fn fits_in(&self, free: Free, reserve: Reserve, need: Room) -> bool {
+        free.records >= need.records
+            && free.blocks >= need.blocks
+            && free.entries >= need.entries
             && match reserve {
                 Reserve::Nothing => true,
                 Reserve::ForRemotes => self.is_above(free, 16),

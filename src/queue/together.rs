@@ -1,6 +1,7 @@
 //! A commit that has not room for everything that waits. A message of QoS 2 goes into it for all
 //! of its destinations or for none, for its publisher's identifier goes with it: were it durable
-//! at some of them only when the power goes, these would get the publisher's second try too.
+//! at some of them only when the power goes, these would get the publisher's second try too. The
+//! records of one message (a copy for each rule it came in by) are of one age, and go as one.
 
 use super::Queue;
 use super::append::{Append, Beside, slots_at_most, slots_of};
@@ -97,9 +98,9 @@ impl Queue {
             let (mut new_slots, mut largest) = (0, 0);
             self.make_room(cursors, age, store);
             for cursor in cursors.iter().filter(|cursor| here(self, cursor)) {
-                let total = self.bytes_at(cursor.at);
+                let total = self.bytes_of(cursor.at, age);
                 bytes += total;
-                exactly_once |= self.entries[cursor.at].qos == Qos::ExactlyOnce;
+                exactly_once |= self.is_exactly_once(cursor.at, age);
                 stopped |= cursor.stopped;
                 if !self.txn.may_grow && !self.fits_tail(cursor.dest, total, store) {
                     new_slots += total.div_ceil(SLOT_BYTES);
@@ -116,18 +117,20 @@ impl Queue {
                     continue;
                 }
                 let grows =
-                    uncovered && !self.fits_tail(cursor.dest, self.bytes_at(cursor.at), store);
+                    uncovered && !self.fits_tail(cursor.dest, self.bytes_of(cursor.at, age), store);
                 cursor.stopped |= none || grows;
-                if !cursor.stopped {
-                    match self.append(cursor.dest, cursor.at, store)? {
-                        Append::Done => cursor.appended += 1,
-                        Append::NoRoom => {
-                            self.stop(cursor);
-                            continue;
+                while here(self, cursor) {
+                    if !cursor.stopped {
+                        match self.append(cursor.dest, cursor.at, store)? {
+                            Append::Done => cursor.appended += 1,
+                            Append::NoRoom => {
+                                self.stop(cursor);
+                                continue;
+                            }
                         }
                     }
+                    cursor.at = self.entries.next(Chain::Custody, cursor.at);
                 }
-                cursor.at = self.entries.next(Chain::Custody, cursor.at);
             }
         }
         Ok(())
@@ -137,7 +140,7 @@ impl Queue {
     /// anybody has the message: it waits for that everywhere.
     fn make_room(&mut self, cursors: &mut [Cursor], age: u32, store: &mut impl SpillStore) {
         let here = |cursor: &&Cursor| self.age_at(cursor.at) == Some(age);
-        let exactly_once = |cursor: &Cursor| self.entries[cursor.at].qos == Qos::ExactlyOnce;
+        let exactly_once = |cursor: &Cursor| self.is_exactly_once(cursor.at, age);
         if !cursors.iter().filter(here).any(exactly_once) {
             return;
         }
@@ -160,7 +163,7 @@ impl Queue {
     ) -> Option<usize> {
         let mut need = |cursor: &Cursor| {
             let here = self.age_at(cursor.at) == Some(age) && !cursor.stopped;
-            let total = if here { self.bytes_at(cursor.at) } else { 0 };
+            let total = if here { self.bytes_of(cursor.at, age) } else { 0 };
             let fits = !here || self.fits_tail(cursor.dest, total, store);
             (self.outbox(cursor.dest), if fits { 0 } else { slots_of(total) })
         };
@@ -187,6 +190,21 @@ impl Queue {
     fn age_at(&self, index: u32) -> Option<u32> {
         let record = if index == NONE { None } else { self.entries[index].record };
         record.map(|record| self.pool.age(record))
+    }
+
+    /// The entries of one message that a destination has one after the other.
+    fn of_age(&self, at: u32, age: u32) -> impl Iterator<Item = u32> + '_ {
+        let next = move |at: &u32| (*at != NONE).then(|| self.entries.next(Chain::Custody, *at));
+        core::iter::successors(Some(at), next).take_while(move |at| self.age_at(*at) == Some(age))
+    }
+
+    /// What they take in the log.
+    fn bytes_of(&self, at: u32, age: u32) -> usize {
+        self.of_age(at, age).map(|at| self.bytes_at(at)).sum()
+    }
+
+    fn is_exactly_once(&self, at: u32, age: u32) -> bool {
+        self.of_age(at, age).any(|at| self.entries[at].qos == Qos::ExactlyOnce)
     }
 
     /// What its record takes in the log.

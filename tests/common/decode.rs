@@ -12,6 +12,7 @@ pub enum Packet {
     Subscribe {
         id: u16,
         filters: Vec<(String, u8)>,
+        properties: Vec<Property>,
     },
     /// SUBACK or UNSUBACK.
     Suback {
@@ -157,12 +158,12 @@ fn decode(first: u8, body: &mut Body<'_>) -> io::Result<Packet> {
         kind @ 4..=7 => Packet::Ack(Ack { kind, id: body.word()?, code: body.code()? }),
         8 => {
             let id = body.word()?;
-            body.properties()?;
+            let properties = body.properties()?;
             let mut filters = Vec::new();
             while !body.bytes.is_empty() {
                 filters.push((body.string()?, body.byte()?));
             }
-            Packet::Subscribe { id, filters }
+            Packet::Subscribe { id, filters, properties }
         }
         9 | 11 => {
             let id = body.word()?;

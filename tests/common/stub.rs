@@ -204,7 +204,7 @@ impl Session {
                 self.send(&wire::ack(PUBREC, message.id))
             }
             Packet::Ack(Ack { kind: PUBREL, id, .. }) => self.send(&wire::ack(PUBCOMP, *id)),
-            Packet::Subscribe { id, filters } => {
+            Packet::Subscribe { id, filters, .. } => {
                 let codes: Vec<u8> = filters.iter().map(|(_, options)| options & 3).collect();
                 self.suback(*id, &codes)
             }

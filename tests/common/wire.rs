@@ -26,6 +26,7 @@ pub const MAXIMUM_QOS: u8 = 0x24;
 pub const RETAIN_AVAILABLE: u8 = 0x25;
 pub const USER_PROPERTY: u8 = 0x26;
 pub const MAXIMUM_PACKET_SIZE: u8 = 0x27;
+pub const SUBSCRIPTION_IDS_AVAILABLE: u8 = 0x29;
 
 /// UTF-8 string or binary data: two bytes of length, then the bytes.
 pub fn prefixed(bytes: &[u8]) -> Vec<u8> {

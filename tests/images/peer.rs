@@ -144,7 +144,7 @@ impl Peer {
             Packet::Connack(connack) => self.take_connack(&connack),
             Packet::Publish(message) => self.take_publish(message),
             Packet::Ack(ack) => self.take_ack(&ack),
-            Packet::Subscribe { id, filters } => {
+            Packet::Subscribe { id, filters, .. } => {
                 let properties: &[u8] = if self.level == 5 { &[0] } else { &[] };
                 let codes: Vec<u8> = filters.iter().map(|(_, options)| options & 3).collect();
                 let body = [&id.to_be_bytes()[..], properties, &codes[..]].concat();

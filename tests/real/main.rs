@@ -38,6 +38,7 @@ mod links;
 mod malformed;
 mod neighbours;
 mod overflow;
+mod overlaps;
 mod pace;
 mod parts;
 mod peers;

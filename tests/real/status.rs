@@ -85,7 +85,7 @@ fn refusing(level: u8, code: u8) -> Stub {
         session.send(if level == 5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] })?;
         loop {
             match session.read()? {
-                Packet::Subscribe { id, filters } => {
+                Packet::Subscribe { id, filters, .. } => {
                     let granted = |(filter, _): &(String, u8)| {
                         if filter.starts_with("secret") { code } else { 1 }
                     };

@@ -390,7 +390,7 @@ fn rules_that_overlap_are_warned_about_with_both_keys_and_lines() {
     }
     for (one, other, wanted) in [
         ("#", "a/b", Some("asks for all of this already")),
-        ("a/b", "#", Some("asks for some of this")),
+        ("a/b", "#", Some("is asked for by this, too")),
         ("a/+", "+/b", Some("asks for some of this")),
         ("data/#", "data/req/+", Some("asks for all of this already")),
         ("#", "$SYS/#", None),

@@ -35,6 +35,36 @@ fn a_commit_that_cannot_take_everything_tears_no_message_apart() {
     assert!(commits > 1, "it was too much for one commit");
 }
 
+/// Copies of one message under two topics, both for one destination and the second for another.
+#[test]
+fn the_copies_of_a_message_are_durable_together() {
+    let mut world = World::with(|setup, _| {
+        setup.bytes = 2 << 20;
+        setup.slot_count = 512;
+    });
+    let mut last = None;
+    for _ in 0..60 {
+        let lead = world.publish(A, "t", Qos::ExactlyOnce, 7900);
+        let copy = world.publish(A, "u", Qos::ExactlyOnce, 7900);
+        world.queue.push(B, copy, plain(Qos::ExactlyOnce));
+        world.queue.pool.follow(copy, lead);
+        last = Some(lead);
+    }
+    let mut commits = 0;
+    while world.stored() != [120, 60] {
+        assert!(!world.is_settled(last.unwrap()));
+        let before = world.stored();
+        world.pass(300);
+        world.flush();
+        let [a, b] = world.stored();
+        assert_eq!(a, 2 * b);
+        assert!(a > before[0]);
+        commits += 1;
+    }
+    assert!(world.is_settled(last.unwrap()));
+    assert!(commits > 1, "it was too much for one commit");
+}
+
 #[test]
 fn a_disk_with_room_for_one_destination_tears_no_message_apart() {
     let mut world = World::new();
