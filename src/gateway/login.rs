@@ -73,9 +73,13 @@ impl Gateway {
         let Some(user) = connect.username else {
             return if anonymous { Ok(true) } else { Err(Reason::NOT_AUTHORIZED.into()) };
         };
+        if user.len() > USER_BYTES_MAX {
+            // No key: users of the password file have no longer names either.
+            let fatal = Fatal::new(Reason::BAD_CREDENTIALS, "user_too_long");
+            return Err(fatal.over(user.len(), USER_BYTES_MAX, ""));
+        }
         let Some(users) = self.access.users() else {
-            let fits = anonymous && user.len() <= USER_BYTES_MAX;
-            return if fits { Ok(true) } else { Err(Reason::BAD_CREDENTIALS.into()) };
+            return if anonymous { Ok(true) } else { Err(Reason::BAD_CREDENTIALS.into()) };
         };
         let password = connect.password.unwrap_or(b"");
         match self.logins.ask(now, id, from, users, user, password) {

@@ -155,5 +155,6 @@ pub(super) fn setup(config: &Config, slot_count: u32) -> Setup {
         flush_after: config.store.flush_after,
         connections: config.limit.clients.saturating_add(REFUSAL_CONNECTIONS).saturating_add(links),
         receive_ids: RECEIVE_IDS_IN_COMMON,
+        topic_bytes: config.limit.topic_bytes,
     }
 }

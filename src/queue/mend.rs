@@ -17,7 +17,8 @@ impl Queue {
         let generation = self.log.slots[widen(place.slot)].generation;
         // One that is larger than a slot is judged when it is read, which it never will be.
         let large = at.saturating_add(head.bytes()) > SLOT_BYTES;
-        if large || is_sound(&self.slot_buffer, place.slot, generation, at, head) {
+        let readable = self.topic_at(at, head).is_some();
+        if large && readable || is_sound(&self.slot_buffer, place.slot, generation, at, head) {
             self.settle_stored(dest, place, None);
             self.count_drop(dest, DropReason::NoRule, 1);
         } else {

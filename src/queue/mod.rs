@@ -197,6 +197,8 @@ pub struct Queue {
     pub counters: Counters,
     txn: flush::Txn,
     slot_buffer: Box<[u8]>,
+    /// See `walk.rs`.
+    long_topic: Vec<u8>,
     /// A damaged store is being emptied.
     salvage: Option<salvage::Salvage>,
     /// Rows of destinations were damaged: one without a row may have had one.
@@ -250,6 +252,7 @@ impl Queue {
             refused: heapless::Vec::new(),
             counters: Counters::default(),
             slot_buffer: vec![0; crate::limits::SLOT_BYTES].into_boxed_slice(),
+            long_topic: Vec::with_capacity(setup.long_topic_bytes()),
             salvage: None,
             doubtful_rows: false,
             gaps: heapless::Vec::new(),
@@ -277,7 +280,7 @@ impl Queue {
             Slab::planned_bytes(entry_count(setup.messages, windows))
                 + boxes
                 + RecvIds::planned_bytes(setup.receive_ids, &setup.receive_shares()),
-            Log::planned_bytes(setup.slot_count) + 2 * SLOT_BYTES,
+            Log::planned_bytes(setup.slot_count) + 2 * SLOT_BYTES + setup.long_topic_bytes(),
         ]
     }
 

@@ -3,7 +3,7 @@
 //! nor a record of a slot's former life is ever taken for a message.
 
 use super::pool::{Head, widen};
-use crate::limits::PROPERTIES_BYTES_MAX;
+use crate::limits::{PROPERTIES_BYTES_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
 use crate::vocab::Instant;
 
@@ -72,6 +72,11 @@ impl LogHead {
     /// Head and body.
     pub fn bytes(&self) -> usize {
         self.body_bytes() + HEAD_BYTES
+    }
+
+    /// Does its topic go on in the next slot, even when it begins its own?
+    pub fn has_long_topic(&self) -> bool {
+        HEAD_BYTES + usize::from(self.topic_bytes) > SLOT_BYTES
     }
 
     /// When it arrived. What a lost mark of the clock makes later than now has just come.

@@ -420,8 +420,7 @@ impl Queue {
         if self.outbox(dest).params.session {
             return Some((0, head.session_rule()));
         }
-        let start = at + HEAD_BYTES;
-        let topic = self.slot_buffer.get(start..start + usize::from(head.topic_bytes))?;
+        let topic = self.topic_at(at, head)?;
         classify.classify(dest, head.rule, core::str::from_utf8(topic).unwrap_or(""))
     }
 

@@ -1,6 +1,7 @@
 //! What the queue is told once, at start: how much of everything there is, for each destination.
 
-use crate::limits::SESSION_WINDOW_SURE;
+use super::record::HEAD_BYTES;
+use crate::limits::{SESSION_WINDOW_SURE, SLOT_BYTES};
 use core::time::Duration;
 
 /// What the queue is told once.
@@ -20,9 +21,16 @@ pub struct Setup {
     pub connections: u16,
     /// Identifiers of received QoS 2 messages beyond what each destination is sure of.
     pub receive_ids: u32,
+    /// The longest topic.
+    pub topic_bytes: usize,
 }
 
 impl Setup {
+    /// Room for a topic that does not end in the slot where it begins.
+    pub(super) fn long_topic_bytes(&self) -> usize {
+        if HEAD_BYTES + self.topic_bytes > SLOT_BYTES { self.topic_bytes } else { 0 }
+    }
+
     pub(super) fn receive_shares(&self) -> Vec<u16> {
         self.boxes.iter().map(|of| of.receive_ids).collect()
     }

@@ -83,9 +83,8 @@ impl Walk {
             // The length of the one before led astray.
             return None;
         }
-        let topic_end = HEAD_BYTES + usize::from(head.topic_bytes);
-        let fits = head.bytes() <= SLOT_BYTES - self.at
-            || (self.at == 0 && self.count == 1 && topic_end <= SLOT_BYTES);
+        // One that is larger than a slot is alone in it.
+        let fits = head.bytes() <= SLOT_BYTES - self.at || (self.at == 0 && self.count == 1);
         if !fits || head.qos == Qos::AtMostOnce && head.bytes() < HEAD_BYTES {
             return None;
         }
@@ -152,9 +151,46 @@ impl Queue {
             for gap in self.gaps.iter().filter(|g| g.slot == slot && g.generation == generation) {
                 gap.mark(&mut self.slot_buffer);
             }
+            self.read_long_topic(slot, store)?;
             self.slot_in_buffer = slot;
         }
         Ok(())
+    }
+
+    /// The topic of the record in the buffer that goes on beyond its slot: its rule is found by
+    /// the whole of it. Empty when there is none, or when its other slots are not there.
+    fn read_long_topic(
+        &mut self,
+        slot: u32,
+        store: &mut impl SpillStore,
+    ) -> Result<(), StoreError> {
+        self.long_topic.clear();
+        let Some(head) = LogHead::decode(&self.slot_buffer).filter(LogHead::has_long_topic) else {
+            return Ok(());
+        };
+        self.long_topic.extend_from_slice(&self.slot_buffer[HEAD_BYTES..]);
+        let mut next = slot;
+        while self.long_topic.len() < usize::from(head.topic_bytes) {
+            next = self.log.slots[widen(next)].next;
+            if next == NONE || !self.log.slots[widen(next)].continuation {
+                self.long_topic.clear();
+                break;
+            }
+            let done = self.long_topic.len();
+            let end = usize::from(head.topic_bytes).min(done + SLOT_BYTES);
+            self.long_topic.resize(end, 0);
+            store.read_slot(SlotId(next), 0, &mut self.long_topic[done..])?;
+        }
+        Ok(())
+    }
+
+    /// The topic of the record at `at` of the slot in the buffer; `None` when it is not there.
+    pub(super) fn topic_at(&self, at: usize, head: &LogHead) -> Option<&[u8]> {
+        let bytes = usize::from(head.topic_bytes);
+        if at == 0 && head.has_long_topic() {
+            return self.long_topic.get(..bytes);
+        }
+        self.slot_buffer.get(at + HEAD_BYTES..)?.get(..bytes)
     }
 
     /// The slot in the buffer is damaged at `at`, where record `ordinal` should be. If a sound one

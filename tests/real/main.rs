@@ -35,6 +35,7 @@ mod large;
 mod leaks;
 mod limits;
 mod links;
+mod long_texts;
 mod malformed;
 mod neighbours;
 mod overflow;

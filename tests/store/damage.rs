@@ -1,6 +1,7 @@
 //! What is found at start: damaged, foreign, newer or locked files.
 
 use super::*;
+use spillway::queue::store::seal;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 
@@ -115,8 +116,13 @@ fn write_at(path: &Path, at: u64, bytes: &[u8]) {
 /// Overwrites `bytes` of the database at `at` with 0xa5, and empties its log, from which SQLite
 /// would heal the page.
 fn damage(path: &Path, at: u64, bytes: usize) {
+    damage_with(path, at, bytes, QUOTA);
+}
+
+/// The same in a store that may have so many bytes.
+fn damage_with(path: &Path, at: u64, bytes: usize, quota: u64) {
     // Opening checkpoints the log.
-    drop(open(path));
+    drop(SqliteStore::open(path, Some(quota), Sync::Full, None).unwrap());
     let wal = path.with_extension("db-wal");
     let length = fs::metadata(&wal).unwrap().len();
     fs::write(wal, vec![0; usize::try_from(length).unwrap()]).unwrap();
@@ -228,4 +234,23 @@ fn a_bad_page_of_the_log_is_an_error_of_its_slot_only() {
     assert_eq!(bad.len(), 1, "{bad:?}");
     store.write_slot(SlotId((bad[0] + 1) % 20), 0, b"others go on").unwrap();
     store.commit().unwrap();
+}
+
+#[test]
+fn a_retained_message_of_any_size_is_found_in_what_was_put_aside() {
+    const LARGE: u64 = 64 * 1024 * 1024;
+    let dir = Dir::new("large-row");
+    let open = || SqliteStore::open(&dir.db(), Some(LARGE), Sync::Full, None).unwrap();
+    let topic = pattern(3, 65_535);
+    let mut value = pattern(4, 3 * 1024 * 1024);
+    seal(Table::Retained, &topic, &mut value);
+    let mut store = open();
+    store.put(Table::Retained, &topic, &value).unwrap();
+    store.commit().unwrap();
+    drop(store);
+    // The head: nothing leads to the row any more.
+    damage_with(&dir.db(), 0, 100, LARGE);
+    let mut store = open();
+    assert!(store.quarantined.is_some());
+    assert!(rows(&mut store, Table::Retained) == [(topic, value)]);
 }

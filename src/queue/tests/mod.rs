@@ -2,6 +2,7 @@
 
 mod custody;
 mod damage;
+mod long_topics;
 mod random;
 mod refills;
 mod restarts;
@@ -215,6 +216,7 @@ impl World {
             flush_after: Duration::from_millis(250),
             connections: 8,
             receive_ids: 64,
+            topic_bytes: 65_535,
         };
         change(&mut setup, &mut params);
         setup.boxes = params

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 type Page = [u8; PAGE_BYTES];
 
-/// Bytes a row may have in all: a retained message is not larger.
-const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes a row may have in all: no packet of MQTT is larger, nor is a retained message.
+const PAYLOAD_BYTES_MAX: usize = 1 << 28;
 
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
@@ -56,6 +56,12 @@ impl Pages {
         // A larger file is no store of ours: what lies beyond is not looked at.
         let count = capped(bytes / wide(PAGE_BYTES));
         Ok(Pages { database, count, wal })
+    }
+
+    /// Bytes of all of them; some may be counted twice.
+    fn bytes(&self) -> usize {
+        let log = self.wal.as_ref().map_or(0, |wal| wal.pages().count());
+        (index(self.count) + log).saturating_mul(PAGE_BYTES)
     }
 
     /// `false`: it cannot be read.
@@ -201,10 +207,14 @@ impl Wreck {
     /// A row of two blobs, if it is whole and one of ours.
     fn keyed(&self, cell: &Cell<'_>, key: usize, data: usize) -> Option<KeyedRow> {
         let end = cell.header.checked_add(key)?.checked_add(data)?;
+        if end > self.pages.bytes() {
+            // Damage says so.
+            return None;
+        }
         let mut payload = cell.local.to_vec();
         let (mut next, mut page) = (cell.overflow, [0; PAGE_BYTES]);
         while payload.len() < end {
-            if next == 0 || payload.len() > PAYLOAD_BYTES_MAX || !self.pages.read(next, &mut page) {
+            if next == 0 || !self.pages.read(next, &mut page) {
                 return None;
             }
             payload.extend_from_slice(&page[4..]);
