@@ -191,8 +191,8 @@ pub const HASH_ITERATIONS_A_SECOND: u32 = 20_000;
 /// Connections that wait until their password is looked at; further ones are told to come again.
 pub const LOGINS_WAITING_MAX: usize = 64;
 
-/// Rules of one bridge that forward: the queue keeps a message's rule in a byte, and two values
-/// stand for none.
+/// Rules of one bridge that forward: the queue keeps a message's rule in a byte, of which a
+/// value stands for none yet.
 pub const FORWARDS_MAX: usize = 254;
 
 /// Servers one bridge may name.

@@ -252,6 +252,16 @@ impl RetainedMessages {
         }
     }
 
+    /// Is this the topic's message?
+    pub fn holds(&self, topic: &str, payload: &[u8]) -> bool {
+        self.find(hash(topic.as_bytes()), topic.as_bytes()).is_some_and(|id| {
+            let entry = &self.entries[index(id)];
+            let before = index(entry.topic_bytes) + index(entry.properties_bytes);
+            let kept = self.body(id).flatten().skip(before);
+            entry.state == State::Live && kept.eq(payload)
+        })
+    }
+
     /// Forgets the topic's message. `false` when there was none.
     pub fn clear(&mut self, topic: &str) -> bool {
         let id = self.find(hash(topic.as_bytes()), topic.as_bytes());

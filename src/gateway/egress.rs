@@ -490,17 +490,12 @@ impl Gateway {
         let topic = match link {
             Some(bridge) => {
                 let rules = &links[usize::from(bridge.0)].rules;
-                let rule = match rules.forward.get(usize::from(sending.rule)) {
-                    Some(rule) => Some(rule),
-                    None if sending.rule == super::links::NO_RULE => None,
-                    None => return None,
-                };
-                let mapping = rule.map(|rule| &rule.mapping).filter(|m| !m.is_identity());
-                if let Some(mapping) = mapping {
+                let mapping = &rules.forward.get(usize::from(sending.rule))?.mapping;
+                if mapping.is_identity() {
+                    local
+                } else {
                     let bytes = mapping.map(local, mapped).ok()?;
                     core::str::from_utf8(&mapped[..bytes]).ok()?
-                } else {
-                    local
                 }
             }
             None => local,

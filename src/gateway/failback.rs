@@ -5,7 +5,6 @@ use super::Gateway;
 use super::verbs::Action;
 use crate::bridge::addresses::{Addresses, Attempt};
 use crate::bridge::link::Candidate;
-use crate::mqtt::Reason;
 use crate::vocab::{BridgeId, Instant};
 
 impl Gateway {
@@ -67,8 +66,7 @@ impl Gateway {
         let old = self.link(bridge).conn();
         self.queue.disconnected(Self::bridge_dest(bridge));
         if let Some(old) = old {
-            self.say_goodbye(old.slot, Reason::SUCCESS);
-            self.close(now, old.slot, true);
+            self.leave(now, bridge, old.slot);
         }
         let link = self.link_mut(bridge);
         link.dial.failed_back(now, candidate.addresses);

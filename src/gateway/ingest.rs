@@ -268,6 +268,8 @@ impl Gateway {
         }
         let body = message.body_bytes();
         let reserve = match (message.qos, source) {
+            // What we say ourselves and keep is little, and seldom.
+            (Qos::AtMostOnce, Source::Own) if message.retain => Reserve::Nothing,
             (Qos::AtMostOnce, _) => Reserve::ForOthers,
             (_, Source::Client { .. }) => Reserve::ForRemotes,
             (_, Source::Link { .. } | Source::Will { .. } | Source::Own) => Reserve::Nothing,
@@ -285,7 +287,7 @@ impl Gateway {
             }
             // What goes for it may be what it needs, and goes only if that is enough.
             if !self.makes_room(reserve, body) {
-                return self.wait_for_room(now, message);
+                return self.wait_for_room(now, source, message);
             }
         }
         self.take_in(now, source, message, refused)
@@ -304,13 +306,15 @@ impl Gateway {
 
     /// The pool is short: the next flush makes room. QoS 0 waits for it for a moment where that
     /// helps; else it is dropped, and nothing that was accepted is for its sake.
-    fn wait_for_room(&mut self, now: Instant, message: &Message<'_>) -> Outcome {
+    fn wait_for_room(&mut self, now: Instant, source: Source, message: &Message<'_>) -> Outcome {
         let mut wait = message.qos != Qos::AtMostOnce || self.queue.can_squeeze(now);
         self.queue.press_now(wait);
         for at in 0..self.plan.targets.len() {
             wait |= self.queue.may_wait(self.plan.targets[at].dest, now);
         }
-        if wait {
+        // What we say ourselves and keep is tried again.
+        let own = source == Source::Own && message.retain;
+        if wait || own {
             return Outcome::Parked;
         }
         self.drop_everywhere(message.topic, DropReason::QueueFull)

@@ -17,9 +17,6 @@ use core::net::SocketAddr;
 /// Packet identifiers of our SUBSCRIBEs start here; publishes stay below.
 pub(super) const SUBSCRIBE_ID: u16 = crate::limits::PUBLISH_ID_MAX + 1;
 
-/// Rule index of our own word: the topic is sent as it is.
-pub(super) const NO_RULE: u8 = u8::MAX;
-
 impl Gateway {
     /// Client ids of bridges that have none of their own: node.name-NAME-random.
     pub(super) fn name_links(&mut self) {
@@ -357,6 +354,7 @@ impl Gateway {
             }
             self.link_mut(bridge).state = State::Stopped;
         }
+        self.keep_all_down(now);
     }
 
     pub(super) fn bridge_name(&self, bridge: BridgeId) -> Text {

@@ -25,6 +25,7 @@ mod load;
 mod login;
 pub mod mark;
 mod network;
+mod notices;
 mod open;
 mod oversize;
 mod pay;
@@ -166,6 +167,7 @@ pub struct Gateway {
     zero_retry_at: Instant,
     /// `notify_topic` of every bridge says something.
     announced: bool,
+    notices: notices::Notices,
     /// Wills of sessions that have ended, or of clients that had to give way, that wait for room at
     /// a destination, and when they are tried next.
     wills_waiting: VecDeque<(String, Will)>,
@@ -253,6 +255,7 @@ impl Gateway {
             drops_at: Instant::NEVER,
             zero_retry_at: Instant::ZERO,
             announced: false,
+            notices: notices::Notices::new(config.bridge_room()),
             wills_waiting: VecDeque::new(),
             wills_at: Instant::NEVER,
             forgotten: Vec::new(),
@@ -381,6 +384,7 @@ impl Gateway {
         let links = self.expire_links(now);
         let sessions = self.expire_sessions(now);
         self.due = clients.min(links).min(sessions).min(self.expire_wills(now));
+        self.due = self.due.min(self.expire_notices(now));
         self.due = self.due.min(self.expire_pressure(now));
         self.retained.expire(now);
         self.due = self.due.min(self.retained.expires_at()).min(self.tell_sys(now));

@@ -3,7 +3,7 @@
 
 use super::Gateway;
 use super::conn::{Conn, Role};
-use super::links::{NO_RULE, SUBSCRIBE_ID};
+use super::links::SUBSCRIBE_ID;
 use super::receive::{Fatal, Step};
 use super::verbs::Action;
 use crate::bridge::link::Subscribed;
@@ -16,10 +16,10 @@ use crate::mqtt::{
     Ack, Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode,
 };
 use crate::note::{Note, text};
+use crate::queue::DropReason;
 use crate::queue::outbox::DestId;
 use crate::queue::pool::{Head, RecordId};
 use crate::queue::window::Next;
-use crate::queue::{DropReason, Push, Reserve};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
 
@@ -90,15 +90,9 @@ impl Gateway {
         }
     }
 
-    /// The gateway stops: what the remote shall know of it (`notify_topic`) is its will.
+    /// Says goodbye, and closes.
     pub(super) fn leave(&mut self, now: Instant, bridge: BridgeId, slot: u16) {
-        let notify = self.config.bridges[usize::from(bridge.0)].notify_topic.is_some();
-        match (notify, self.conn(slot).version) {
-            (false, _) => self.say_goodbye(slot, Reason::SUCCESS),
-            (true, Version::V5) => self.say_goodbye(slot, Reason::DISCONNECT_WITH_WILL),
-            // Without DISCONNECT the remote publishes the will.
-            (true, Version::V31 | Version::V311) => {}
-        }
+        self.take_leave(bridge, slot);
         self.close(now, slot, true);
     }
 
@@ -162,7 +156,7 @@ impl Gateway {
         next = next.min(by);
         let renew_at = self.renew_at(slot);
         if renew_at <= now {
-            self.say_goodbye(slot, Reason::SUCCESS);
+            self.take_leave(bridge, slot);
             self.link_lost(now, slot, bridge, "fetch_again");
             return now;
         }
@@ -318,51 +312,6 @@ impl Gateway {
             retry_in_ms: millis(REFUSED_RETRY),
         };
         self.note(note);
-    }
-
-    /// `notify_topic`: 1 locally and at the remote when the bridge is up; 0 locally when it is not
-    /// (its will says so at the remote).
-    pub(super) fn announce(&mut self, now: Instant, bridge: BridgeId, up: bool) {
-        let Some(topic) = self.config.bridges[usize::from(bridge.0)].notify_topic.clone() else {
-            return;
-        };
-        let payload: &[u8] = if up { b"1" } else { b"0" };
-        if up {
-            self.say_to_remote(now, bridge, &topic, payload);
-        }
-        self.say_locally(now, &topic, payload);
-    }
-
-    /// Before the first connection no bridge is up.
-    pub(super) fn announce_all_down(&mut self, now: Instant) {
-        for index in 0..self.links.len() {
-            if let Ok(index) = u16::try_from(index) {
-                self.announce(now, BridgeId(index), false);
-            }
-        }
-    }
-
-    pub(super) fn say_to_remote(
-        &mut self,
-        now: Instant,
-        bridge: BridgeId,
-        topic: &str,
-        payload: &[u8],
-    ) {
-        if !self.queue.fits(Reserve::Nothing, topic.len() + payload.len(), 1) {
-            return;
-        }
-        let Some(record) = self.own_record(now, topic, payload) else { return };
-        let push = Push {
-            qos: Qos::AtMostOnce,
-            retain: true,
-            stream: 1,
-            rule: NO_RULE,
-            hold: false,
-            conflate: None,
-        };
-        self.queue.push(Self::bridge_dest(bridge), record, push);
-        self.queue.pool.release(record);
     }
 
     /// A retained QoS 0 message of our own, in the pool; `fits` was asked for room.

@@ -1,6 +1,7 @@
 //! The whole core over a disk in memory: what a client is told, and when.
 
 mod links;
+mod notices;
 mod places;
 mod plan;
 mod room;

@@ -17,7 +17,7 @@ use crate::broker::session::Will;
 use crate::fit::wide;
 use crate::limits::PROPERTIES_BYTES_MAX;
 use crate::mqtt::props::{PropertyId, copy_without};
-use crate::mqtt::{self, Qos, Reason, topic};
+use crate::mqtt::{self, Reason, topic};
 use crate::note::{Note, text};
 use crate::queue::DropReason;
 use crate::vocab::Instant;
@@ -194,20 +194,6 @@ impl Gateway {
             self.count_lost(DropReason::QueueFull.word());
         }
         self.wills_waiting.clear();
-    }
-
-    /// A retained message of our own, to local subscribers.
-    pub(super) fn say_locally(&mut self, now: Instant, topic: &str, payload: &[u8]) {
-        let message = Message {
-            topic,
-            qos: Qos::AtMostOnce,
-            retain: true,
-            properties: &[],
-            expiry_s: None,
-            payload: Payload::Here(payload),
-        };
-        // At QoS 0 it is never parked.
-        let _ = self.route(now, Source::Own, &message);
     }
 }
 

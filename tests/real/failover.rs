@@ -26,19 +26,23 @@ fn server(port: u16) -> String {
 fn a_dead_primary_is_replaced_and_taken_back_when_it_has_proved_itself() {
     let (primary, secondary) = (Mosquitto::start(), Mosquitto::start());
     let link = Proxy::start(primary.port);
-    let at_primary = Collector::start(primary.port, "far", "#");
-    let at_secondary = Collector::start(secondary.port, "far", "#");
+    let at_primary = Collector::start(primary.port, "far", "t");
+    let at_secondary = Collector::start(secondary.port, "far", "t");
     let both = servers(link.port, secondary.port);
-    let gateway = Gateway::start(&bridge_to("up", &both, &[RULE]));
+    let rules = ["forward.1.local_topic = t", "notify_topic = n"];
+    let gateway = Gateway::start(&bridge_to("up", &both, &rules));
     gateway.wait_with("bridge_up", &[("server", &server(link.port))]);
     let mut client = Connect::v4("client").open(gateway.port);
     client.publish(&Message::new("t", "one").qos(1));
     at_primary.wait_count(1);
+    let mut watch = Connect::v4("watch").open(secondary.port);
+    watch.subscribe(&[("n", 1)]);
 
     link.set(Mode::Refuse);
     gateway.wait_with("bridge_up", &[("server", &server(secondary.port))]);
     client.publish(&Message::new("t", "two").qos(1));
     at_secondary.wait_count(1);
+    assert_eq!(watch.next().text(), "1");
 
     let mark = gateway.mark();
     link.set(Mode::Pass);
@@ -53,6 +57,7 @@ fn a_dead_primary_is_replaced_and_taken_back_when_it_has_proved_itself() {
     };
     assert_eq!(texts(&at_primary), ["one", "three"]);
     assert_eq!(texts(&at_secondary), ["two"]);
+    assert_eq!(watch.next().text(), "0", "the one that was left knows it");
 }
 
 #[test]

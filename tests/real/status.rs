@@ -55,6 +55,56 @@ fn the_notify_topic_is_0_at_home_before_the_first_connection() {
 }
 
 #[test]
+fn the_notify_topic_is_true_at_home_while_the_ring_is_full() {
+    let remote = Mosquitto::start();
+    let away = Proxy::start_in(Mode::Refuse, remote.port);
+    let link = Proxy::start(remote.port);
+    let full = bridge("full", away.port, &["forward.1.local_topic = full/#"]);
+    let up = bridge("up", link.port, &["notify_topic = bridges/up"]);
+    let ring = "store.path = none\nring.messages = 64\n";
+    let gateway = Gateway::start(&format!("{ring}{full}{up}"));
+    gateway.wait_with("bridge_up", &[("bridge", "up")]);
+    let mut near = Connect::v4("near").open(gateway.port);
+    near.subscribe(&[("bridges/#", 1)]);
+    assert_eq!(near.next().text(), "1");
+    let mut client = Connect::v4("client").open(gateway.port);
+    for number in 0..100 {
+        let message = Message::new("full/x", number.to_string()).qos(1);
+        client.publish_without_waiting(&message);
+    }
+    gateway.wait("backpressure_on");
+    for round in 0..3 {
+        let mark = gateway.mark();
+        link.set(Mode::Reset);
+        assert_eq!(near.next().text(), "0", "{round}");
+        let mut late = Connect::v4("late").open(gateway.port);
+        late.subscribe(&[("bridges/#", 1)]);
+        assert_eq!(late.next().text(), "0", "{round}");
+        link.set(Mode::Pass);
+        gateway.wait_from(mark, "bridge_up", &[("bridge", "up")]);
+        assert_eq!(near.next().text(), "1", "{round}");
+    }
+    assert_eq!(gateway.dropped("queue_full"), 0);
+}
+
+#[test]
+fn after_a_stop_nothing_at_home_says_that_a_bridge_is_up() {
+    let remote = Mosquitto::start();
+    let mut gateway = Gateway::start(&bridge("up", remote.port, &["notify_topic = bridges/up"]));
+    gateway.wait("bridge_up");
+    let mut near = Connect::v4("near").open(gateway.port);
+    near.subscribe(&[("bridges/#", 1)]);
+    assert_eq!(near.next().text(), "1");
+    gateway.stop();
+    // Nobody would say so from here on.
+    gateway.configure("");
+    gateway.run();
+    let mut near = Connect::v4("near").open(gateway.port);
+    near.subscribe(&[("bridges/#", 1)]);
+    assert_eq!(near.next().text(), "0");
+}
+
+#[test]
 fn the_will_is_the_remotes_when_the_gateway_dies() {
     let remote = Mosquitto::start();
     let mut far = Connect::v4("far").open(remote.port);

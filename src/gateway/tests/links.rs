@@ -58,7 +58,7 @@ impl World {
     }
 
     /// A connection of the bridge that has just said CONNECT, and what that was.
-    fn greeting(&mut self, addr: &str) -> (ConnId, Vec<u8>) {
+    pub(super) fn greeting(&mut self, addr: &str) -> (ConnId, Vec<u8>) {
         while !matches!(self.gateway.link(BRIDGE).state, State::Resolving { .. }) {
             self.now = self.now.plus(Duration::from_secs(1));
             self.gateway.expire(self.now);
@@ -69,20 +69,24 @@ impl World {
         (conn, connect)
     }
 
-    fn up(&mut self, addr: &str, connack: &[u8]) -> ConnId {
+    pub(super) fn up(&mut self, addr: &str, connack: &[u8]) -> ConnId {
         let (conn, _) = self.greeting(addr);
         self.hear(conn, connack);
         assert!(self.gateway.link(BRIDGE).is_up());
         conn
     }
 
-    fn hear(&mut self, conn: ConnId, bytes: &[u8]) {
+    pub(super) fn hear(&mut self, conn: ConnId, bytes: &[u8]) {
         self.gateway.receive(self.now, conn, &mut bytes.to_vec());
     }
 
     /// The link goes to the second server, and a connection to the first has said CONNECT.
     fn with_candidate() -> (Self, ConnId, ConnId) {
-        let mut world = Self::with(PAIR, 64);
+        Self::with_candidate_of(PAIR)
+    }
+
+    pub(super) fn with_candidate_of(pair: &str) -> (Self, ConnId, ConnId) {
+        let mut world = Self::with(pair, 64);
         let (first, _) = world.greeting("127.0.0.1:1");
         world.gateway.link_mut(BRIDGE).heard = true;
         world.lose(first);
@@ -104,7 +108,7 @@ impl World {
         (world, live, candidate)
     }
 
-    fn is_over(&self, conn: ConnId) -> bool {
+    pub(super) fn is_over(&self, conn: ConnId) -> bool {
         let roles = [Role::Closing, Role::Free];
         self.gateway.live(conn).is_none_or(|slot| roles.contains(&self.gateway.conn(slot).role))
     }
