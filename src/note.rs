@@ -284,7 +284,9 @@ notes! {
     StoreError = Error "store_error" "store" {
         operation: &'static str, reason: &'static str, retry_in_ms: u64,
     }
-    StoreRecovered = Info "store_recovered" "store" { rescued: u64, lost: Lost }
+    StoreRecovered = Info "store_recovered" "store" {
+        rescued: u64, lost: Lost, reason: Option<&'static str>,
+    }
     StoreQuarantined = Warn "store_quarantined" "store" { file: Text, reason: Text }
     LoopSuspected = Warn "loop_suspected" "bridge" { bridge: Text, topic: Text, count: u32 }
     SubscribeRefused = Warn "subscribe_refused" "bridge" {

@@ -7,6 +7,7 @@ use crate::fit::{fit, millis};
 use crate::note::Note;
 use crate::queue::facts;
 use crate::queue::outbox::DestId;
+use crate::queue::store::Stock;
 use crate::vocab::{BridgeId, Instant};
 
 /// What is taken of everything that is fixed at start, for who looks for what is not given back.
@@ -30,6 +31,12 @@ impl Gateway {
             parked: self.parked,
             debts: self.conns.iter().map(debts).sum(),
         }
+    }
+
+    /// What is in the store when a clean stop is over; `None`: not all that should be.
+    pub fn stock(&self) -> Option<Stock> {
+        let stopped = self.stop.as_ref().is_some_and(|stop| stop.exited);
+        self.queue.stock().filter(|_| stopped && self.config.store.path.is_some())
     }
 
     pub fn stats(&self, now: Instant) -> Note {

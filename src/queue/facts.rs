@@ -1,9 +1,11 @@
 //! Small questions and orders of the gateway to the queue.
 
 use super::entry::{Chain, State};
+use super::log::{FREE, Slot};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
 use super::recv::Stage;
+use super::store::Stock;
 use super::trim::Scope;
 use super::{DropReason, Push, Queue};
 use crate::fit::{fit, wide};
@@ -113,7 +115,8 @@ impl Queue {
 
     /// Has the destination no row because it was lost, perhaps?
     pub fn is_in_doubt(&self, dest: DestId) -> bool {
-        !self.outbox(dest).row_stored && (self.doubtful_rows || self.is_salvaging())
+        let lost = !self.outbox(dest).row_stored && (self.doubtful_rows || self.is_salvaging());
+        lost || self.origin.is_some()
     }
 
     /// Packet identifiers this destination's peer has not released.
@@ -191,6 +194,17 @@ impl Queue {
                         || !outbox.params.persistent
                         || ((outbox.custody.is_empty() || outbox.stuck) && !outbox.row_dirty)
                 }))
+    }
+
+    /// What the next start finds in the store; `None` while not everything is in it.
+    pub fn stock(&self) -> Option<Stock> {
+        let outlives = |slot: &&Slot| slot.owner != FREE && !slot.fleeting;
+        let slots = self.log.slots.iter().filter(outlives);
+        let messages = slots.map(|slot| u64::from(slot.unsettled())).sum();
+        let mut used = self.log.slots.iter().filter(|slot| slot.generation > 0);
+        let all_open =
+            used.all(|slot| outlives(&slot) && slot.generation == 1 && slot.settled == 0);
+        (self.is_flushed() && !self.is_salvaging()).then_some(Stock { messages, all_open })
     }
 
     /// Accepted messages that a stop now would lose.

@@ -312,6 +312,7 @@ impl Queue {
         }
         self.commits += 1;
         self.changes += 1;
+        self.stale_rows.clear();
         // What is settled from here on was not in it.
         self.log.clean();
         for outbox in &mut self.boxes {
@@ -364,7 +365,8 @@ impl Queue {
         if !full && core::mem::take(&mut self.failing) {
             self.retry_after = Duration::ZERO;
             self.changes += 1;
-            self.note(Note::StoreRecovered { rescued: 0, lost: Lost(Some(0)) });
+            let lost = Lost(Some(0));
+            self.note(Note::StoreRecovered { rescued: 0, lost, reason: None });
         }
     }
 

@@ -53,6 +53,7 @@ use marks::Marks;
 use outbox::{DestId, Outbox, Params, Up};
 use pool::{NONE, Pool, RecordId, blocks_for};
 use recv::RecvIds;
+use store::Origin;
 use trim::RuleCount;
 use walk::{GAPS_MAX, Gap};
 
@@ -203,6 +204,10 @@ pub struct Queue {
     salvage: Option<salvage::Salvage>,
     /// Rows of destinations were damaged: one without a row may have had one.
     doubtful_rows: bool,
+    /// The store was not what was there last when it was read.
+    origin: Option<Origin>,
+    /// Rows of destinations that are not there, and not true any more either.
+    stale_rows: Vec<Vec<u8>>,
     /// Damaged places found since the start.
     gaps: heapless::Vec<Gap, GAPS_MAX>,
     slot_in_buffer: u32,
@@ -255,6 +260,8 @@ impl Queue {
             long_topic: Vec::with_capacity(setup.long_topic_bytes()),
             salvage: None,
             doubtful_rows: false,
+            origin: None,
+            stale_rows: Vec::new(),
             gaps: heapless::Vec::new(),
             slot_in_buffer: NONE,
             notes: heapless::Deque::new(),

@@ -10,12 +10,12 @@ use super::record::LogHead;
 use super::refill::Classify;
 use super::rows::{Flight, Row, parse_row};
 use super::salvage::generation_of;
-use super::store::{SlotId, SpillStore, StoreError, Table, unseal};
+use super::store::{Origin, SlotId, SpillStore, StoreError, Table, unseal};
 use super::walk::{Walk, is_sound};
-use crate::fit::{fit, wide};
+use crate::fit::{capped, fit, wide};
 use crate::limits::{PUBLISH_ID_MAX, SLOT_BYTES};
 use crate::mqtt::Qos;
-use crate::note::{Note, text};
+use crate::note::{Lost, Note, text};
 use crate::vocab::Instant;
 
 /// Life of a slot about which nothing is known: far from any it can have had.
@@ -29,20 +29,52 @@ impl Queue {
         store: &mut impl SpillStore,
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
+        self.origin = store.origin();
         let rows = self.restore_rows(store)?;
         let found = self.restore_slots(store, classify)?;
         for dest in self.dests() {
             self.restore_box(dest, now, store)?;
         }
-        for row in rows {
-            if let Some(dest) = row.dest {
-                self.restore_window(dest, row, store, classify)?;
+        match self.origin {
+            Some(origin) => self.begin_anew(origin),
+            None => {
+                for row in rows {
+                    if let Some(dest) = row.dest {
+                        self.restore_window(dest, row, store, classify)?;
+                    }
+                }
             }
         }
         for index in found {
             self.doubt_slot(index);
         }
         self.begin_salvage(store)
+    }
+
+    /// The store is an older copy, or another one: what it says of sessions at the other ends is
+    /// not true. An identifier that is taken for free, or for a message's second coming, would cost
+    /// one; so they all begin anew, and what is in the store may be there already. It says so with
+    /// its first commit.
+    fn begin_anew(&mut self, origin: Origin) {
+        let Origin { reason, lost } = origin;
+        let mut rescued = 0;
+        for dest in self.dests() {
+            let outbox = self.outbox_mut(dest);
+            if !outbox.used || !outbox.params.persistent {
+                continue;
+            }
+            outbox.peer = None;
+            outbox.parked.clear();
+            outbox.row_dirty = true;
+            outbox.row_urgent = true;
+            rescued += outbox.stored;
+            let (is_bridge, stored) = (!outbox.params.session, outbox.stored);
+            if is_bridge && stored > 0 && dest != self.aside() {
+                let (bridge, count) = (self.name(dest), capped(stored));
+                self.note(Note::Qos2InDoubt { bridge, count, reason });
+            }
+        }
+        self.note(Note::StoreRecovered { rescued, lost: Lost(lost), reason: Some(reason) });
     }
 
     /// The same for a single destination that was taken up just now.
@@ -55,8 +87,9 @@ impl Queue {
     ) -> Result<(), StoreError> {
         let mut found = None;
         let key = self.outbox(dest).params.key.as_bytes();
+        let outdated = self.origin.is_some();
         store.scan(Table::Destination, &mut |at, value| {
-            if at == key {
+            if at == key && !outdated {
                 found = unseal(Table::Destination, at, value).and_then(parse_row);
             }
         })?;
@@ -113,7 +146,8 @@ impl Queue {
     fn restore_rows(&mut self, store: &mut impl SpillStore) -> Result<Vec<Row>, StoreError> {
         let mut rows = Vec::new();
         let mut damaged = 0u64;
-        let boxes = &self.boxes;
+        let (boxes, outdated) = (&self.boxes, self.origin.is_some());
+        let mut stale = Vec::new();
         store.scan(Table::Destination, &mut |key, value| {
             let Some(mut row) = unseal(Table::Destination, key, value).and_then(parse_row) else {
                 damaged += 1;
@@ -123,6 +157,9 @@ impl Queue {
                 outbox.used && outbox.params.persistent && outbox.params.key.as_bytes() == key
             });
             row.dest = owner.and_then(|at| u16::try_from(at).ok()).map(DestId);
+            if outdated && row.dest.is_none() {
+                stale.push(key.to_vec());
+            }
             rows.push(row);
         })?;
         for (at, outbox) in self.boxes.iter_mut().enumerate() {
@@ -131,6 +168,7 @@ impl Queue {
                 outbox.take_row(row, self.setup.safe);
             }
         }
+        self.stale_rows = stale;
         // The slots say themselves whose they are; only the identifiers are gone.
         self.doubtful_rows = damaged > 0;
         self.note_damaged("corrupt_destination_row", damaged);

@@ -24,10 +24,11 @@ impl Queue {
         store: &mut impl SpillStore,
     ) -> Result<(), StoreError> {
         let waited = self.settled_source;
-        let urgent = self
-            .boxes
-            .iter()
-            .any(|outbox| outbox.used && (outbox.row_urgent || (waited && outbox.row_partial)));
+        let urgent = !self.stale_rows.is_empty()
+            || self
+                .boxes
+                .iter()
+                .any(|outbox| outbox.used && (outbox.row_urgent || (waited && outbox.row_partial)));
         // What is done and not noted comes again after a crash: never more than a window of it.
         let done_full = self.boxes.iter().any(|outbox| {
             outbox.done.len > u32::from(outbox.window)
@@ -38,6 +39,10 @@ impl Queue {
             && (self.stopping || now >= self.settled_since.plus(LAZY_SETTLED_AFTER));
         if !(self.txn.wrote || urgent || done_full || lazy_due) {
             return Ok(());
+        }
+        for key in &self.stale_rows {
+            store.delete(Table::Destination, key)?;
+            self.txn.wrote = true;
         }
         for dest in self.dests() {
             let outbox = self.outbox(dest);

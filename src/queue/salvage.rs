@@ -13,7 +13,7 @@ use super::outbox::DestId;
 use super::pool::{NONE, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::refill::Classify;
-use super::store::{SlotId, SpillStore, StoreError, Table, seal, unseal};
+use super::store::{SlotId, SpillStore, Stock, StoreError, Table, seal, unseal};
 use super::walk::{Walk, is_sound, search};
 use crate::fit::{fit, wide};
 use crate::limits::{SALVAGE_SLOTS, SLOT_BYTES, SLOT_RECORDS_MAX};
@@ -38,6 +38,7 @@ const SUMMARY_KEY: &[u8] = b"salvage";
 /// Bits of the last byte of the summary.
 const FINISHED: u8 = 1;
 const UNSURE: u8 = 2;
+const UNPROVED: u8 = 4;
 
 /// A slot of the wreck that has not been dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +63,10 @@ pub(super) struct Salvage {
     lost: u64,
     /// More may be gone: some of what tells is.
     unsure: bool,
+    /// Some may have been settled before: the rows of their slots are lost.
+    unproved: bool,
+    /// What was in the wreck, where that was written down.
+    stock: Option<Stock>,
     in_doubt: Vec<(DestId, u32)>,
     /// Sequence numbers from here on are those of new messages.
     new_from: u64,
@@ -71,6 +76,16 @@ pub(super) struct Salvage {
     /// Nothing found room when `changes` was this.
     stalled_at: Option<u64>,
     finished: bool,
+}
+
+impl Salvage {
+    /// How many messages are gone, once everything was looked at; `None`: that cannot be told.
+    fn all_lost(&self) -> Option<u64> {
+        match self.stock.filter(|stock| stock.all_open || !self.unproved) {
+            Some(stock) => Some(stock.messages.saturating_sub(self.rescued)),
+            None => (!self.unsure).then_some(self.lost),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -150,6 +165,8 @@ impl Queue {
             rescued: 0,
             lost: 0,
             unsure: !store.is_wreck_whole(),
+            unproved: false,
+            stock: store.wreck_stock(),
             in_doubt: Vec::new(),
             new_from: u64::MAX,
             bytes: vec![0; SLOT_BYTES],
@@ -167,6 +184,7 @@ impl Queue {
                 (salvage.rescued, salvage.lost) = (number(0), number(8));
                 salvage.finished = value[16] & FINISHED != 0;
                 salvage.unsure |= value[16] & UNSURE != 0;
+                salvage.unproved |= value[16] & UNPROVED != 0;
             } else if let Ok(row) = <[u8; 4]>::try_from(rest) {
                 let at = widen(u32::from_be_bytes(row)) * widen(SLOTS_A_ROW) / 8;
                 if let Some(bits) = salvage.done.get_mut(at..at + value.len()) {
@@ -231,7 +249,8 @@ impl Queue {
         let Some(mut salvage) = self.salvage.take() else { return Ok(()) };
         if salvage.finished {
             self.txn.wrote = true;
-            return store.wreck_done(salvage.rescued > 0 && salvage.lost == 0 && !salvage.unsure);
+            let whole = salvage.rescued > 0 && salvage.all_lost() == Some(0);
+            return store.wreck_done(whole);
         }
         let result = self.salvage_some(&mut salvage, store, classify);
         self.salvage = Some(salvage);
@@ -289,8 +308,9 @@ impl Queue {
         let rescued: u64 = moved.iter().map(|moved| u64::from(moved.2)).sum();
         let mut value = (salvage.rescued + rescued).to_le_bytes().to_vec();
         value.extend_from_slice(&(salvage.lost + lost).to_le_bytes());
-        let unsure = if salvage.unsure { UNSURE } else { 0 };
-        value.push(if all { FINISHED } else { 0 } | unsure);
+        let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+        let unsure = bit(salvage.unsure, UNSURE) | bit(salvage.unproved, UNPROVED);
+        value.push(bit(all, FINISHED) | unsure);
         seal(Table::Meta, SUMMARY_KEY, &mut value);
         store.put(Table::Meta, SUMMARY_KEY, &value)?;
         self.txn.wrote = true;
@@ -362,6 +382,7 @@ impl Queue {
             return Ok(drops);
         }
         salvage.staged.lost += missing;
+        salvage.unproved |= row.is_none();
         let new = self.allocate_before(dest, first_seq);
         let generation = self.log.slots[widen(new)].generation;
         salvage.image.clear();
@@ -518,8 +539,8 @@ impl Queue {
                     reason: "store_lost",
                 });
             }
-            let lost = Lost((!salvage.unsure).then_some(salvage.lost));
-            self.note(Note::StoreRecovered { rescued: salvage.rescued, lost });
+            let (rescued, lost) = (salvage.rescued, Lost(salvage.all_lost()));
+            self.note(Note::StoreRecovered { rescued, lost, reason: None });
         }
         self.salvage = Some(salvage);
         self.hold_back();

@@ -91,6 +91,23 @@ impl StoreError {
     }
 }
 
+/// Why a store is not what was at its path last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The reason as the log has it: `older_store`, `other_store`, `store_gone`.
+    pub reason: &'static str,
+    /// Messages that are gone with what was there; `None`: that cannot be told.
+    pub lost: Option<u64>,
+}
+
+/// What is in a store at the end of a clean stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stock {
+    pub messages: u64,
+    /// No other was ever in it: what is found there is one of them.
+    pub all_open: bool,
+}
+
 /// A transactional store. The first write after a `commit` or `rollback` begins a transaction.
 ///
 /// A failed write leaves the transaction open; the caller rolls back. After a failed `commit` the
@@ -149,6 +166,17 @@ pub trait SpillStore {
     /// Bytes handed to the file system for writing since start.
     fn written_bytes(&self) -> u64;
 
+    /// Is it another than was there last, or an older copy? What it says of its peers' sessions is
+    /// not true any more then.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
+
+    /// The end of a clean stop, with what is in it, if that is known.
+    fn close(&mut self, stock: Option<Stock>) {
+        let _ = stock;
+    }
+
     /// Slots of a damaged store that was put aside and has not been wholly salvaged; 0 = there is
     /// none.
     fn wreck_slots(&self) -> u32 {
@@ -159,6 +187,11 @@ pub trait SpillStore {
     /// or a page that is blank, may have had any number of messages.
     fn is_wreck_whole(&self) -> bool {
         true
+    }
+
+    /// What was in the wreck at its last clean stop, if it had only damage since.
+    fn wreck_stock(&self) -> Option<Stock> {
+        None
     }
 
     /// The row of a slot of the wreck, with its CRC. `None`: it has none, or it is damaged.

@@ -6,7 +6,7 @@ use crate::gateway::Gateway;
 use crate::gateway::sys::Outside;
 use crate::gateway::verbs::{Action, Event, Taken};
 use crate::note::Note;
-use crate::queue::store::SpillStore;
+use crate::queue::store::{SpillStore, Stock};
 use crate::vocab::{BridgeId, ConnId, Instant};
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -47,6 +47,10 @@ pub trait Core {
     }
     /// A configuration that was read again.
     fn reload(&mut self, _now: Instant, _config: Config) {}
+    /// What is in the store at the end of a clean stop; `None`: that is not known.
+    fn stock(&self) -> Option<Stock> {
+        None
+    }
     /// The bridge in a place; `None` = vacant.
     fn bridge(&self, _bridge: BridgeId) -> Option<&Bridge> {
         None
@@ -133,6 +137,10 @@ impl Core for Gateway {
 
     fn reload(&mut self, now: Instant, config: Config) {
         Gateway::reload(self, now, config);
+    }
+
+    fn stock(&self) -> Option<Stock> {
+        Gateway::stock(self)
     }
 
     fn bridge(&self, bridge: BridgeId) -> Option<&Bridge> {

@@ -259,6 +259,9 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
         }
         if !self.damaged {
             self.bring_store_back();
+            if let Some(store) = &mut self.store {
+                store.close(self.core.stock());
+            }
             self.logging.finish();
         }
         u8::from(self.exit != Some(0))

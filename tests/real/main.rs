@@ -22,6 +22,7 @@ mod decoder;
 mod delivery;
 mod disks;
 mod disks_gone;
+mod disks_older;
 mod disks_running;
 mod disks_start;
 mod dns;

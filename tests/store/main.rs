@@ -5,6 +5,7 @@ mod bench;
 mod damage;
 mod disk;
 mod large;
+mod origin;
 mod presence;
 #[path = "../common/tmpfs.rs"]
 mod tmpfs;
@@ -289,6 +290,7 @@ fn committed_slots_survive_kill_9() {
         assert!(last >= wanted, "the child died by itself at {last}");
         let mut store = open(&dir.db());
         assert_eq!(store.quarantined, None);
+        assert_eq!(store.origin(), None, "it is not behind what is known of it");
         let newest = newest(&mut store).unwrap();
         assert!(newest == last || newest == last + 1, "said {last}, found {newest}");
         for n in newest.saturating_sub(PARTS - 1)..=newest {

@@ -2,14 +2,13 @@
 //! space, the lock, what was really written. No SQL.
 
 use super::PAGE_BYTES;
-use super::presence::Identity;
 use crate::fit::{capped, wide};
 use crate::queue::store::StoreError;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -186,38 +185,6 @@ impl Extents {
     }
 }
 
-/// Held while the store is open; the kernel lets go when the process dies.
-pub(super) struct LockFile(File);
-
-impl LockFile {
-    /// `None`: another process has it.
-    pub(super) fn take(path: &Path) -> io::Result<Option<LockFile>> {
-        // Somebody may have put a FIFO there meanwhile, which would keep us until it is read.
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(path)?;
-        // SAFETY: the descriptor is open.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(Some(LockFile(file)));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
-    }
-
-    pub(super) fn identity(&self) -> io::Result<Identity> {
-        self.0.metadata().map(|data| Identity::of(&data))
-    }
-}
-
-impl Drop for LockFile {
-    fn drop(&mut self) {
-        // Closing is not enough: a process forked meanwhile has the descriptor, and with it the
-        // lock, until it has become another program.
-        // SAFETY: the descriptor is open. A lock that is not let go of goes with the descriptor.
-        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
-    }
-}
-
 /// The directory a file lies in.
 pub(super) fn directory(path: &Path) -> &Path {
     match path.parent() {
@@ -276,6 +243,13 @@ fn status(directory: &Path) -> io::Result<libc::statvfs> {
         return Err(io::Error::last_os_error());
     }
     Ok(answer)
+}
+
+/// Leaves nothing in a file.
+pub(super) fn empty(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(0)?;
+    file.sync_all()
 }
 
 /// Makes the names in `directory` durable.

@@ -49,7 +49,7 @@ pub fn examine(path: &Path, max_bytes: Option<u64>, sync: Sync) -> Result<Outloo
     }
     names_fit(path)?;
     let database = usable(path)?;
-    let lock = usable(&beside(path, ".lock"))?;
+    let lock = usable_lock(&beside(path, ".lock"))?;
     if lock && let Some(holder) = holder::of_lock(&beside(path, ".lock")).map_err(refused)? {
         return Ok(Outlook::InUse(holder));
     }
@@ -107,6 +107,15 @@ fn usable(path: &Path) -> Result<bool, OpenError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
     options.open(path).map(|_| true).map_err(refused)
+}
+
+/// The same for the lock, which may be read-only.
+fn usable_lock(path: &Path) -> Result<bool, OpenError> {
+    let found = usable(path);
+    match found {
+        Err(OpenError::ReadOnly | OpenError::Io(_)) if fs::File::open(path).is_ok() => Ok(true),
+        found => found,
+    }
 }
 
 /// As for a new store: its quota when nothing else is said is half of what is free.

@@ -16,8 +16,10 @@
 mod aside;
 mod disk;
 mod examine;
+mod lock;
 mod look;
 mod open;
+mod origin;
 mod presence;
 mod wal;
 mod wreck;
@@ -28,10 +30,11 @@ pub use open::OpenError;
 use crate::fit::{fit, wide};
 use crate::note::Note;
 use crate::queue::SLOT_BYTES;
-use crate::queue::store::{SlotId, SpillStore, StoreError, Table, seal};
-use disk::{BLOCK_BYTES, EXTENT_BYTES, Extents, LockFile, block_span};
+use crate::queue::store::{Origin, SlotId, SpillStore, Stock, StoreError, Table, seal};
+use disk::{BLOCK_BYTES, EXTENT_BYTES, Extents, block_span};
+use lock::LockFile;
 use look::LogNumber;
-use open::{LOG_KEY, OWN_KEYS, Place, WRECK_KEY, keep_size};
+use open::{LOG_KEY, OWN_KEYS, Place, WRECK_KEY, WRECK_STOCK_KEY, keep_size};
 use presence::Presence;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 use wreck::Wreck;
@@ -101,6 +104,9 @@ pub struct SqliteStore {
     log_number: LogNumber,
     /// A store that was put aside and is being salvaged.
     wreck: Option<Wreck>,
+    wreck_stock: Option<Stock>,
+    /// Why it is not what was here last; until its first commit, with which it is.
+    origin: Option<Origin>,
     /// The head of the file was lost and put back from its log.
     pub mended: bool,
     /// The file that was found damaged at start, if there was one.
@@ -186,12 +192,24 @@ impl SpillStore for SqliteStore {
         self.written_bytes
     }
 
+    fn origin(&self) -> Option<Origin> {
+        self.origin
+    }
+
+    fn close(&mut self, stock: Option<Stock>) {
+        self.tell_last(stock);
+    }
+
     fn wreck_slots(&self) -> u32 {
         self.wreck.as_ref().map_or(0, Wreck::slot_count)
     }
 
     fn is_wreck_whole(&self) -> bool {
         self.wreck.as_ref().is_some_and(Wreck::is_whole)
+    }
+
+    fn wreck_stock(&self) -> Option<Stock> {
+        self.wreck_stock
     }
 
     fn wreck_row(&mut self, slot: SlotId) -> Option<Vec<u8>> {
@@ -204,6 +222,7 @@ impl SpillStore for SqliteStore {
 
     fn wreck_done(&mut self, whole: bool) -> Result<(), StoreError> {
         self.delete(Table::Meta, WRECK_KEY)?;
+        self.delete(Table::Meta, WRECK_STOCK_KEY)?;
         if let Some(wreck) = self.wreck.take().filter(|_| whole) {
             aside::remove(wreck.path());
         }
@@ -338,6 +357,9 @@ impl SqliteStore {
         if self.wal_at >= self.wal_due {
             self.checkpoint()?;
         }
+        if self.wal_at == 0 {
+            self.not_as_at_the_stop();
+        }
         self.execute("BEGIN").map_err(fault)?;
         self.in_transaction = true;
         self.slots_grow = false;
@@ -368,6 +390,8 @@ impl SqliteStore {
         let bytes = self.frames_written() * FRAME_BYTES;
         if self.wal_at == 0 {
             self.log_number.log = self.log_number.log.wrapping_add(1);
+            self.origin = None;
+            self.tell_lock();
         }
         if bytes > 0 {
             let from = self.wal_at;

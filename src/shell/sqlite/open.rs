@@ -2,14 +2,16 @@
 //! made whole before it gets its name. Nothing that is not ours is ever changed.
 
 use super::aside::{aside, beside, corrupt_bytes, newest, put_aside};
-use super::disk::{self, EXTENT_BYTES, Extents, LockFile};
+use super::disk::{self, EXTENT_BYTES, Extents};
+use super::lock::LockFile;
 use super::look::{LogNumber, Look, boot, look, real_path};
+use super::origin::Stand;
 use super::presence::Presence;
 use super::wreck::{Wreck, keyed_rows_of_all};
 use super::{PAGE_BYTES, Quarantined, ROW_BYTES, SLOT_ROWS, SqliteStore, TABLES, fault, scan, sql};
 use crate::config::Sync;
 use crate::fit::{fit, wide};
-use crate::queue::store::{StoreError, Table, seal, unseal};
+use crate::queue::store::{Stock, StoreError, Table, seal, unseal};
 use core::fmt;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
@@ -53,6 +55,9 @@ pub(super) const LOG_KEY: &[u8] = b"store.log";
 
 /// Row of `meta` with the number of the file that was put aside and may have to be salvaged.
 pub(super) const WRECK_KEY: &[u8] = b"store.wreck";
+
+/// Row of `meta` with what that file had at its last clean stop, if that is known.
+pub(super) const WRECK_STOCK_KEY: &[u8] = b"store.wreck_stock";
 
 /// Rows of `meta` that are the store's own begin with this.
 pub(super) const OWN_KEYS: &[u8] = b"store.";
@@ -144,6 +149,12 @@ impl SqliteStore {
         }
         let lock = LockFile::take(&beside(path, ".lock")).map_err(refused)?;
         let lock = lock.ok_or(OpenError::InUse)?;
+        let stand = Stand::of(path);
+        let origin = stand.judge(lock.record());
+        if stand.has_cut_log(lock.record()) {
+            // What is left of it would be taken for newer than the database.
+            disk::empty(&beside(path, "-wal")).map_err(refused)?;
+        }
         let boot = boot().map_err(refused)?;
         let looked = match look(path, sync == Sync::Full, boot, true) {
             // It was ours a moment ago.
@@ -160,12 +171,16 @@ impl SqliteStore {
             (Look::Ours | Look::Mended, Some(reason)) => put(reason, true)?,
             (Look::Absent | Look::Ours | Look::Mended, _) => None,
         };
+        let mut created = false;
+        let mut salvages = false;
         // Twice at most: what is made new opens, or the file system refuses.
         loop {
             if !path.exists() {
                 // One that was put aside just before a crash is not forgotten either.
                 let wreck = quarantined.as_ref().map(|q| q.number).or_else(|| newest(path));
-                create(path, max_bytes, boot, wreck)?;
+                let stock = quarantined.as_ref().and_then(|_| stand.stock(lock.record()));
+                create(path, max_bytes, boot, wreck.map(|number| (number, stock)))?;
+                (created, salvages) = (true, wreck.is_some());
             }
             let place = Place { path: path.clone(), max_bytes, sync, heap_bytes };
             match connect(&place) {
@@ -178,7 +193,14 @@ impl SqliteStore {
                         }
                         Err(Fault::Damaged(reason)) => Err(OpenError::Io(reason)),
                         Err(Fault::Refused(error)) => Err(error),
-                        Ok(store) => Ok(store),
+                        Ok(mut store) => {
+                            if created {
+                                store.tell_lock();
+                            }
+                            // What is salvaged is told of when that is done.
+                            store.origin = origin.filter(|_| !salvages);
+                            Ok(store)
+                        }
                     };
                 }
                 Err(Fault::Damaged(reason)) if quarantined.is_none() => {
@@ -209,6 +231,7 @@ pub(super) struct Parts {
     slot_count_max: u32,
     log_number: LogNumber,
     wreck: Option<Wreck>,
+    wreck_stock: Option<Stock>,
 }
 
 impl Parts {
@@ -241,6 +264,8 @@ impl Parts {
             written_bytes: 0,
             log_number: LogNumber { boot, ..self.log_number },
             wreck: self.wreck,
+            wreck_stock: self.wreck_stock,
+            origin: None,
             quarantined,
             mended,
         };
@@ -261,7 +286,7 @@ fn create(
     path: &Path,
     max_bytes: Option<u64>,
     boot: u64,
-    wreck: Option<u32>,
+    wreck: Option<(u32, Option<Stock>)>,
 ) -> Result<(), OpenError> {
     let free = disk::free_bytes(disk::directory(path)).map_err(refused)?;
     let quota = max_bytes.unwrap_or_else(|| QUOTA_BYTES_DEFAULT.min(free / 2));
@@ -295,8 +320,12 @@ fn create(
         if max_bytes.is_none() {
             meta(QUOTA_KEY, &quota.to_be_bytes())?;
         }
-        if let Some(number) = wreck {
+        if let Some((number, stock)) = wreck {
             meta(WRECK_KEY, &number.to_be_bytes())?;
+            if let Some(Stock { messages, all_open }) = stock {
+                let value = [&messages.to_be_bytes()[..], &[u8::from(all_open)]].concat();
+                meta(WRECK_STOCK_KEY, &value)?;
+            }
             take_rows(&db, &aside(path, number))?;
         }
         db.execute_batch("COMMIT")
@@ -377,7 +406,12 @@ pub(super) fn connect(place: &Place) -> Result<Parts, Fault> {
     let wreck = wreck.map(|number| aside(path, u32::from_be_bytes(number)));
     let wreck = wreck.filter(|file| file.exists() || beside(file, "-wal").exists());
     let wreck = wreck.map(|file| Wreck::open(&file, &mut |_| {})).transpose().map_err(refuse)?;
-    Ok(Parts { db, extents, wal_bytes, slot_count_max, log_number, wreck })
+    let wreck_stock = meta(&db, WRECK_STOCK_KEY).map_err(judge)?.filter(|_| wreck.is_some());
+    let wreck_stock = wreck_stock.and_then(|row| {
+        let (messages, rest) = row.split_first_chunk::<8>()?;
+        Some(Stock { messages: u64::from_be_bytes(*messages), all_open: rest == [1] })
+    });
+    Ok(Parts { db, extents, wal_bytes, slot_count_max, log_number, wreck, wreck_stock })
 }
 
 /// Settings of the connection; the first read opens the log and recovers it.

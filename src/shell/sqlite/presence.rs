@@ -10,7 +10,8 @@
 //! What somebody else has cut or overwritten in place cannot be brought back: `Corrupt`.
 
 use super::aside::{beside, put_aside};
-use super::disk::{self, Extents, LockFile};
+use super::disk::{self, Extents};
+use super::lock::LockFile;
 use super::look::log_number_in;
 use super::open::{Fault, connect};
 use super::{PAGE_BYTES, SqliteStore, fault};
@@ -92,7 +93,11 @@ impl SqliteStore {
                 if !self.presence.told.is_empty() {
                     self.presence.told.clear();
                     let lost = Lost(Some(0));
-                    self.presence.notes.push(Note::StoreRecovered { rescued: 0, lost });
+                    self.presence.notes.push(Note::StoreRecovered {
+                        rescued: 0,
+                        lost,
+                        reason: None,
+                    });
                 }
             }
             Ok(false) => {}
@@ -176,7 +181,10 @@ impl SqliteStore {
             return Ok(());
         }
         match LockFile::take(&path) {
-            Ok(Some(lock)) => {
+            Ok(Some(mut lock)) => {
+                if let Some(record) = self.lock.as_ref().and_then(LockFile::record) {
+                    self.written_bytes += lock.tell(record, false);
+                }
                 self.lock = Some(lock);
                 Ok(())
             }

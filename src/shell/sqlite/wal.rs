@@ -81,6 +81,15 @@ impl Wal {
         Wal { frames: self.first, first: BTreeMap::new(), ..self }
     }
 
+    /// Where what SQLite applies of it ends.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.state == State::Empty
+    }
+
     /// Pages with an image in it.
     pub(super) fn pages(&self) -> impl Iterator<Item = u32> {
         self.frames.keys().copied()
