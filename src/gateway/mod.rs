@@ -384,8 +384,7 @@ impl Gateway {
         let links = self.expire_links(now);
         let sessions = self.expire_sessions(now);
         self.due = clients.min(links).min(sessions).min(self.expire_wills(now));
-        self.due = self.due.min(self.expire_notices(now));
-        self.due = self.due.min(self.expire_pressure(now));
+        self.due = self.due.min(self.expire_notices(now)).min(self.expire_pressure(now));
         self.retained.expire(now);
         self.due = self.due.min(self.retained.expires_at()).min(self.tell_sys(now));
         self.due = self.due.min(self.expire_filling(now));

@@ -70,6 +70,7 @@ impl Queue {
             rescued += outbox.stored;
             let (is_bridge, stored) = (!outbox.params.session, outbox.stored);
             if is_bridge && stored > 0 && dest != self.aside() {
+                // More than can be said are as many as can be.
                 let (bridge, count) = (self.name(dest), capped(stored));
                 self.note(Note::Qos2InDoubt { bridge, count, reason });
             }

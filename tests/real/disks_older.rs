@@ -8,7 +8,7 @@ use crate::common::wire::{Connect, Message};
 use crate::disks::{Site, publisher};
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn file(gateway: &Gateway, end: &str) -> PathBuf {
     gateway.directory.file(&format!("spill.db{end}"))
@@ -212,7 +212,7 @@ fn a_store_that_is_gone_or_another_is_told() {
 
 #[test]
 fn without_the_record_nothing_is_known_and_nothing_refused() {
-    let spoil: [fn(&PathBuf); 4] = [
+    let spoil: [fn(&Path); 4] = [
         |lock| fs::remove_file(lock).expect("the lock's file"),
         // As an earlier version leaves it.
         |lock| fs::write(lock, []).expect("the lock's file"),
@@ -282,7 +282,7 @@ fn a_lock_that_cannot_be_written_is_a_lock() {
 struct ReadOnly(PathBuf);
 
 impl ReadOnly {
-    fn new(path: &PathBuf) -> Self {
+    fn new(path: &Path) -> Self {
         let mount = |arguments: &[&str]| {
             let mut command = std::process::Command::new("mount");
             let status = command.args(arguments).status().expect("mount runs");
@@ -291,7 +291,7 @@ impl ReadOnly {
         let name = path.to_str().expect("a plain name");
         mount(&["--bind", name, name]);
         mount(&["-o", "remount,bind,ro", name]);
-        Self(path.clone())
+        Self(path.to_path_buf())
     }
 }
 

@@ -1,5 +1,6 @@
-//! Every text of a packet that has two bytes of length, at its longest: it is passed on whole, live,
-//! from the disk, after a restart, retained and as a will; or refused where it enters, by name.
+//! Every text of a packet that has two bytes of length, at its longest: it is passed on whole,
+//! live, from the disk, after a restart, retained and as a will; or refused where it enters, by
+//! name.
 
 use crate::common::client::Client;
 use crate::common::collector::Collector;

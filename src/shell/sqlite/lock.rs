@@ -1,6 +1,6 @@
 //! The lock beside the store, and in its file what was last known of the store: a copy of the
-//! database that is put back, or a database that is cut, cannot take that with it. It tells an older
-//! copy from what was here last, and how many messages there were at a clean stop.
+//! database that is put back, or a database that is cut, cannot take that with it. It tells an
+//! older copy from what was here last, and how many messages there were at a clean stop.
 //!
 //! What it says is a lower bound: it is written after the commit that it tells of, and not synced
 //! but at a clean stop. One that is missing, torn, of an earlier version or not to be written says
