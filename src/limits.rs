@@ -54,6 +54,19 @@ pub const WINDOW_SLOTS_READ: u32 = 64;
 /// half of all entries are free: sessions that do not acknowledge never starve the others.
 pub const SESSION_WINDOW_SURE: u16 = 8;
 
+/// Beyond its first message a session has at most this part of the ring in flight while less than
+/// half of the ring is free.
+pub const SESSION_FLIGHT_SHARE: u32 = 32;
+
+/// A session whose messages cannot be spilled takes no more of the ring than this part of what is
+/// free of it, and nothing of the last eighth: the more of them there are the less each has, and
+/// what bridges need is left.
+pub const SESSION_FREE_SHARE: u32 = 4;
+
+/// A client that acknowledged nothing for so long, while what it was sent keeps others waiting, is
+/// closed.
+pub const UNACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
+
 /// What came within this of each other leaves in order though only one of them is of QoS 0.
 pub const TOGETHER: Duration = Duration::from_secs(1);
 

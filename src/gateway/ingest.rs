@@ -8,7 +8,7 @@ use super::ends::{Bound, Fatal};
 use super::plan::Loss;
 use crate::config::SubscribeRule;
 use crate::fit::{fit, wide};
-use crate::limits::UNRELEASED_MAX;
+use crate::limits::{ROOM_WITHIN, UNRELEASED_MAX};
 use crate::mqtt::{PacketId, Publish, Qos, Reason, Version, topic};
 use crate::note::{Note, text};
 use crate::queue::outbox::DestId;
@@ -315,6 +315,8 @@ impl Gateway {
         // What we say ourselves and keep is tried again.
         let own = source == Source::Own && message.retain;
         if wait || own {
+            // Who is in the way may have to be late first.
+            self.shed_at = self.shed_at.min(now.plus(ROOM_WITHIN));
             return Outcome::Parked;
         }
         self.drop_everywhere(message.topic, DropReason::QueueFull)

@@ -132,6 +132,9 @@ impl Gateway {
     }
 
     fn after_flush(&mut self) {
+        if let Some(dest) = self.queue.take_unyielding() {
+            self.make_yield(dest);
+        }
         let changes = self.queue.changes();
         if self.parked > 0 {
             let shed = self.now >= self.shed_at;

@@ -11,9 +11,12 @@ use super::Gateway;
 use super::clients::quota;
 use super::ends::Fatal;
 use crate::broker::session::Session;
-use crate::limits::SESSION_SURE;
-use crate::mqtt::topic;
+use crate::fit::fit;
+use crate::limits::{BLOCK_BYTES, SESSION_FLIGHT_SHARE, SESSION_SURE};
+use crate::mqtt::{Reason, topic};
 use crate::note::{Note, text};
+use crate::queue::outbox::DestId;
+use crate::queue::pool::widen;
 use crate::vocab::Instant;
 use core::cmp::Reverse;
 use core::net::IpAddr;
@@ -95,6 +98,22 @@ impl Gateway {
             _ => (limit.sessions, "limit.sessions"),
         };
         quota(word).full(usize::from(most), key)
+    }
+
+    /// Others wait for room in the ring, and a session holds most of what nothing can be done about:
+    /// what it was sent and did not acknowledge. Its connection is closed; once it is away it ends.
+    pub(super) fn make_yield(&mut self, dest: DestId) {
+        let now = self.now;
+        let Some(session) = dest.0.checked_sub(fit(self.links.len(), "bridges")) else { return };
+        if let Some(conn) = self.sessions[session].conn {
+            let fatal = Fatal::new(Reason::QUOTA_EXCEEDED, "slow_reader");
+            let held = widen(self.queue.outbox(dest).blocks) * BLOCK_BYTES;
+            let share = widen(self.queue.pool.block_count() / SESSION_FLIGHT_SHARE) * BLOCK_BYTES;
+            return self.fail(now, conn, fatal.over(held, share, "ring.bytes"));
+        }
+        let client = text(&self.sessions[session].client_id);
+        self.note(Note::SessionGaveWay { client, to: text("-"), limit: "ring.bytes" });
+        self.end_session(now, session);
     }
 
     /// Ends a session that makes room, of those that `may`. `None`: there is none. Those of a

@@ -188,6 +188,8 @@ pub struct Queue {
     pressed: bool,
     /// Somebody waits for that whose message gets in then.
     squeezed: bool,
+    /// A session that holds RAM for which others wait, and neither acknowledges nor can be spilled.
+    unyielding: Option<DestId>,
     stopping: bool,
     changes: u64,
     drops: heapless::Vec<drops::Dropped, 64>,
@@ -250,6 +252,7 @@ impl Queue {
             settled_source: false,
             pressed: false,
             squeezed: false,
+            unyielding: None,
             stopping: false,
             changes: 0,
             drops: heapless::Vec::new(),
@@ -388,8 +391,10 @@ impl Queue {
         {
             return Err(Refusal::Quota);
         }
+        let keeps = self.keeps_in_ram(outbox);
         let over = outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
-            || outbox.records >= outbox.params.records_ceiling;
+            || outbox.records >= outbox.params.records_ceiling
+            || keeps && outbox.params.session && self.is_greedy(outbox, body_bytes);
         // It would be stored beyond the quota.
         let overdrawn = outbox.stuck || outbox.chain.len > outbox.params.slots_max;
         if qos == Qos::ExactlyOnce && outbox.may_overdraw() && overdrawn {
@@ -399,7 +404,7 @@ impl Queue {
         let newest_goes = outbox.stuck
             && !outbox.params.session
             && outbox.params.overflow == Overflow::DropNewest;
-        if newest_goes || over && self.keeps_in_ram(outbox) {
+        if newest_goes || over && keeps {
             return Err(Refusal::Short);
         }
         // One beyond it is what makes the next flush commit.

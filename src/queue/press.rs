@@ -1,13 +1,15 @@
 //! The pool runs short: who gives up what. A laggard with room on disk is spilled; sessions that
 //! have none lose their oldest messages, so that they can never take the bridges' part of the ring.
-//! A bridge without room on disk keeps what it has, up to its ceiling.
+//! A bridge without room on disk keeps what it has, up to its ceiling. A session that holds what
+//! nobody can take from it, and acknowledges nothing, is named: its connection ends, or it does.
 
 use super::entry::Chain;
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::NONE;
 use super::trim::Scope;
 use super::{DropReason, Queue};
-use crate::limits::KEEPS_UP_WITHIN;
+use crate::limits::{KEEPS_UP_WITHIN, UNACKNOWLEDGED_WITHIN};
+use crate::mqtt::Qos;
 use crate::vocab::Instant;
 
 impl Queue {
@@ -19,7 +21,9 @@ impl Queue {
     /// Would anything of this destination leave RAM with a commit?
     fn can_leave(&self, outbox: &Outbox) -> bool {
         let staged = outbox.has_stored();
-        if outbox.active != 0 || !outbox.custody.is_empty() && (outbox.up == Up::Down || staged) {
+        // What a session was sent and does not acknowledge goes to the disk as well.
+        let goes = outbox.up == Up::Down || staged || outbox.params.session;
+        if outbox.active != 0 || !outbox.custody.is_empty() && goes {
             return true;
         }
         // What is in flight over a link that stands needs its bytes, unless it is durable.
@@ -63,8 +67,13 @@ impl Queue {
             self.squeeze_zero();
         }
         // Nothing that was accepted goes for QoS 0 that is not there any more.
-        if core::mem::take(&mut self.squeezed) || short {
+        let waits = core::mem::take(&mut self.squeezed);
+        if waits || short {
             self.squeeze(now);
+        }
+        if waits && self.is_short() {
+            self.squeeze_absent();
+            self.unyielding = self.find_unyielding(now).filter(|_| self.is_short());
         }
     }
 
@@ -120,6 +129,58 @@ impl Queue {
                 return;
             }
         }
+    }
+
+    /// What absent sessions were sent, at QoS 1, and did not acknowledge: nobody knows that they
+    /// have it, and where it cannot be spilled it goes after all that waits.
+    fn squeeze_absent(&mut self) {
+        // Each round drops one message; there are no more than entries.
+        for _ in 0..self.entries.count() {
+            if self.is_free_above(4) {
+                return;
+            }
+            let laggard = (0u16..)
+                .zip(self.boxes.iter())
+                .filter(|(_, outbox)| outbox.up == Up::Down && self.holds_flight(outbox))
+                .filter_map(|(at, outbox)| Some((at, weight(outbox), self.first_of_qos1(outbox)?)))
+                .max_by_key(|(_, weight, _)| *weight);
+            let Some((index, _, entry)) = laggard else { return };
+            self.drop_entry(DestId(index), entry, DropReason::QueueFull);
+        }
+    }
+
+    fn first_of_qos1(&self, outbox: &Outbox) -> Option<u32> {
+        let mut at = outbox.flight.head;
+        while at != NONE {
+            let entry = &self.entries[at];
+            if entry.qos == Qos::AtLeastOnce && entry.record.is_some() {
+                return Some(at);
+            }
+            at = self.entries.next(Chain::Line, at);
+        }
+        None
+    }
+
+    /// Does a session have bytes in flight that no commit takes from RAM?
+    fn holds_flight(&self, outbox: &Outbox) -> bool {
+        let session = outbox.used && outbox.params.session && !outbox.flight.is_empty();
+        session && self.keeps_in_ram(outbox) && !self.box_waits_for_disk(outbox)
+    }
+
+    /// The session that holds most of those that acknowledge nothing.
+    fn find_unyielding(&self, now: Instant) -> Option<DestId> {
+        let late = |outbox: &Outbox| outbox.progress.plus(UNACKNOWLEDGED_WITHIN) <= now;
+        let (index, _) = (0u16..)
+            .zip(self.boxes.iter())
+            .filter(|(_, outbox)| self.holds_flight(outbox) && outbox.records > 0)
+            .filter(|(_, outbox)| outbox.up == Up::Down || late(outbox))
+            .max_by_key(|(_, outbox)| weight(outbox))?;
+        Some(DestId(index))
+    }
+
+    /// Who keeps others waiting for room, and will not give it: asked once after each flush.
+    pub fn take_unyielding(&mut self) -> Option<DestId> {
+        self.unyielding.take()
     }
 }
 

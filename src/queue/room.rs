@@ -1,12 +1,13 @@
 //! Room in the pool: what is free, and what would be if some messages were dropped. Asked before
 //! anything is dropped: an accepted message goes only when the one it goes for really gets in.
 
-use super::outbox::DestId;
-use super::pool::{blocks_for, widen};
+use super::entry::Chain;
+use super::outbox::{DestId, Outbox};
+use super::pool::{NONE, blocks_for, widen};
 use super::trim::Scope;
 use super::{Queue, Reserve};
 use crate::fit::fit;
-use crate::limits::{DROPS_FORESEEN_MAX, INBOUND_SHARE};
+use crate::limits::{DROPS_FORESEEN_MAX, INBOUND_SHARE, SESSION_FLIGHT_SHARE, SESSION_FREE_SHARE};
 
 /// Parts of the pool and of the slab of entries that are free.
 type Free = Room;
@@ -119,6 +120,26 @@ impl Queue {
             // What is beyond its end counts as not gone.
             let _ = gone.push((dest, index));
         }
+    }
+
+    /// Has a session little enough in flight for one more, whatever its size?
+    pub(super) fn flies_within_share(&self, dest: DestId) -> bool {
+        let mut blocks = 0;
+        let mut at = self.outbox(dest).flight.head;
+        while at != NONE {
+            let record = self.entries[at].record;
+            blocks += record.map_or(0, |record| self.pool.head(record).blocks());
+            at = self.entries.next(Chain::Line, at);
+        }
+        blocks <= self.pool.block_count() / SESSION_FLIGHT_SHARE
+    }
+
+    /// Would a session that cannot be spilled have more of the pool than its part of what is free?
+    pub(super) fn is_greedy(&self, outbox: &Outbox, body_bytes: usize) -> bool {
+        let free = self.free();
+        outbox.blocks + blocks_for(body_bytes) > free.blocks / SESSION_FREE_SHARE
+            || outbox.records >= free.records / SESSION_FREE_SHARE
+            || !self.is_above(free, 8)
     }
 
     pub(super) fn is_free_below(&self, part: u32) -> bool {

@@ -80,9 +80,11 @@ impl Queue {
             return None;
         }
         // What is in flight stays in RAM, or in entries at least.
-        if outbox.params.session && scarce && outbox.inflight >= SESSION_WINDOW_SURE {
+        let sure = outbox.inflight < SESSION_WINDOW_SURE;
+        if outbox.params.session && scarce && !(sure && self.flies_within_share(dest)) {
             return None;
         }
+        let outbox = &mut self.boxes[usize::from(dest.0)];
         let journal = outbox.params.journal;
         let mut open = outbox.active & !blocked;
         while open != 0 {

@@ -57,6 +57,7 @@ mod rules;
 mod sessions;
 mod sessions_survive;
 mod shared;
+mod shares;
 mod sizes;
 mod slow_disk;
 mod status;

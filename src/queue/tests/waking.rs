@@ -214,10 +214,11 @@ fn others_wait_quietly_behind_what_is_in_flight() {
     world.evict(B);
     let aside = world.queue.aside();
     world.queue.connected(aside, true, 8, world.now);
-    // Nobody waits for it, so that it is not stored.
+    // Nobody waits for it, and it finds no room on disk.
     let push = Push { hold: false, ..plain(Qos::AtLeastOnce) };
     world.publish_as(aside, "w", 18 * 256 - 6, push);
     world.send(aside).unwrap();
+    world.queue.outbox_mut(aside).stuck = true;
     world.connect(A, true);
     assert!(world.send(A).is_none());
     world.connect(B, true);
