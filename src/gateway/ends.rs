@@ -133,6 +133,13 @@ impl Gateway {
         Err(now)
     }
 
+    /// Unpins the packet that is half written.
+    pub(super) fn drop_sending(&mut self, slot: u16) {
+        if let Some(sending) = self.conn_mut(slot).sending.take() {
+            self.queue.pool.release(sending.record);
+        }
+    }
+
     /// Ends a connection for what the peer did, and says why.
     pub(super) fn fail(&mut self, now: Instant, slot: u16, fatal: Fatal) {
         self.fail_over(now, slot, fatal, &[]);

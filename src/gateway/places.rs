@@ -100,8 +100,8 @@ impl Gateway {
         quota(word).full(usize::from(most), key)
     }
 
-    /// Others wait for room in the ring, and a session holds most of what nothing can be done about:
-    /// what it was sent and did not acknowledge. Its connection is closed; once it is away it ends.
+    /// Others wait for room in the ring, and a session holds most of what none can take back: what
+    /// it was sent and did not acknowledge. Its connection is closed; once it is away it ends.
     pub(super) fn make_yield(&mut self, dest: DestId) {
         let now = self.now;
         let Some(session) = dest.0.checked_sub(fit(self.links.len(), "bridges")) else { return };

@@ -563,11 +563,4 @@ impl Gateway {
         self.forget_kept(slot);
         self.ready.set(slot);
     }
-
-    /// Unpins the packet that is half written.
-    pub(super) fn drop_sending(&mut self, slot: u16) {
-        if let Some(sending) = self.conn_mut(slot).sending.take() {
-            self.queue.pool.release(sending.record);
-        }
-    }
 }
