@@ -188,6 +188,8 @@ pub struct Queue {
     pressed: bool,
     /// Somebody waits for that whose message gets in then.
     squeezed: bool,
+    /// Some sessions are marked as not keeping up.
+    has_laggards: bool,
     /// A session that holds RAM for which others wait, and neither acknowledges nor can be spilled.
     unyielding: Option<DestId>,
     stopping: bool,
@@ -252,6 +254,7 @@ impl Queue {
             settled_source: false,
             pressed: false,
             squeezed: false,
+            has_laggards: false,
             unyielding: None,
             stopping: false,
             changes: 0,
@@ -355,6 +358,7 @@ impl Queue {
         outbox.trim_scoped = 0;
         outbox.trim_from = 0;
         outbox.evict = false;
+        outbox.lags = false;
         outbox.reorder = false;
         outbox.granted = 0;
         outbox.qos2_wanted = false;
@@ -394,7 +398,7 @@ impl Queue {
         let keeps = self.keeps_in_ram(outbox);
         let over = outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
             || outbox.records >= outbox.params.records_ceiling
-            || keeps && outbox.params.session && self.is_greedy(outbox, body_bytes);
+            || keeps && outbox.lags && self.is_greedy(outbox, body_bytes);
         // It would be stored beyond the quota.
         let overdrawn = outbox.stuck || outbox.chain.len > outbox.params.slots_max;
         if qos == Qos::ExactlyOnce && outbox.may_overdraw() && overdrawn {

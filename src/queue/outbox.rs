@@ -163,6 +163,8 @@ pub struct Outbox {
     pub rules: Box<[RuleCount]>,
     /// Commit all of custody and drop what waits from RAM.
     pub evict: bool,
+    /// A session that did not keep up when room was short last.
+    pub lags: bool,
     /// The same, because something on disk has to go before it; nothing is sent until then.
     pub reorder: bool,
     /// Paced streams that have a token now.
@@ -276,6 +278,7 @@ impl Outbox {
             trim_from: 0,
             rules: Box::new([]),
             evict: false,
+            lags: false,
             reorder: false,
             granted: 0,
             row_urgent: false,

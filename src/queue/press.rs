@@ -67,6 +67,7 @@ impl Queue {
             self.squeeze_zero();
         }
         // Nothing that was accepted goes for QoS 0 that is not there any more.
+        self.mark_laggards(now, short);
         let waits = core::mem::take(&mut self.squeezed);
         if waits || short {
             self.squeeze(now);
@@ -74,6 +75,18 @@ impl Queue {
         if waits && self.is_short() {
             self.squeeze_absent();
             self.unyielding = self.find_unyielding(now).filter(|_| self.is_short());
+        }
+    }
+
+    /// While room is short, and until it is not any more, sessions that do not keep up get less.
+    fn mark_laggards(&mut self, now: Instant, short: bool) {
+        if !short && !self.has_laggards {
+            return;
+        }
+        self.has_laggards = false;
+        for outbox in self.boxes.iter_mut().filter(|outbox| outbox.params.session) {
+            outbox.lags = short && outbox.used && !goes_at_once(outbox, now);
+            self.has_laggards |= outbox.lags;
         }
     }
 

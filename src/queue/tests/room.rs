@@ -95,9 +95,34 @@ fn without_a_disk_the_share_of_a_session_shrinks_with_what_is_free() {
         }
         count
     };
+    world.queue.outbox_mut(A).lags = true;
+    world.queue.outbox_mut(B).lags = true;
     let (first, second) = (fill(&mut world, A), fill(&mut world, B));
     assert!(first > second && second > 0, "{first} {second}");
     assert!(world.queue.fits(Reserve::ForRemotes, 10, 1), "others find room");
+}
+
+#[test]
+fn who_keeps_up_is_no_laggard_though_room_is_short() {
+    let mut world = laggard(false);
+    for _ in 0..8 {
+        world.publish(A, "t", Qos::AtLeastOnce, 10);
+    }
+    assert!(world.queue.is_free_below(8));
+    world.queue.press_in_ram(world.now);
+    assert!(world.queue.outbox(A).lags, "it is away");
+    let mut world = laggard(false);
+    world.connect(A, true);
+    while world.queue.outbox(A).records > 8 {
+        let (_, id) = world.send(A).unwrap();
+        world.queue.puback(A, id, world.now);
+    }
+    for _ in 0..49 {
+        world.publish(B, "u", Qos::AtLeastOnce, 10);
+    }
+    assert!(world.queue.is_free_below(8));
+    world.queue.press_in_ram(world.now);
+    assert!(!world.queue.outbox(A).lags);
 }
 
 #[test]
