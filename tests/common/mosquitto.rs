@@ -5,6 +5,9 @@ use super::process::Process;
 use super::{PATIENCE, wait_until};
 use std::process::{Command, Output};
 
+/// Its queues have no end.
+pub const ROOMY: &str = "max_queued_messages 0\n";
+
 /// A mosquitto in a directory of its own, at a port it keeps over restarts.
 pub struct Mosquitto {
     pub port: u16,
@@ -13,7 +16,8 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// One that forgets everything when it ends.
+    /// One as it is out of the package: what it takes and keeps is what it takes by default. It
+    /// forgets everything when it ends.
     pub fn start() -> Self {
         Self::start_with("")
     }
@@ -23,17 +27,14 @@ impl Mosquitto {
         Self::start_with("persistence true\nautosave_interval 1\nautosave_on_changes true\n")
     }
 
-    /// One with these lines in its configuration; a slow subscriber's queue has no end.
+    /// One whose queues have no end, for tests in which more waits at the remote, for a bridge or a
+    /// subscriber, than the 1000 messages that it keeps by default.
+    pub fn start_roomy() -> Self {
+        Self::start_with(ROOMY)
+    }
+
+    /// One with these lines in its configuration.
     pub fn start_with(configuration: &str) -> Self {
-        Self::configured(&format!("max_queued_messages 0\n{configuration}"))
-    }
-
-    /// One as it is out of the package: what it takes and keeps is what it takes by default.
-    pub fn stock() -> Self {
-        Self::configured("")
-    }
-
-    fn configured(configuration: &str) -> Self {
         let directory = Directory::new();
         let port = free_port();
         let user = "user root\n";

@@ -45,7 +45,7 @@ fn with<'a>(rules: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
 fn a_stock_mosquitto_brings_everything_once_by_each_rule_in_every_version() {
     for version in ["proto_ver = 5", "proto_ver = 4", "proto_ver = 3"] {
         for qos in [1, 2] {
-            let remote = Mosquitto::stock();
+            let remote = Mosquitto::start();
             let rules = with(&COVERING, &[version, "clientid = the-bridge"]);
             let gateway = Gateway::start(&bridge("up", remote.port, &rules));
             gateway.wait("bridge_up");
@@ -211,7 +211,7 @@ fn what_a_wider_rule_covers_is_asked_for_where_that_is_refused() {
 /// The session at the remote has both filters, from when only one rule was there.
 #[test]
 fn a_covered_filter_that_the_remote_has_from_before_is_unsubscribed() {
-    let remote = Mosquitto::stock();
+    let remote = Mosquitto::start();
     let one = &COVERING[3..];
     let more = &["proto_ver = 4", "clientid = the-bridge"];
     let mut gateway = Gateway::start(&bridge("up", remote.port, &with(one, more)));

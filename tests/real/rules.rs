@@ -281,7 +281,7 @@ fn mosquittos_clients_talk_across_the_bridge() {
 #[test]
 fn rules_that_overlap_bring_each_copy_of_a_message_where_it_belongs() {
     for qos in [1, 2] {
-        let remote = Mosquitto::stock();
+        let remote = Mosquitto::start();
         let rules = [
             "subscribe.1.remote_topic = data/#",
             "subscribe.1.local_topic = log/#",

@@ -172,7 +172,7 @@ fn a_3_1_1_mosquitto_that_cannot_say_its_window_gets_a_burst_at_qos_2() {
 fn a_3_1_1_mosquitto_as_it_is_out_of_the_package_passes_everything_on_in_order() {
     const COUNT: usize = 3000;
     for qos in [1, 2] {
-        let remote = Mosquitto::stock();
+        let remote = Mosquitto::start();
         // Its subscriber is far away; the bridge is not.
         let way = Proxy::start(remote.port);
         way.delay(Duration::from_millis(2));

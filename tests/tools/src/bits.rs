@@ -41,6 +41,13 @@ impl Bits {
         self.words.iter().zip(there).map(|(a, b)| u64::from((a & !b).count_ones())).sum()
     }
 
+    /// Those that are in both.
+    pub fn intersection(&self, other: &Bits) -> Bits {
+        let words: Vec<u64> = self.words.iter().zip(&other.words).map(|(a, b)| a & b).collect();
+        let count = words.iter().map(|word| u64::from(word.count_ones())).sum();
+        Bits { words, count }
+    }
+
     /// The first and last of each run of numbers that are in this set and not in `other`.
     pub fn ranges_missing_from(&self, other: &Bits) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
@@ -82,6 +89,7 @@ mod tests {
         arrived.insert(1);
         arrived.insert(2);
         assert_eq!(accepted.missing_from(&arrived), 2);
+        assert_eq!(accepted.intersection(&arrived).count(), 1);
         assert_eq!(arrived.missing_from(&accepted), 1);
         accepted.insert(65);
         assert_eq!(accepted.ranges_missing_from(&arrived), [(64, 65), (5000, 5000)]);

@@ -28,6 +28,7 @@ mod tests;
 mod trial;
 mod verdict;
 mod wire;
+mod witness;
 
 use std::process::ExitCode;
 

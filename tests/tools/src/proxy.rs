@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::net::{self, Poll, Waker};
+use crate::witness::{Connection, Witness};
 
 const LISTENER: u64 = 0;
 /// Bytes on their way in one direction; at the bound the sender has to wait, as on a real link.
@@ -57,6 +58,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(port: u16, far: SocketAddr) -> io::Result<Self> {
+        Self::start_with(port, far, None)
+    }
+
+    /// The same, and somebody listens.
+    pub fn start_with(port: u16, far: SocketAddr, witness: Option<Witness>) -> io::Result<Self> {
         // The kernel takes back a port it has chosen itself when the socket stops listening.
         let port = if port == 0 { net::free_port()? } else { port };
         let listener = TcpListener::bind(("127.0.0.1", port))?;
@@ -79,6 +85,7 @@ impl Proxy {
             delay: 0,
             cut_at: None,
             status: Status::default(),
+            witness,
         };
         let thread = std::thread::spawn(move || {
             if let Err(error) = link.run() {
@@ -131,6 +138,7 @@ struct Pair {
     /// Half open: it stays like that for ever.
     forgotten: bool,
     interest: [Option<(bool, bool)>; 2],
+    heard: Option<Connection>,
 }
 
 struct Link {
@@ -146,6 +154,7 @@ struct Link {
     delay: u64,
     cut_at: Option<u64>,
     status: Status,
+    witness: Option<Witness>,
 }
 
 impl Link {
@@ -273,6 +282,7 @@ impl Link {
                 spoilt: [dark; 2],
                 forgotten: false,
                 interest: [None; 2],
+                heard: self.witness.as_ref().map(Witness::connection),
             };
             self.pairs.insert(self.next, pair);
             self.next += 1;
@@ -293,6 +303,10 @@ impl Link {
             }
             Ok(0) => pair.pipes[end].ended = true,
             Ok(count) => {
+                // What is swallowed on its way back was said all the same.
+                if let Some(heard) = pair.heard.as_mut().filter(|_| end == 1 || !swallowed) {
+                    heard.hear(end, &chunk[..count]);
+                }
                 if swallowed {
                     pair.spoilt[end] = true;
                     return Ok(());

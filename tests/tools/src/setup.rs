@@ -10,7 +10,8 @@ use crate::process::Kind;
 pub struct Bridge {
     pub remote: SocketAddr,
     pub filter: String,
-    pub max_inflight: u16,
+    /// None: the default.
+    pub max_inflight: Option<u16>,
     pub version: u8,
     pub client_id: String,
     pub keepalive_s: u16,
@@ -23,7 +24,8 @@ pub struct Setup<'a> {
     pub dir: &'a Path,
     /// false: RAM only.
     pub store: bool,
-    pub limit_inflight: u16,
+    /// None: the default, and for mosquitto that of all its limits.
+    pub limit_inflight: Option<u16>,
     pub bridge: Option<&'a Bridge>,
     /// Lines of its own language.
     pub extra: &'a [String],
@@ -45,8 +47,8 @@ fn spillway(setup: &Setup<'_>) -> Vec<String> {
         format!("node.name = {}", setup.name),
         format!("listener.local.url = mqtt://127.0.0.1:{}", setup.port),
         format!("store.path = {store}"),
-        format!("limit.inflight = {}", setup.limit_inflight),
     ];
+    lines.extend(setup.limit_inflight.map(|limit| format!("limit.inflight = {limit}")));
     if !setup.extra.iter().any(|line| line.starts_with("log.stats_interval ")) {
         lines.push("log.stats_interval = 1s".into());
     }
@@ -55,26 +57,30 @@ fn spillway(setup: &Setup<'_>) -> Vec<String> {
             format!("bridge.remote.server = mqtt://{}", bridge.remote),
             format!("bridge.remote.proto_ver = {}", bridge.version),
             format!("bridge.remote.clientid = {}", bridge.client_id),
-            format!("bridge.remote.max_inflight = {}", bridge.max_inflight),
             format!("bridge.remote.forward.1.local_topic = {}", bridge.filter),
             format!("bridge.remote.keepalive = {}s", bridge.keepalive_s),
             "bridge.remote.backoff_min = 100ms".into(),
             "bridge.remote.backoff_max = 1s".into(),
         ]);
+        let window = bridge.max_inflight;
+        lines.extend(window.map(|window| format!("bridge.remote.max_inflight = {window}")));
     }
     lines
 }
 
-/// As a bridging gateway it queues without limit and keeps nothing on disk, unless told in `extra`.
+/// As a bridging gateway it queues without limit and keeps nothing on disk, unless told in `extra`;
+/// without a `limit_inflight` it is as it is out of the package.
 fn mosquitto(setup: &Setup<'_>) -> Vec<String> {
-    let mut lines = vec![
-        format!("listener {} 127.0.0.1", setup.port),
-        "allow_anonymous true".into(),
-        "max_queued_messages 0".into(),
-        "max_queued_bytes 0".into(),
-        // It also limits what a publisher may have open at QoS 2, and closes on more.
-        format!("max_inflight_messages {}", setup.limit_inflight),
-    ];
+    let mut lines =
+        vec![format!("listener {} 127.0.0.1", setup.port), "allow_anonymous true".into()];
+    if let Some(limit) = setup.limit_inflight {
+        lines.extend([
+            "max_queued_messages 0".into(),
+            "max_queued_bytes 0".into(),
+            // It also limits what a publisher may have open at QoS 2, and closes on more.
+            format!("max_inflight_messages {limit}"),
+        ]);
+    }
     if !setup.extra.iter().any(|line| line.starts_with("persistence ")) {
         lines.push("persistence false".into());
     }

@@ -19,6 +19,8 @@ pub struct Stream {
     pub end: u64,
     pub duplicates: u64,
     pub out_of_order: u64,
+    /// Which they are.
+    pub late: Bits,
 }
 
 #[derive(Clone, Default)]
@@ -71,6 +73,7 @@ impl Tally {
         self.end_to_end.record(now.saturating_sub(stamp.sent_at));
         if stamp.seq < stream.end {
             stream.out_of_order += 1;
+            stream.late.insert(stamp.seq);
         } else {
             stream.end = stamp.seq + 1;
         }

@@ -22,6 +22,7 @@ use crate::setup::{self, Bridge, RunDir, Setup};
 use crate::signals;
 use crate::subscribe::{self, Subscriber};
 use crate::verdict::{Outcome, Verdict};
+use crate::witness::Witness;
 
 const QOS: [u8; 5] = [1, 1, 2, 2, 2];
 /// What the publishers may have open each.
@@ -39,7 +40,8 @@ trial   publishers -> gateway -> proxy -> upstream broker -> subscriber, with a 
     --remote HOST:PORT (another broker as the upstream)  --outage cut|stall|blackhole
     --gateway spillway|mosquitto  --upstream spillway|mosquitto  --binary PATH (of spillway)
     --gateway-config LINE  --dir DIR  --keep  --no-kill
-    exit status 1 when an accepted message was lost, QoS 2 came twice or order broke";
+    exit status 1 when an accepted message was lost, QoS 2 came twice or order broke; what another
+    broker has acknowledged and then loses or turns round is told, and is not the gateway's";
 
 struct Options {
     seconds: f64,
@@ -109,6 +111,7 @@ struct Trial<'a> {
     // In the order in which they go, so that nobody misses anybody.
     gateway: Process,
     proxy: Proxy,
+    witness: Witness,
     subscriber: Subscriber,
     /// None with `--remote`.
     upstream: Option<Process>,
@@ -134,11 +137,14 @@ impl<'a> Trial<'a> {
             }
         };
         let subscriber = subscriber(remote, run)?;
-        let proxy = Proxy::start(0, remote).map_err(|e| e.to_string())?;
+        let witness = Witness::default();
+        let proxy = Proxy::start_with(0, remote, Some(witness.clone()));
+        let proxy = proxy.map_err(|e| e.to_string())?;
         let bridge = Bridge {
             remote: proxy.address,
             filter: format!("spillway-trial/{run:08x}/#"),
-            max_inflight: 64,
+            // The default, as a user has it.
+            max_inflight: None,
             version: options.version,
             client_id: bridge_client_id(run),
             keepalive_s: 5,
@@ -149,7 +155,7 @@ impl<'a> Trial<'a> {
             port,
             dir: &dir,
             store: true,
-            limit_inflight: WINDOW,
+            limit_inflight: Some(WINDOW),
             bridge: Some(&bridge),
             extra: &options.extra,
         };
@@ -165,6 +171,7 @@ impl<'a> Trial<'a> {
             upstream,
             subscriber,
             proxy,
+            witness,
             gateway,
             past: Figures::default(),
             past_loop_max_ms: 0,
@@ -205,6 +212,8 @@ impl<'a> Trial<'a> {
         let seen = self.subscriber.seen();
         Ok(Outcome {
             tally: seen.tally.clone(),
+            heard: self.witness.streams(),
+            own_remote: self.options.remote.is_none() && self.options.upstream == Kind::Spillway,
             run: self.run,
             report,
             rss_peak_kib: self.past.rss_peak_kib.max(figures.rss_peak_kib),
@@ -384,8 +393,8 @@ fn upstream(
             .to_vec(),
         Kind::Mosquitto => Vec::new(),
     };
-    // mosquitto closes on whoever has more than its limit open at QoS 2; 0 is no limit.
-    let (name, limit_inflight) = ("upstream", if kind == Kind::Spillway { 256 } else { 0 });
+    // A mosquitto as it is out of the package: what it acknowledges and loses is told apart.
+    let (name, limit_inflight) = ("upstream", (kind == Kind::Spillway).then_some(256));
     let setup = Setup { name, port, dir, store: true, limit_inflight, bridge: None, extra: &extra };
     let configuration = setup::configuration(kind, &setup);
     let binary = binary.unwrap_or_else(|| kind.binary());

@@ -23,6 +23,7 @@ use crate::setup::{self, Bridge, Setup};
 use crate::signals;
 use crate::subscribe::{self, Subscriber};
 use crate::verdict::{Outcome, Verdict};
+use crate::witness::Streams;
 
 const QOS: [u8; 4] = [1, 1, 2, 2];
 const WINDOW: u16 = 32;
@@ -114,6 +115,9 @@ impl Way {
         }
         let outcome = Outcome {
             tally: self.subscriber.seen().tally.clone(),
+            // Whoever loses anything here: it is looked into.
+            heard: Streams::default(),
+            own_remote: true,
             run: self.run,
             report,
             rss_peak_kib: 0,
@@ -147,7 +151,8 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     let bridge = Bridge {
         remote: proxy.address,
         filter: "kills/up/#".into(),
-        max_inflight: WINDOW,
+        // The default, as a user has it.
+        max_inflight: None,
         version,
         client_id: "kills-bridge".into(),
         keepalive_s: 5,
@@ -165,7 +170,7 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
         port,
         dir: &options.dir,
         store: true,
-        limit_inflight: WINDOW,
+        limit_inflight: Some(WINDOW),
         bridge: Some(&bridge),
         extra: &extra,
     };
@@ -242,7 +247,9 @@ fn upstream(kind: Kind, options: &Options, port: u16) -> Result<(Process, Socket
             .to_vec(),
         Kind::Mosquitto => Vec::new(),
     };
-    let limit_inflight = if kind == Kind::Spillway { 256 } else { 0 };
+    // What goes down waits at the upstream while the gateway is killed: a stock mosquitto keeps
+    // 1000 messages of that, and its losses would be laid at the gateway's door.
+    let limit_inflight = Some(if kind == Kind::Spillway { 256 } else { 0 });
     let (dir, name) = (&*options.dir, "upstream");
     let setup = Setup { name, port, dir, store: true, limit_inflight, bridge: None, extra: &extra };
     let configuration = setup::configuration(kind, &setup);

@@ -38,7 +38,8 @@ pub struct Wish<'a> {
     pub delay: u64,
     /// With the proxy, so that the link can be cut.
     pub cuttable: bool,
-    /// `limit.inflight` and `max_inflight`.
+    /// `limit.inflight` and `max_inflight`, and mosquitto's limit where that is compared: what is
+    /// measured is one window for all, not the defaults.
     pub inflight: u16,
     pub extra: &'a [String],
     /// Variables of the gateway's process.
@@ -115,7 +116,7 @@ impl Rig {
         let bridge = Bridge {
             remote: proxy.as_ref().map_or(sink.address, |proxy| proxy.address),
             filter: "load/#".into(),
-            max_inflight: wish.inflight,
+            max_inflight: Some(wish.inflight),
             version: 4,
             client_id: format!("bench-{name}"),
             keepalive_s: 30,
@@ -126,7 +127,7 @@ impl Rig {
             port,
             dir: wish.dir,
             store: true,
-            limit_inflight: wish.inflight,
+            limit_inflight: Some(wish.inflight),
             bridge: Some(&bridge),
             extra: wish.extra,
         };
