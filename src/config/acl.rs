@@ -4,7 +4,14 @@
 
 use super::textfile;
 use crate::limits::RULES_OF_ACCESS_MAX;
+use crate::mqtt::text::first_unwelcome;
 use crate::mqtt::topic;
+
+/// Bytes of the longest string that MQTT can say (1.5.4).
+const STRING_BYTES_MAX: usize = 65_535;
+
+/// What may stand around a word; whatever else looks like a blank is a part of it.
+const BLANKS: [char; 2] = [' ', '\t'];
 
 /// What a rule gives or takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +51,7 @@ impl Acl {
         let (mut acl, mut errors) = (Self::default(), Vec::new());
         let (mut user, mut count) = (None, 0);
         for (number, line) in textfile::lines(text) {
-            let line = line.trim_end();
+            let line = line.trim_end_matches(BLANKS);
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
@@ -104,9 +111,13 @@ enum Line<'a> {
 
 fn parse_line(line: &str) -> Result<Line<'_>, &'static str> {
     let (word, rest) = first_word(line);
-    let rest = rest.trim();
+    let rest = rest.trim_matches(BLANKS);
     match word {
         "user" if rest.is_empty() => Err("a user name is missing"),
+        "user" if first_unwelcome(rest).is_some() => {
+            Err("a user name has no control character and nothing that is no character")
+        }
+        "user" if rest.len() > STRING_BYTES_MAX => Err("no client has a user name of that length"),
         "user" => Ok(Line::User(rest)),
         "topic" => Ok(Line::Topic(parse_rule(rest)?)),
         "pattern" => Ok(Line::Pattern(parse_rule(rest)?)),
@@ -116,7 +127,7 @@ fn parse_line(line: &str) -> Result<Line<'_>, &'static str> {
 
 fn parse_rule(text: &str) -> Result<Rule, &'static str> {
     let (word, rest) = first_word(text);
-    let rest = rest.trim();
+    let rest = rest.trim_matches(BLANKS);
     let (grant, filter) = match word {
         // A filter alone may be of one word only.
         filter if rest.is_empty() => (Grant::ReadWrite, filter),
@@ -128,6 +139,9 @@ fn parse_rule(text: &str) -> Result<Rule, &'static str> {
     };
     if !topic::is_filter(filter) {
         return Err("is no topic filter: + and # stand for whole levels, # for the last");
+    }
+    if first_unwelcome(filter).is_some() {
+        return Err("no topic has a control character, nor anything that is no character");
     }
     Ok(Rule { grant, filter: filter.to_owned() })
 }
@@ -187,11 +201,21 @@ pattern deny d/%u/x
             ("users x", "is none of"),
             ("topic\tread a", "is none of"),
             (" # indented", "is none of"),
+            ("user a\u{1}", "no control character"),
+            ("user a\u{85}", "no control character"),
+            ("user \u{1FFFF}", "no control character"),
+            ("topic read a/\u{7F}", "no topic has"),
+            ("pattern a/%u/\u{FFFF}", "no topic has"),
+            (&format!("user {}", "a".repeat(65_536)), "of that length"),
+            (&format!("topic {}", "a".repeat(65_536)), "is no topic filter"),
         ] {
             let errors = Acl::parse(&format!("\n{line}\n")).unwrap_err();
             assert_eq!((errors.len(), errors[0].0), (1, 2), "{line}");
             assert!(errors[0].1.contains(part), "{line}: {errors:?}");
         }
+        let longest = "a".repeat(65_535);
+        let acl = Acl::parse(&format!("user {longest}\ntopic read {longest}")).unwrap();
+        assert_eq!(acl.rules_of(Some(&longest)).len(), 1);
     }
 
     #[test]

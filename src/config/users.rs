@@ -4,6 +4,7 @@
 
 use super::textfile;
 use crate::limits::{HASH_ITERATIONS_MAX, USER_BYTES_MAX, USERS_MAX};
+use crate::mqtt::text::first_unwelcome;
 use base64ct::{Base64, Encoding};
 use core::fmt;
 
@@ -11,6 +12,9 @@ use core::fmt;
 pub const HASH_BYTES: usize = 64;
 
 const SALT_BYTES_MAX: usize = 64;
+
+/// What may stand around a name; whatever else looks like a blank is a part of it.
+const BLANKS: [char; 2] = [' ', '\t'];
 
 /// How often mosquitto_passwd hashes.
 pub const ITERATIONS_USUAL: u32 = 101;
@@ -109,7 +113,7 @@ pub fn name_in(line: &str) -> Option<&str> {
     if line.starts_with('#') {
         return None;
     }
-    line.split_once(':').map(|(name, _)| name.trim())
+    line.split_once(':').map(|(name, _)| name.trim_matches(BLANKS))
 }
 
 /// Whether a password file can hold such a name.
@@ -120,8 +124,11 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.len() > USER_BYTES_MAX {
         return Err("a user name is too long");
     }
-    if name.contains(':') || name.starts_with('#') || name.chars().any(char::is_control) {
-        return Err("a user name has no : and no control character and does not begin with #");
+    if name.contains(':') || name.starts_with('#') {
+        return Err("a user name has no : and does not begin with #");
+    }
+    if first_unwelcome(name).is_some() {
+        return Err("a user name has no control character and nothing that is no character");
     }
     if name.trim() != name {
         return Err("a user name does not begin or end with a space");
@@ -131,7 +138,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
 
 fn parse_line(line: &str) -> Result<User, String> {
     let (name, secret) = line.split_once(':').ok_or("is no user:$7$… line")?;
-    let name = name.trim();
+    let name = name.trim_matches(BLANKS);
     check_name(name)?;
     let mut parts = secret.trim().split('$');
     let form = "is not user:$7$iterations$salt$hash; mosquitto_passwd -U hashes plain passwords";
@@ -223,6 +230,23 @@ RWhymFRxVoOg==
             assert_eq!((errors.len(), errors[0].0), (1, 2), "{line}");
             assert!(errors[0].1.contains(part), "{line}: {errors:?}");
         }
+        let secret = alice.split_once(':').unwrap().1;
+        for (name, part) in [
+            ("a\u{7}b".to_owned(), "no control character"),
+            ("a\u{85}".to_owned(), "no control character"),
+            ("\u{FFFE}".to_owned(), "no control character"),
+            ("a\u{FDD0}".to_owned(), "no control character"),
+            ("a".repeat(USER_BYTES_MAX + 1), "too long"),
+            ("a".repeat(65_536), "too long"),
+        ] {
+            let errors = Users::parse(&format!("\n{name}:{secret}\n")).unwrap_err();
+            assert_eq!((errors.len(), errors[0].0), (1, 2), "{name:?}");
+            assert!(errors[0].1.contains(part), "{name:?}: {errors:?}");
+            assert_eq!(check_name(&name).unwrap_err(), errors[0].1);
+        }
+        let longest = "\u{10000}".repeat(USER_BYTES_MAX / 4);
+        let users = Users::parse(&format!(" {longest}\t:{secret}")).unwrap();
+        assert!(users.find(&longest).is_some());
         let twice = Users::parse(&format!("{alice}\r\n{alice}\r\n")).unwrap_err();
         assert_eq!(twice, [(2, "this user is there already".to_owned())]);
     }

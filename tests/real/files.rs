@@ -4,7 +4,7 @@
 use crate::common::gateway::{Gateway, binary, bridge};
 use crate::common::mosquitto::{Mosquitto, mosquitto_passwd};
 use crate::common::place::Directory;
-use crate::common::wire::Connect;
+use crate::common::wire::{Connect, Message};
 use std::ffi::CString;
 use std::fs;
 use std::io::Write;
@@ -147,6 +147,47 @@ fn a_file_that_would_never_end_is_no_configuration() {
         assert_eq!(output.status.code(), Some(2));
         assert!(said(&output).contains(part), "{}", said(&output));
     }
+}
+
+/// A reload with names and filters that no client can have: refused whole, each with its file and
+/// line, and everybody goes on under what was read before.
+#[test]
+fn names_that_are_no_text_are_refused_with_file_and_line_and_nothing_is_lost() {
+    let directory = Directory::new();
+    let users = directory.write("users", "");
+    let rules = directory.write("rules", "user alice\ntopic readwrite a/#\n");
+    mosquitto_passwd(&["-b", &users.display().to_string(), "alice", "secret"]);
+    let sound = fs::read_to_string(&users).expect("our own file");
+    let secret = sound.split_once(':').expect("a line of mosquitto_passwd").1.trim_end();
+    let configuration =
+        format!("auth.password_file = {}\nauth.acl_file = {}", users.display(), rules.display());
+    let gateway = Gateway::start(&configuration);
+    let alice = || Connect::v5("alice").user("alice", "secret");
+    let mut client = alice().open(gateway.port);
+    assert_eq!(client.subscribe(&[("a/#", 1)]), [1]);
+    let names = ["a\u{1}b", "\u{FFFE}", &"n".repeat(65_536), "\u{85}"];
+    let bad: String = names.iter().map(|name| format!("{name}:{secret}\n")).collect();
+    fs::write(&users, format!("{sound}{bad}")).expect("our own file");
+    let bad: String = names.iter().map(|name| format!("user {name}\n")).collect();
+    fs::write(&rules, format!("{bad}topic read \u{7F}\n")).expect("our own file");
+    assert_eq!(gateway.reload(&configuration).name, "reload_refused");
+    let texts: Vec<String> = gateway.events().iter().map(|event| event.line.clone()).collect();
+    for place in (2..=5).map(|line| format!("users:{line}: ")) {
+        assert!(texts.iter().any(|text| text.contains(&place)), "{place}: {texts:?}");
+    }
+    for place in (1..=5).map(|line| format!("rules:{line}: ")) {
+        assert!(texts.iter().any(|text| text.contains(&place)), "{place}: {texts:?}");
+    }
+    // Bytes that are no UTF-8 at all.
+    fs::write(&users, [sound.as_bytes(), b"b\xFFb:x\n"].concat()).expect("our own file");
+    assert_eq!(gateway.reload(&configuration).name, "reload_refused");
+    let texts: Vec<String> = gateway.events().iter().map(|event| event.line.clone()).collect();
+    assert!(texts.iter().any(|text| text.contains("users:2: is not UTF-8")), "{texts:?}");
+    // Who is here goes on, and who comes is let in.
+    assert_eq!(client.publish(&Message::new("a/b", "x").qos(1)), 0);
+    assert_eq!(client.next().text(), "x");
+    client.disconnect();
+    assert_eq!(alice().open(gateway.port).subscribe(&[("a/#", 1)]), [1]);
 }
 
 #[test]
