@@ -252,10 +252,12 @@ notes! {
     BridgeUp = Info "bridge_up" "bridge" {
         bridge: Text, server: Text, version: &'static str, session_present: bool,
         receive_maximum: u16, backlog: u64, addr: core::net::SocketAddr,
+        session_expiry_s: Option<u64>,
     }
     BridgeDown = Warn "bridge_down" "bridge" {
         bridge: Text, server: Text, reason: Text, retry_in_ms: u64, backlog: u64,
         size: Option<u64>, limit: Option<u64>, key: Option<Text>, topic: Option<Text>,
+        said: Option<Text>, server_reference: Option<Text>,
     }
     NetworkChanged = Info "network_changed" "bridge" {
         bridge: Text, what: &'static str, spared_ms: u64,
@@ -290,7 +292,7 @@ notes! {
     StoreQuarantined = Warn "store_quarantined" "store" { file: Text, reason: Text }
     LoopSuspected = Warn "loop_suspected" "bridge" { bridge: Text, topic: Text, count: u32 }
     SubscribeRefused = Warn "subscribe_refused" "bridge" {
-        bridge: Text, filter: Text, code: u16, retry_in_ms: u64,
+        bridge: Text, filter: Text, code: u16, retry_in_ms: u64, said: Option<Text>,
     }
     CloneSuspected = Warn "clone_suspected" "bridge" { bridge: Text, client: Text, takeovers: u32 }
     ClockJump = Warn "clock_jump" "main" { from_s: u64, to_s: u64 }

@@ -4,6 +4,8 @@
 //! Reads the tree as text and names every fault as file:line. Each rule is also shown a planted
 //! fault, so that a rule which finds nothing is known to have looked.
 
+#[path = "tidy/readers.rs"]
+mod readers;
 #[path = "tidy/readme.rs"]
 mod readme;
 #[path = "tidy/source.rs"]
@@ -337,6 +339,25 @@ fn readme_documents_every_key_event_and_dependency() {
     );
     findings.extend(readme::events_are_documented(&readme, spillway::note::Note::EVENTS));
     findings.extend(readme::dependencies_are_explained(&readme, &read("Cargo.toml")));
+    report(findings);
+}
+
+#[test]
+fn what_is_decoded_and_configured_is_read() {
+    let all = sources("src");
+    let at = |path: &str| {
+        let found = all.iter().find(|source| source.path == path);
+        found.unwrap_or_else(|| panic!("{path} is not there"))
+    };
+    let mut findings = readers::fields_are_read(at("src/mqtt/packet.rs"), &all);
+    for source in all.iter().filter(|source| source.top_module() == Some("config")) {
+        // What was made of the text; what lies between the two is the module's own affair.
+        if ["src/config/mod.rs", "src/config/reload.rs"].contains(&source.path.as_str()) {
+            findings.extend(readers::fields_are_read(source, &all));
+        }
+    }
+    let (table, accessors) = (at("src/mqtt/property.rs"), at("src/mqtt/props.rs"));
+    findings.extend(readers::properties_are_read(table, accessors, &all));
     report(findings);
 }
 

@@ -3,6 +3,7 @@
 
 use super::addresses::Addresses;
 use super::dial::Dial;
+use super::granted::{Said, WillLimits};
 use super::left::{Known, Left};
 use super::nudge::Nudges;
 use super::pace::{Backoff, SmoothedRtt, TokenBucket};
@@ -58,6 +59,8 @@ pub struct Remote {
     pub retain_available: bool,
     /// It says which subscription a message is sent for.
     pub subscription_ids: bool,
+    /// It takes filters with wildcards.
+    pub wildcards: bool,
 }
 
 impl Remote {
@@ -69,6 +72,7 @@ impl Remote {
             qos_max: Qos::ExactlyOnce,
             retain_available: true,
             subscription_ids: false,
+            wildcards: true,
         }
     }
 }
@@ -139,6 +143,9 @@ pub struct Link {
     pub window_cap: u16,
     /// The reason the link went down is logged with.
     pub reason: &'static str,
+    /// What the remote said to that, until it is logged.
+    pub said: Said,
+    pub will_limits: WillLimits,
     pub takeovers: u32,
     /// Sequence of the message that was oldest when the link last died, and how often.
     pub suspect: Option<(u64, u32)>,
@@ -190,6 +197,8 @@ impl Link {
             guessed: false,
             window_cap: u16::MAX,
             reason: "",
+            said: Said::default(),
+            will_limits: WillLimits::NONE,
             takeovers: 0,
             suspect: None,
             alone: false,

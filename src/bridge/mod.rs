@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod circle;
 pub mod dial;
+pub mod granted;
 pub mod left;
 pub mod link;
 pub mod nudge;

@@ -6,6 +6,7 @@ use super::receive::{Fatal, Step};
 use super::replies::properties;
 use super::verbs::Action;
 use super::{Gateway, State};
+use crate::bridge::granted::{Granted, Said};
 use crate::bridge::link::Remote;
 use crate::bridge::progress::{Progress, Wait};
 use crate::fit::{fit, index};
@@ -49,6 +50,7 @@ impl Gateway {
         let server = if candidate { 0 } else { link.dial.server() };
         let clean = config.clean_start || self.asks_clean(bridge, server);
         let client_id = link.client_id.clone();
+        let limits = link.will_limits;
         let bridge_bit = link.bridge_bit && version != Version::V5;
         let mut buffer = [0; 64];
         let expiry = fit(config.session_expiry.as_secs(), "seconds of a session");
@@ -66,15 +68,15 @@ impl Gateway {
             (Some(will), _) => Some(Will {
                 topic: &will.topic,
                 payload: &will.payload,
-                qos: will.qos,
-                retain: will.retain,
+                qos: will.qos.min(limits.qos),
+                retain: will.retain && limits.retain,
                 properties: Properties::EMPTY,
             }),
             (None, Some(notify)) => Some(Will {
                 topic: notify,
                 payload: b"0",
-                qos: Qos::AtLeastOnce,
-                retain: true,
+                qos: Qos::AtLeastOnce.min(limits.qos),
+                retain: limits.retain,
                 properties: Properties::EMPTY,
             }),
             (None, None) => None,
@@ -110,7 +112,9 @@ impl Gateway {
             return Err(Reason::PROTOCOL_ERROR.into());
         }
         if connack.code != 0 {
-            self.connect_refused(now, slot, bridge, candidate, connack.code);
+            self.link_mut(bridge).said = Said::of(&connack.properties);
+            let qos_max = Granted::of(&connack.properties).qos_max;
+            self.connect_refused(now, slot, bridge, candidate, connack.code, qos_max);
             return Ok(Step::Done);
         }
         let keeps = !self.config.bridges[usize::from(bridge.0)].clean_start;
@@ -134,7 +138,7 @@ impl Gateway {
         } else {
             self.link_mut(bridge).dial.up(now);
         }
-        self.take_limits(slot, bridge, connack);
+        let session_expiry = self.take_limits(slot, bridge, connack);
         let dest = Self::bridge_dest(bridge);
         let server = self.link(bridge).dial.server();
         let peer = self.peer(bridge, server);
@@ -175,6 +179,7 @@ impl Gateway {
             receive_maximum: window,
             backlog: self.queue.outbox(dest).pending,
             addr: self.conn(slot).peer,
+            session_expiry_s: session_expiry,
         };
         self.note(note);
         let keepalive = self.config.bridges[usize::from(bridge.0)].keepalive;
@@ -183,26 +188,38 @@ impl Gateway {
         Ok(Step::Done)
     }
 
-    /// What the remote takes, by its CONNACK and by our configuration. An Assigned Client
-    /// Identifier is not ours: we always send one, and answer to no other [MQTT-3.2.2-16].
-    pub(super) fn take_limits(&mut self, slot: u16, bridge: BridgeId, connack: &Connack<'_>) {
+    /// What the remote takes, by its CONNACK and by our configuration. Seconds our session lasts
+    /// there, if that is less than we asked for.
+    pub(super) fn take_limits(
+        &mut self,
+        slot: u16,
+        bridge: BridgeId,
+        connack: &Connack<'_>,
+    ) -> Option<u64> {
         let config = &self.config.bridges[usize::from(bridge.0)];
         let mut remote = Remote::unlimited(config);
-        let props = &connack.properties;
-        if let Some(receive_maximum) = props.receive_maximum() {
-            remote.receive_maximum = receive_maximum;
-        }
-        if let Some(bytes) = props.maximum_packet_size() {
-            let bytes = index(bytes);
-            remote.packet_bytes_max = remote.packet_bytes_max.min(bytes);
-        }
-        if let Some(qos) = props.maximum_qos().and_then(Qos::from_u8) {
-            remote.qos_max = qos;
-        }
-        remote.retain_available = props.retain_available().unwrap_or(true);
-        remote.subscription_ids = self.conn(slot).version == Version::V5
-            && props.subscription_ids_available() != Some(false);
-        let keepalive = kept_alive(config.keepalive, props.server_keepalive());
+        let Granted {
+            session_expiry,
+            receive_maximum,
+            qos_max,
+            retain_available,
+            packet_bytes_max,
+            topic_aliases_max,
+            wildcards,
+            subscription_ids,
+            keepalive,
+        } = Granted::of(&connack.properties);
+        remote.receive_maximum = receive_maximum.unwrap_or(remote.receive_maximum);
+        let bytes = packet_bytes_max.map_or(usize::MAX, index);
+        remote.packet_bytes_max = remote.packet_bytes_max.min(bytes);
+        remote.qos_max = qos_max.unwrap_or(remote.qos_max);
+        remote.retain_available = retain_available != Some(false);
+        remote.wildcards = wildcards != Some(false);
+        let is_v5 = self.conn(slot).version == Version::V5;
+        remote.subscription_ids = is_v5 && subscription_ids != Some(false);
+        let keepalive = kept_alive(config.keepalive, keepalive);
+        let shorter = session_expiry.map(u64::from);
+        let shorter = shorter.filter(|seconds| *seconds < config.session_expiry.as_secs());
         let window = match self.conn(slot).version {
             Version::V5 => config.max_inflight,
             // Such a remote cannot say what it takes; how it ended before does.
@@ -214,8 +231,9 @@ impl Gateway {
         self.link_mut(bridge).remote = remote;
         let conn = self.conn_mut(slot);
         conn.packet_bytes_max = remote.packet_bytes_max;
-        conn.aliases_max = props.topic_alias_maximum().unwrap_or(0);
+        conn.aliases_max = topic_aliases_max.unwrap_or(0);
         conn.keepalive = keepalive;
+        shorter
     }
 
     pub(super) fn connect_refused(
@@ -225,10 +243,12 @@ impl Gateway {
         bridge: BridgeId,
         candidate: bool,
         code: u8,
+        qos_max: Option<Qos>,
     ) {
         let version = self.link(bridge).version;
         let word = refusal_word(version, code);
         self.close(now, slot, false);
+        let bent = version == Version::V5 && self.bend_will(bridge, Reason(code), qos_max);
         if candidate {
             self.candidate_failed(now, bridge);
             return;
@@ -237,7 +257,7 @@ impl Gateway {
             Version::V5 => matches!(code, 1 | 0x84 | 0x81 | 0x82),
             Version::V31 | Version::V311 => code == 1,
         };
-        if version_refused && self.fall_back(now, bridge) {
+        if bent || version_refused && self.fall_back(now, bridge) {
             let next = self.link_mut(bridge).dial.begin(now);
             self.link_mut(bridge).state = State::Resolving { deadline: next };
             let server = self.link(bridge).dial.server();
@@ -246,6 +266,26 @@ impl Gateway {
         }
         let next = self.link_mut(bridge).dial.refused();
         self.follow(now, bridge, next, word);
+    }
+
+    /// A server that does not take the will as it is refuses the whole CONNECT [MQTT-3.2.2-12]
+    /// [MQTT-3.2.2-13]: the next one has it without. `false`: it was not that, or is bent already.
+    fn bend_will(&mut self, bridge: BridgeId, code: Reason, qos_max: Option<Qos>) -> bool {
+        let config = &self.config.bridges[usize::from(bridge.0)];
+        let (retain, qos) = match (&config.will, &config.notify_topic) {
+            (Some(will), _) => (will.retain, will.qos),
+            (None, Some(_)) => (true, Qos::AtLeastOnce),
+            (None, None) => return false,
+        };
+        let limits = &mut self.link_mut(bridge).will_limits;
+        match code {
+            Reason::RETAIN_NOT_SUPPORTED if retain && limits.retain => limits.retain = false,
+            Reason::QOS_NOT_SUPPORTED if qos.min(limits.qos) > qos_max.unwrap_or_default() => {
+                limits.qos = qos_max.unwrap_or_default();
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// The next lower way to speak; remembered, and the configured one tried again daily. `false`:

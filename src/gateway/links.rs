@@ -140,6 +140,7 @@ impl Gateway {
         self.link_mut(bridge).state = State::Backoff { until };
         self.due_by(until);
         let blame = core::mem::take(&mut self.blame);
+        let said = core::mem::take(&mut self.link_mut(bridge).said);
         let note = Note::BridgeDown {
             bridge: self.bridge_name(bridge),
             server: self.server_name(bridge),
@@ -150,6 +151,8 @@ impl Gateway {
             limit: blame.limit,
             key: blame.key,
             topic: blame.topic,
+            said: said.words,
+            server_reference: said.server,
         };
         self.note(note);
     }

@@ -228,6 +228,8 @@ impl Gateway {
                     limit: None,
                     key: None,
                     topic: None,
+                    said: None,
+                    server_reference: None,
                 };
                 self.note(note);
                 self.leave(now, bridge, conn.slot);

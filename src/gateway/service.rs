@@ -15,7 +15,7 @@ use crate::mqtt::props::{Properties, Property, Variable};
 use crate::mqtt::{
     Ack, Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode,
 };
-use crate::note::{Note, text};
+use crate::note::{Note, Text, text};
 use crate::queue::DropReason;
 use crate::queue::outbox::DestId;
 use crate::queue::pool::{Head, RecordId};
@@ -217,18 +217,30 @@ impl Gateway {
                 next = next.min(at);
                 continue;
             }
+            if !self.takes_filter(bridge, rule) {
+                let reason = Reason::WILDCARDS_NOT_SUPPORTED;
+                self.not_subscribed(now, bridge, rule, reason, None);
+                next = next.min(now.plus(REFUSED_RETRY));
+                continue;
+            }
             match self.owe_subscribe(slot, bridge, rule) {
                 Owed::Said => self.link_mut(bridge).subscribed[rule] = Subscribed::Asked,
                 // No room among the replies: soon.
                 Owed::Later => next = next.min(now.plus(Duration::from_millis(10))),
                 Owed::Never => {
-                    self.not_subscribed(now, bridge, rule, Reason::PACKET_TOO_LARGE);
+                    self.not_subscribed(now, bridge, rule, Reason::PACKET_TOO_LARGE, None);
                     next = next.min(now.plus(REFUSED_RETRY));
                 }
             }
         }
         self.due_by(next);
         next
+    }
+
+    /// A filter with wildcards is not sent to a remote that takes none (3.2.2.3.11).
+    fn takes_filter(&self, bridge: BridgeId, rule: usize) -> bool {
+        let link = self.link(bridge);
+        link.remote.wildcards || !link.rules.subscribe[rule].remote_topic.contains(['+', '#'])
     }
 
     fn owe_subscribe(&mut self, slot: u16, bridge: BridgeId, rule: usize) -> Owed {
@@ -291,7 +303,8 @@ impl Gateway {
                 }
             }
         } else if Reason(*code).is_error() {
-            self.not_subscribed(now, bridge, rule, Reason(*code));
+            let said = suback.properties.reason_string().map(text);
+            self.not_subscribed(now, bridge, rule, Reason(*code), said);
         } else {
             link.subscribed[rule] = Subscribed::Granted;
         }
@@ -300,7 +313,14 @@ impl Gateway {
     }
 
     /// The remote did not take a subscription, or cannot.
-    fn not_subscribed(&mut self, now: Instant, bridge: BridgeId, rule: usize, reason: Reason) {
+    fn not_subscribed(
+        &mut self,
+        now: Instant,
+        bridge: BridgeId,
+        rule: usize,
+        reason: Reason,
+        said: Option<Text>,
+    ) {
         let at = now.plus(REFUSED_RETRY);
         self.link_mut(bridge).subscribed[rule] = Subscribed::Due { at };
         self.due_by(at);
@@ -310,8 +330,11 @@ impl Gateway {
             filter,
             code: u16::from(reason.0),
             retry_in_ms: millis(REFUSED_RETRY),
+            said,
         };
         self.note(note);
+        // What it covers may be had by itself.
+        self.choose_filters(now, bridge);
     }
 
     /// A retained QoS 0 message of our own, in the pool; `fits` was asked for room.

@@ -217,6 +217,17 @@ impl Session {
         }
     }
 
+    /// Answers like a good server until a SUBSCRIBE comes, which is not answered.
+    pub fn read_until_subscribed(&mut self) -> std::io::Result<Packet> {
+        loop {
+            let packet = self.read()?;
+            if matches!(packet, Packet::Subscribe { .. }) {
+                return Ok(packet);
+            }
+            self.answer(&packet)?;
+        }
+    }
+
     /// Answers everything like a good server until the connection ends.
     pub fn serve(&mut self) -> std::io::Result<()> {
         loop {

@@ -30,6 +30,7 @@ mod failover;
 mod faults;
 mod files;
 mod foreign;
+mod granted;
 mod independent;
 mod init_script;
 mod large;

@@ -91,6 +91,8 @@ fn down(bridge: &str, reason: &str) -> Note {
         limit: None,
         key: None,
         topic: None,
+        said: None,
+        server_reference: None,
     }
 }
 
@@ -103,6 +105,7 @@ fn up(bridge: &str) -> Note {
         receive_maximum: 1,
         backlog: 0,
         addr: core::net::SocketAddr::from(([192, 0, 2, 1], 1883)),
+        session_expiry_s: None,
     }
 }
 
