@@ -9,10 +9,13 @@ use super::kept::Begun;
 use super::oversize::Swallowed;
 use super::sys;
 use super::verbs::{Action, Taken};
+use crate::bridge::granted::Said;
 use crate::fit::wide;
 use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX, STREAM_BYTES};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
-use crate::mqtt::{Connack, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame};
+use crate::mqtt::{
+    Connack, Disconnect, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame,
+};
 use crate::queue::window::{Acked, Answer};
 use crate::vocab::{BridgeId, ConnId, Instant};
 
@@ -210,10 +213,15 @@ impl Gateway {
         now: Instant,
         slot: u16,
         bridge: BridgeId,
-        reason: Reason,
+        disconnect: &Disconnect<'_>,
     ) -> Result<Step, Fatal> {
+        let Disconnect { reason, properties } = *disconnect;
         if !reason.may_end(true) {
             return Err(Fault::ReasonUndefined.into());
+        }
+        let id = self.conn(slot).id(slot);
+        if !self.link(bridge).is_candidate(id) {
+            self.link_mut(bridge).said = Said::of(&properties);
         }
         self.link_disconnect(now, slot, bridge, reason);
         Ok(Step::Done)
@@ -309,7 +317,7 @@ impl Gateway {
                         Ok(Step::Done)
                     }
                     Packet::Disconnect(disconnect) => {
-                        self.link_says_goodbye(now, slot, bridge, disconnect.reason)
+                        self.link_says_goodbye(now, slot, bridge, &disconnect)
                     }
                     Packet::Puback(_)
                     | Packet::Pubrec(_)
@@ -333,7 +341,7 @@ impl Gateway {
                 match packet {
                     Packet::Connack(connack) => self.link_connack(now, slot, bridge, &connack),
                     Packet::Disconnect(disconnect) => {
-                        self.link_says_goodbye(now, slot, bridge, disconnect.reason)
+                        self.link_says_goodbye(now, slot, bridge, &disconnect)
                     }
                     Packet::Connect(_)
                     | Packet::Publish(_)
@@ -376,15 +384,12 @@ impl Gateway {
         }
         let (size, limit) = (publish.topic.len(), self.config.limit.topic_bytes);
         if size > limit {
-            return match source {
-                Source::Client { .. } => {
-                    let fatal = Fatal::from(Reason::TOPIC_NAME_INVALID);
-                    Err(fatal.over(size, limit, "limit.topic_bytes"))
-                }
-                Source::Link { .. } | Source::Will { .. } | Source::Own => {
-                    Ok(self.swallow(slot, publish, "topic_too_long"))
-                }
+            // By itself: who would send it again on every connection would never get past it.
+            let said = match source {
+                Source::Client { .. } => Reason::TOPIC_NAME_INVALID,
+                Source::Link { .. } | Source::Will { .. } | Source::Own => Reason::SUCCESS,
             };
+            return Ok(self.swallow_as(slot, publish, "topic_too_long", said));
         }
         if let Source::Client { session, .. } = source
             && !self.may_publish(session, publish)

@@ -5,9 +5,6 @@ use super::process::Process;
 use super::{PATIENCE, wait_until};
 use std::process::{Command, Output};
 
-/// Its queues have no end.
-pub const ROOMY: &str = "max_queued_messages 0\n";
-
 /// A mosquitto in a directory of its own, at a port it keeps over restarts.
 pub struct Mosquitto {
     pub port: u16,
@@ -30,7 +27,7 @@ impl Mosquitto {
     /// One whose queues have no end, for tests in which more waits at the remote, for a bridge or a
     /// subscriber, than the 1000 messages that it keeps by default.
     pub fn start_roomy() -> Self {
-        Self::start_with(ROOMY)
+        Self::start_with("max_queued_messages 0\n")
     }
 
     /// One with these lines in its configuration.

@@ -20,7 +20,7 @@ struct Scene {
 
 /// A gateway with a bridge for `n` whose link is down.
 fn cut(more: &str) -> Scene {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "n");
     let rules = ["forward.1.local_topic = n"];
@@ -58,7 +58,7 @@ fn a_backlog_outlives_a_kill() {
 #[test]
 fn a_backlog_outlives_kills_while_it_drains() {
     for (qos, version) in [(1, "5"), (2, "5"), (2, "4")] {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let link = Proxy::start_in(Mode::Refuse, remote.port);
         link.delay(Duration::from_millis(2));
         let far = Collector::start(remote.port, "far", "n");
@@ -83,7 +83,7 @@ fn a_backlog_outlives_kills_while_it_drains() {
 #[test]
 fn a_kill_in_the_middle_of_everything_loses_nothing_accepted() {
     for qos in [1, 2] {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let far = Collector::start(remote.port, "far", "n");
         let rules = ["forward.1.local_topic = n"];
         let mut gateway = Gateway::start(&bridge("up", remote.port, &rules));
@@ -113,7 +113,7 @@ fn a_kill_in_the_middle_of_everything_loses_nothing_accepted() {
 
 #[test]
 fn what_comes_in_outlives_kills_on_its_way_to_a_persistent_session() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let rules = ["subscribe.1.remote_topic = n", "subscribe.1.qos = 2"];
     let mut gateway =
         Gateway::start(&(ROOMY_SESSIONS.to_owned() + &bridge("up", remote.port, &rules)));
@@ -167,7 +167,7 @@ fn ten_thousand_drain_over_a_20_ms_round_trip() {
 
 #[test]
 fn several_publishers_keep_their_own_order_through_an_outage_and_a_kill() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "p/#");
     let mut gateway = Gateway::start(&bridge("up", link.port, &["forward.1.local_topic = p/#"]));
@@ -199,7 +199,7 @@ fn several_publishers_keep_their_own_order_through_an_outage_and_a_kill() {
 
 #[test]
 fn without_a_store_the_ring_carries_over_an_outage_and_says_what_a_stop_loses() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "n");
     let rules = ["forward.1.local_topic = n"];

@@ -66,6 +66,65 @@ fn what_goes_round_two_gateways_is_told_and_stopped() {
     }
 }
 
+/// Two gateways, each the remote of the other, and each puts a prefix before what it forwards: what
+/// goes round is another message each time, and ends at the longest topic there is. Nobody is
+/// disconnected over it, and what is behind it gets through.
+#[test]
+fn what_grows_on_its_way_round_ends_at_the_longest_topic() {
+    for (version, qos) in [("proto_ver = 5", 1), ("proto_ver = 5", 2), ("proto_ver = 4", 1)] {
+        let ports = [free_port(), free_port()];
+        let rules = ["forward.all.local_topic = in/#", "forward.all.prefix = in/", version];
+        let pair = [(0, "there"), (1, "back")]
+            .map(|(at, name)| at_port(ports[at], &bridge(name, ports[1 - at], &rules)));
+        pair.iter().for_each(|gateway| drop(gateway.wait("bridge_up")));
+        let far = Collector::start_with(pair[1].port, Connect::v4("far"), "in/in/last", 1);
+        let mut client = Connect::v5("lamp").open(pair[0].port);
+        assert!(client.publish(&Message::new("in/x", "round").qos(qos)) < 0x80);
+        let dropped = || pair.iter().map(|gateway| gateway.dropped("topic_too_long")).sum::<u64>();
+        wait_until("it is too long", || dropped() == 1);
+        assert!(client.publish(&Message::new("in/last", "straight").qos(qos)) < 0x80);
+        far.wait_count(1);
+        wait_until("that is too long too", || dropped() == 2);
+        wait_until("nothing goes round", || is_quiet(&pair[0]) && is_quiet(&pair[1]));
+        for gateway in &pair {
+            // One of the two was first, and found nobody.
+            let down =
+                |event: &Event| event.name == "bridge_down" && event.text("reason") != "refused";
+            assert!(!gateway.events().iter().any(down), "{version} {qos}");
+            // 256 bytes, six more each round.
+            assert!(taken(gateway) < 100, "{version} {qos}");
+        }
+    }
+}
+
+/// The same with a mosquitto, whose bridge would come back with it for ever.
+#[test]
+fn what_grows_on_its_way_round_a_mosquitto_ends_at_the_longest_topic() {
+    for version in ["mqttv311", "mqttv50"] {
+        let port = free_port();
+        let mosquitto = Mosquitto::start_with(&format!(
+            "connection back\naddress 127.0.0.1:{port}\ntopic # out 1 in/ in/in/\n\
+             notifications false\nbridge_protocol_version {version}\nrestart_timeout 1\n\
+             cleansession false\n"
+        ));
+        let rules = ["forward.all.local_topic = in/#"];
+        let gateway = at_port(port, &bridge("up", mosquitto.port, &rules));
+        gateway.wait("bridge_up");
+        gateway.wait("client_connected");
+        mosquitto_pub(port, &["-t", "in/x", "-m", "ON", "-q", "1"]);
+        wait_until("it is too long", || gateway.dropped("topic_too_long") == 1);
+        // What is behind it gets through, and ends like it.
+        mosquitto_pub(port, &["-t", "in/y", "-m", "ON", "-q", "1"]);
+        wait_until("that is too long too", || gateway.dropped("topic_too_long") == 2);
+        wait_until("nothing goes round", || is_quiet(&gateway));
+        assert!(taken(&gateway) < 250, "three bytes more each round");
+        let down = |event: &Event| event.name == "bridge_down";
+        assert!(!gateway.events().iter().any(down), "{version}");
+        let ends = gateway.events().into_iter().filter(|event| event.name == "client_disconnected");
+        assert_eq!(ends.filter(|event| event.text("reason") != "disconnect").count(), 0);
+    }
+}
+
 #[test]
 fn a_known_circle_carries_what_is_new() {
     let pair = two_in_a_circle(5);
@@ -120,7 +179,7 @@ fn what_goes_round_by_a_bridge_of_mosquitto_is_told_and_stopped() {
 
 #[test]
 fn two_bridges_to_one_remote_are_a_circle_too() {
-    let mosquitto = Mosquitto::start();
+    let mosquitto = Mosquitto::start_roomy();
     let both = [ALL, "subscribe.all.remote_topic = #", "subscribe.all.qos = 1"];
     let rules =
         format!("{}{}", bridge("a", mosquitto.port, &both), bridge("b", mosquitto.port, &both));
@@ -138,7 +197,7 @@ fn two_bridges_to_one_remote_are_a_circle_too() {
 
 #[test]
 fn a_device_that_repeats_itself_is_not_taken_for_a_circle() {
-    let mosquitto = Mosquitto::start();
+    let mosquitto = Mosquitto::start_roomy();
     let gateway = Gateway::start(&bridge("up", mosquitto.port, &[ALL]));
     gateway.wait("bridge_up");
     let far = Collector::start_with(mosquitto.port, Connect::v4("far"), "#", 1);
@@ -176,7 +235,7 @@ fn echo(client: &mut Client, topic: &str, rounds: usize) {
 #[test]
 fn an_echo_is_not_taken_for_a_circle() {
     const ROUNDS: usize = 300;
-    let mosquitto = Mosquitto::start();
+    let mosquitto = Mosquitto::start_roomy();
     let rules = ["forward.1.local_topic = ask/#", "subscribe.1.remote_topic = answer/#"];
     let gateway = Gateway::start(&bridge("up", mosquitto.port, &rules));
     gateway.wait("bridge_up");

@@ -19,7 +19,8 @@ struct Crossing {
 /// Bridge `a` brings `down/#` and forwards `up/#`; bridge `b` forwards `down/#`, is down, and takes
 /// no more than ten messages.
 fn crossing(version: &str, configuration: &str) -> Crossing {
-    let near = Mosquitto::start_with("max_inflight_messages 100");
+    // More is under way to us at once than `b` has room for, and than is kept by default.
+    let near = Mosquitto::start_with("max_inflight_messages 100\nmax_queued_messages 0");
     let remote = Mosquitto::start();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "down/#");

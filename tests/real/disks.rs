@@ -39,7 +39,7 @@ impl Site {
     }
 
     pub fn start_in(mut gateway: Gateway, extra: &str) -> Self {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let link = Proxy::start_in(Mode::Refuse, remote.port);
         let far = Collector::start(remote.port, "far", "n/#");
         let rules = ["forward.1.local_topic = n/#", "max_inflight = 20"];

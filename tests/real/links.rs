@@ -18,7 +18,7 @@ const RULES: [&str; 3] = ["forward.1.local_topic = n/#", "keepalive = 2s", "ack_
 /// Numbered messages at QoS 1 and at QoS 2 flow through a link that `harm` breaks and must heal
 /// again; `breaks` is how often a connection may have been lost.
 fn survives(version: &str, breaks: usize, harm: impl FnOnce(&Gateway, &Proxy, &Collector)) {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start(remote.port);
     let proto = format!("proto_ver = {version}");
     let rules: Vec<&str> = RULES.into_iter().chain([proto.as_str()]).collect();
@@ -114,7 +114,7 @@ fn a_link_that_flaps() {
 
 #[test]
 fn what_comes_in_survives_too() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start(remote.port);
     let rules = [
         "subscribe.1.remote_topic = n/#",
@@ -140,7 +140,7 @@ fn what_comes_in_survives_too() {
 
 #[test]
 fn a_remote_that_is_stopped_and_goes_on() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let far = Collector::start(remote.port, "far", "n/2");
     let gateway = Gateway::start(&bridge("up", remote.port, &RULES));
     gateway.wait("bridge_up");
@@ -158,7 +158,7 @@ fn a_remote_that_is_stopped_and_goes_on() {
 #[test]
 fn a_remote_that_restarts_with_its_session() {
     for version in ["4", "5"] {
-        let mut remote = Mosquitto::start_with("persistence true\n");
+        let mut remote = Mosquitto::start_with("persistence true\nmax_queued_messages 0\n");
         let far = Collector::start(remote.port, "far", "n/2");
         let link = Proxy::start(remote.port);
         let proto = format!("proto_ver = {version}");
@@ -193,7 +193,7 @@ fn a_remote_that_restarts_with_its_session() {
 
 #[test]
 fn a_remote_that_restarts_without_its_session() {
-    let mut remote = Mosquitto::start();
+    let mut remote = Mosquitto::start_roomy();
     let link = Proxy::start(remote.port);
     let gateway = Gateway::start(&bridge("up", link.port, &RULES));
     gateway.wait("bridge_up");
@@ -226,7 +226,7 @@ fn a_remote_that_restarts_without_its_session() {
 
 #[test]
 fn subscriptions_return_after_a_remote_lost_its_session() {
-    let mut remote = Mosquitto::start();
+    let mut remote = Mosquitto::start_roomy();
     let gateway = Gateway::start(&bridge("up", remote.port, &["subscribe.1.remote_topic = in/#"]));
     gateway.wait("bridge_up");
     remote.wait_line("Sending SUBACK");
@@ -269,7 +269,7 @@ fn round_trips(port: u16, mut done: impl FnMut() -> bool) -> Duration {
 
 #[test]
 fn a_dead_bridge_harms_neither_a_live_one_nor_local_clients() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let hole = SynHole::start();
     let mute = Proxy::start_in(Mode::BlackHole, remote.port);
     let refused = Proxy::start_in(Mode::Refuse, remote.port);
@@ -321,7 +321,7 @@ fn a_flood_for_a_dead_bridge_takes_no_qos_0_from_local_clients() {
 
 #[test]
 fn a_connection_that_hangs_in_its_syn_or_its_connack_is_given_up() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let hole = SynHole::start();
     let mute = Proxy::start_in(Mode::BlackHole, remote.port);
     for port in [hole.port, mute.port] {
@@ -341,7 +341,7 @@ fn a_connection_that_hangs_in_its_syn_or_its_connack_is_given_up() {
 #[test]
 fn pings_and_subscriptions_do_not_wait_behind_a_backlog() {
     // A link so slow that the backlog takes far longer than the keepalive.
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     link.delay(Duration::from_millis(100));
     let rules = [

@@ -78,7 +78,7 @@ fn an_mqtt_5_remote_that_was_told_the_limit_is_left() {
 
 #[test]
 fn a_large_message_through_a_3_1_1_mosquitto_stops_nothing_behind_it() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let rules = ["proto_ver = 4", "subscribe.1.remote_topic = in/#", "subscribe.1.qos = 2"];
     let text = bridge("up", remote.port, &rules);
     let gateway = Gateway::start(&format!("limit.packet_size = 64KiB\n{text}"));

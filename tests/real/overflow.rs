@@ -18,7 +18,7 @@ struct Cut {
 
 /// A bridge whose link is down, with everything at the remote collected.
 fn cut(rules: &[&str]) -> Cut {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "#");
     let rules: Vec<&str> = ["forward.1.local_topic = n"].iter().chain(rules).copied().collect();
@@ -163,7 +163,7 @@ fn drop_newest_says_so_to_mqtt_5_publishers() {
 
 #[test]
 fn a_full_store_blocks_and_then_drains_wholly() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "#");
     let rules = ["forward.1.local_topic = n"];
@@ -195,7 +195,7 @@ fn a_full_store_blocks_and_then_drains_wholly() {
 #[test]
 fn kills_while_ring_and_store_are_full_lose_and_repeat_nothing() {
     for level in [4, 5] {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let link = Proxy::start_in(Mode::Refuse, remote.port);
         let far = Collector::start(remote.port, "far", "#");
         let small = "store.max_bytes = 1MiB\nring.messages = 64\nring.bytes = 256KiB\n";
@@ -229,7 +229,7 @@ fn kills_while_ring_and_store_are_full_lose_and_repeat_nothing() {
 
 #[test]
 fn a_full_bridge_does_not_hold_up_another_bridge() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "#");
     let rules = ["forward.1.local_topic = dead/#", "max_messages = 10"];

@@ -31,7 +31,7 @@ struct Cut {
 /// A bridge `up` whose link is down, with everything at the remote collected.
 fn cut(top: &str, rules: &[&str]) -> Cut {
     // With a window of its own mosquitto 2.0.11 sends what comes before what it has queued.
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let link = Proxy::start_in(Mode::Refuse, remote.port);
     let far = Collector::start(remote.port, "far", "#");
     let gateway = Gateway::start(&format!("{QUICK}{top}{}", bridge("up", link.port, rules)));
@@ -166,7 +166,7 @@ fn a_full_destination_stops_its_publishers_alone_and_goes_on_with_all_of_it_in_o
 
 #[test]
 fn a_full_bridge_in_a_ring_without_a_store_leaves_room_to_every_other() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let far = Collector::start(remote.port, "far", "live/#");
     let dead = Proxy::start_in(Mode::Refuse, remote.port);
     let mut text = format!("store.path = none\n{SMALL_RING}");
@@ -399,7 +399,7 @@ fn a_rule_that_blocks_holds_up_only_what_matches_it() {
 #[test]
 fn a_message_that_waits_for_one_bridge_costs_another_nothing_until_it_is_taken() {
     for (policy, drops) in [("drop_newest", 1), ("drop_oldest", 1)] {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let link = Proxy::start_in(Mode::Refuse, remote.port);
         let dead = Proxy::start_in(Mode::Refuse, remote.port);
         let far = Collector::start(remote.port, "far", "#");

@@ -78,7 +78,7 @@ fn a_quieter_log_is_quiet_at_once() {
 
 #[test]
 fn a_file_with_an_error_is_refused_whole_and_everything_goes_on() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let good = bridge("up", remote.port, &[ALL]);
     let gateway = Gateway::start(&good);
     gateway.wait("bridge_up");
@@ -113,7 +113,7 @@ fn a_file_with_an_error_is_refused_whole_and_everything_goes_on() {
 
 #[test]
 fn bridges_come_and_go_and_all_else_stays_connected() {
-    let (near, far) = (Mosquitto::start(), Mosquitto::start());
+    let (near, far) = (Mosquitto::start_roomy(), Mosquitto::start());
     let (first, second) = (bridge("a", near.port, &[ALL]), bridge("b", far.port, &[ALL]));
     let gateway = Gateway::start(&first);
     gateway.wait("bridge_up");
@@ -146,7 +146,7 @@ fn bridges_come_and_go_and_all_else_stays_connected() {
 #[test]
 fn what_waits_for_a_server_that_was_wrong_goes_to_the_right_one() {
     for store in ["", "store.path = none\n"] {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let far = Collector::start(remote.port, "far", "t/#");
         let gateway = Gateway::start(&format!("{store}{}", bridge("up", free_port(), &[ALL])));
         let mut client = Connect::v4("near").open(gateway.port);
@@ -162,7 +162,7 @@ fn what_waits_for_a_server_that_was_wrong_goes_to_the_right_one() {
 #[test]
 fn a_removed_bridge_keeps_its_queue_until_it_is_back() {
     for killed in [false, true] {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let far = Collector::start(remote.port, "far", "t/#");
         let mut gateway = Gateway::start(&bridge("up", free_port(), &[ALL]));
         let mut client = Connect::v4("near").persistent().open(gateway.port);
@@ -208,7 +208,7 @@ fn rules_of_access_change_for_who_is_connected() {
 
 #[test]
 fn more_bridges_than_there_is_room_for_are_refused_and_names_make_room_for_each_other() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let of = |names: &[&str]| -> String {
         names.iter().map(|name| bridge(name, remote.port, &[ALL])).collect()
     };
@@ -229,7 +229,7 @@ fn more_bridges_than_there_is_room_for_are_refused_and_names_make_room_for_each_
 
 #[test]
 fn what_waits_is_sorted_by_the_new_rules() {
-    let remote = Mosquitto::start();
+    let remote = Mosquitto::start_roomy();
     let mut far = Connect::v4("far").open(remote.port);
     far.subscribe(&[("#", 2)]);
     let port = free_port();
@@ -265,7 +265,7 @@ fn what_waits_is_sorted_by_the_new_rules() {
 #[test]
 fn what_a_bridge_does_not_subscribe_any_more_is_unsubscribed() {
     for (version, killed) in [(5, false), (4, false), (5, true)] {
-        let remote = Mosquitto::start();
+        let remote = Mosquitto::start_roomy();
         let version = format!("proto_ver = {version}");
         let of = |filters: &[&str]| {
             let rules: Vec<String> =
@@ -376,7 +376,7 @@ fn any(seed: &mut u64, port: u16, elsewhere: u16) -> String {
 #[test]
 fn fifty_reloads_under_load_lose_nothing() {
     const COUNT: usize = 3000;
-    let (remote, elsewhere) = (Mosquitto::start(), Mosquitto::start());
+    let (remote, elsewhere) = (Mosquitto::start_roomy(), Mosquitto::start());
     let mut seed = 7;
     let gateway = Gateway::start(&any(&mut seed, remote.port, elsewhere.port));
     let far: Vec<Collector> =

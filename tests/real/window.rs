@@ -321,7 +321,7 @@ fn a_remote_that_ignores_our_receive_maximum_is_taken_at_our_pace() {
 #[test]
 fn a_remote_that_sends_more_than_it_was_told_is_not_turned_away() {
     for level in [4, 5] {
-        let remote = Mosquitto::start_with("max_inflight_messages 0\n");
+        let remote = Mosquitto::start_with("max_inflight_messages 0\nmax_queued_messages 0\n");
         let link = Proxy::start(remote.port);
         let rules = [
             &format!("proto_ver = {level}"),
