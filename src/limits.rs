@@ -140,12 +140,25 @@ pub const STORED_WITHIN: Duration = Duration::from_secs(5);
 /// What was left with a remote is fetched, by a new connection, no sooner than this.
 pub const RENEW_AFTER: Duration = Duration::from_secs(1);
 
-/// A large message of a client that stands still for so long makes room, if others want it.
-pub const FILL_STILL_MAX: Duration = Duration::from_secs(10);
+/// A large packet of a client that comes slower than a thin line makes room for who has waited for
+/// so long.
+pub const SLOW_GIVES_WAY: Duration = Duration::from_millis(250);
 
-/// So long it may take in all then, beside what a thin line takes; a remote's may stand still so
-/// long.
-pub const FILL_TOTAL_MAX: Duration = Duration::from_secs(60);
+/// The same of one whose sender (a user, an address) has several under way, while who waits has
+/// fewer.
+pub const MANY_GIVE_WAY: Duration = Duration::from_secs(1);
+
+/// The same of one that would take longer than [`FILL_SURE`] from then on.
+pub const LONG_GIVES_WAY: Duration = Duration::from_secs(3);
+pub const FILL_SURE: Duration = Duration::from_secs(10);
+
+/// A remote's line is what it is: nothing may come of its large packet for so long while others
+/// wait.
+pub const FILL_STILL_MAX: Duration = Duration::from_secs(60);
+
+/// Parts of four of the room for messages that are still coming that clients may have together;
+/// one message may always have all of it.
+pub const FILL_OF_CLIENTS: u32 = 3;
 
 /// A PUBLISH larger than this goes into the ring as it comes, without being whole in a buffer.
 pub const STREAM_BYTES: usize = 2048;

@@ -234,11 +234,12 @@ notes! {
     }
     ClientDisconnected = Info "client_disconnected" "client" {
         client: Text, addr: core::net::SocketAddr, reason: Text, size: Option<u64>,
-        limit: Option<u64>, key: Option<Text>, topic: Option<Text>,
+        limit: Option<u64>, key: Option<Text>, topic: Option<Text>, rate: Option<u64>,
     }
     ClientRefused = Warn "client_refused" "client" {
         client: Text, addr: core::net::SocketAddr, reason: Text, user: Option<Text>,
         size: Option<u64>, limit: Option<u64>, key: Option<Text>, topic: Option<Text>,
+        rate: Option<u64>,
     }
     LimitReached = Warn "limit_reached" "client" {
         client: Text, limit: &'static str, filter: Option<Text>, size: Option<u64>, max: u64,

@@ -42,6 +42,48 @@ impl Instant {
     }
 }
 
+/// How fast something comes: bytes a second, as of its last whole [`Flow::SPAN`].
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    since: Instant,
+    bytes: u64,
+    grown: Instant,
+    before: u64,
+}
+
+impl Flow {
+    pub const SPAN: Duration = Duration::from_millis(500);
+
+    /// Until that has passed nobody is slow.
+    pub const fn begin(now: Instant) -> Self {
+        Self { since: now, bytes: 0, grown: now, before: u64::MAX }
+    }
+
+    pub fn add(&mut self, now: Instant, bytes: u64) {
+        if now.since(self.since) >= Self::SPAN {
+            (self.before, self.since, self.bytes) = (self.rate(now), now, 0);
+        }
+        self.bytes += bytes;
+        self.grown = now;
+    }
+
+    /// When the last of it came.
+    pub const fn grown(&self) -> Instant {
+        self.grown
+    }
+
+    /// Bytes a second; 0 when nothing came of late.
+    pub fn rate(&self, now: Instant) -> u64 {
+        if now.since(self.grown) >= Self::SPAN {
+            return 0;
+        }
+        if now.since(self.since) < Self::SPAN {
+            return self.before;
+        }
+        self.bytes.saturating_mul(1_000_000) / (now.0 - self.since.0)
+    }
+}
+
 /// A connection: a slot in the connection table and the slot's generation, so that a late event
 /// for a closed connection never meets its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,6 +175,25 @@ mod tests {
     fn conn_id_survives_packing() {
         let id = ConnId { slot: 513, generation: 65_535 };
         assert_eq!(ConnId::unpacked(id.packed()), id);
+    }
+
+    #[test]
+    fn a_flow_is_as_fast_as_of_late() {
+        let at = |ms: u64| Instant::from_micros(1_000_000 + 1000 * ms);
+        let mut flow = Flow::begin(at(0));
+        flow.add(at(0), 50_000);
+        assert_eq!(flow.rate(at(499)), u64::MAX, "nobody is slow at once");
+        // A burst and then nothing.
+        assert_eq!(flow.rate(at(500)), 0);
+        // A burst and then a little, often.
+        for ms in (250..=4000).step_by(250) {
+            flow.add(at(ms), 1);
+        }
+        assert_eq!(flow.rate(at(4249)), 4);
+        flow.add(at(4250), 1);
+        flow.add(at(4400), 6000);
+        assert_eq!((flow.rate(at(4499)), flow.rate(at(4500))), (4, 12_004));
+        assert_eq!(flow.grown(), at(4400));
     }
 
     #[test]

@@ -364,9 +364,9 @@ impl Gateway {
         let due = entry.expires_at.min(entry.will_at);
         let client = text(&entry.client_id);
         self.due_by(due);
-        let Blame { size, limit, key, topic } = core::mem::take(&mut self.blame);
+        let Blame { size, limit, key, topic, rate } = core::mem::take(&mut self.blame);
         let reason = text(reason);
-        let note = Note::ClientDisconnected { client, addr, reason, size, limit, key, topic };
+        let note = Note::ClientDisconnected { client, addr, reason, size, limit, key, topic, rate };
         self.note(note);
         if at_once {
             self.publish_will(now, session);

@@ -1,19 +1,20 @@
-//! Ends by our hand: why a connection is closed or a CONNECT refused, what it was about, how large
-//! that was, which limit it met and by which key that can be changed. The peer hears it in its own
-//! version where that has a word for it, the log always.
+//! Places for connections, and ends by our hand: why a connection is closed or a CONNECT refused,
+//! what it was about, how large that was, which limit it met and by which key that can be changed.
+//! The peer hears it in its own version where that has a word for it, the log always.
 
 use super::Gateway;
 use super::conn::Role;
 use super::receive::Step;
 use super::verbs::Action;
 use crate::fit::wide;
-use crate::limits::{CLOSE_SURE, CONNECT_SURE};
+use crate::limits::{CLOSE_SURE, CLOSE_WITHIN, CONNECT_SURE, CONNECT_WITHIN};
 use crate::mqtt::props::Properties;
 use crate::mqtt::{
     Connack, Connect, Fault, Frame, Malformed, PACKET_BYTES_MAX, Packet, Reason, Version, frame,
 };
 use crate::note::{Note, Text, named, text};
-use crate::vocab::Instant;
+use crate::vocab::{ConnId, Instant};
+use core::net::SocketAddr;
 
 /// Packet types, the upper half of the first byte (2.1.2).
 const PUBLISH: u8 = 3;
@@ -35,11 +36,13 @@ pub(super) struct Fatal {
     pub reason: Reason,
     pub word: &'static str,
     pub bound: Option<Bound>,
+    /// Bytes a second, where that was too few.
+    pub rate: Option<u64>,
 }
 
 impl Fatal {
     pub(super) fn new(reason: Reason, word: &'static str) -> Self {
-        Self { reason, word, bound: None }
+        Self { reason, word, bound: None, rate: None }
     }
 
     /// `size` was more than `limit`, which `key` sets.
@@ -84,6 +87,7 @@ pub(super) struct Blame {
     pub limit: Option<u64>,
     pub key: Option<Text>,
     pub topic: Option<Text>,
+    pub rate: Option<u64>,
 }
 
 impl Blame {
@@ -94,11 +98,28 @@ impl Blame {
             limit: bound.map(|bound| bound.limit),
             key: key.map(|key| named(key, name)),
             topic,
+            rate: None,
         }
     }
 }
 
 impl Gateway {
+    /// A local client connected. `None`: there is not even a slot to refuse it with.
+    pub fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId> {
+        self.now = now;
+        let slot = (0..self.client_slots)
+            .find(|slot| self.conns[usize::from(*slot)].role == Role::Free)?;
+        let conn = &mut self.conns[usize::from(slot)];
+        conn.open(Role::Greeting, peer, now);
+        conn.listener = listener;
+        let id = conn.id(slot);
+        self.counters.sockets += 1;
+        self.heard.clear(slot);
+        self.told.clear(slot);
+        self.due_by(now.plus(CONNECT_WITHIN));
+        Some(id)
+    }
+
     /// Is there a place for one more client? Whoever was told why it is closed makes room first,
     /// then the oldest of those that have not said CONNECT. `Err`: when to ask again; NEVER when
     /// all are in use.
@@ -163,7 +184,7 @@ impl Gateway {
                 if version == Version::V5 {
                     self.say_goodbye_because(slot, fatal.reason, fatal.why());
                 }
-                self.blame = Blame::of(fatal.bound, "", topic);
+                self.blame = Blame { rate: fatal.rate, ..Blame::of(fatal.bound, "", topic) };
                 self.client_gone(now, slot, fatal.word, true);
                 self.blame = Blame::default();
             }
@@ -216,6 +237,7 @@ impl Gateway {
             limit,
             key,
             topic,
+            rate: fatal.rate,
         };
         self.note(note);
         self.close(now, slot, true);
@@ -263,6 +285,35 @@ impl Gateway {
             self.conn_mut(slot).version = version;
             self.owe_refusal(slot, version, reason);
         }
+    }
+
+    /// Lets the shell close a connection; nothing of it counts from here on.
+    pub(super) fn close(&mut self, now: Instant, slot: u16, after_flush: bool) {
+        let cut = self.conn(slot).sending.is_some();
+        self.drop_sending(slot);
+        let conn = self.conn_mut(slot);
+        if matches!(conn.role, Role::Free | Role::Closing) {
+            return;
+        }
+        if cut {
+            // Last words inside a half-written PUBLISH would be its payload.
+            conn.forget_control();
+        }
+        let after_flush = after_flush && !cut;
+        conn.role = Role::Closing;
+        conn.closing_at = now;
+        conn.forget_debts();
+        conn.parked = 0;
+        let was_parked = core::mem::take(&mut conn.waits);
+        conn.subscribing = None;
+        let action =
+            Action::Close { conn: conn.id(slot), after_flush, deadline: now.plus(CLOSE_WITHIN) };
+        if was_parked {
+            self.parked -= 1;
+        }
+        self.actions.push_back(action);
+        self.forget_kept(slot);
+        self.ready.set(slot);
     }
 
     /// A packet beyond `limit.packet_size`, of which only the beginning is here.

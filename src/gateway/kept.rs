@@ -21,16 +21,12 @@ use super::brought::{Brought, split_kept};
 use super::conn::{Debt, Role};
 use super::ingest::{Message, Payload, Source, What};
 use super::receive::{Fatal, Step};
-use crate::fit::{fit, micros};
-use crate::limits::{
-    FILL_STILL_MAX, FILL_TOTAL_MAX, INBOUND_SHARE, RENEW_AFTER, ROOM_WITHIN, STORED_WITHIN,
-    THIN_LINE_BYTES_A_SECOND,
-};
+use crate::fit::{micros, wide};
+use crate::limits::{INBOUND_SHARE, RENEW_AFTER, ROOM_WITHIN, STORED_WITHIN};
 use crate::mqtt::{PacketId, Partial, Publish, Qos, Reason, partial};
 use crate::queue::Reserve;
 use crate::queue::pool::{RecordId, blocks_for, widen};
-use crate::vocab::{BridgeId, Instant};
-use core::time::Duration;
+use crate::vocab::{BridgeId, Flow, Instant};
 use std::collections::VecDeque;
 
 /// A PUBLISH that waits in its turn.
@@ -44,23 +40,38 @@ pub struct Kept {
     said: Reason,
     /// Its record is as the remote has sent it, and comes in by several rules.
     each: bool,
+    /// It counts for the clients' part of the room.
+    client: bool,
 }
 
 /// How far the last of them has come.
 #[derive(Clone, Copy, Debug)]
-struct Filling {
+pub(super) struct Filling {
     /// Where in the body the next byte goes.
     at: usize,
-    left: usize,
-    since: Instant,
-    grown: Instant,
+    pub left: usize,
+    pub since: Instant,
+    pub flow: Flow,
+}
+
+/// Room that somebody waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub since: Instant,
+    /// When it last asked.
+    pub asked: Instant,
+    pub blocks: u32,
+    /// Bytes of it that have come.
+    pub here: usize,
 }
 
 /// The PUBLISHes of one connection. Memory comes with the first.
 #[derive(Debug, Default)]
 pub struct Inbound {
     list: VecDeque<Kept>,
-    filling: Option<Filling>,
+    pub(super) filling: Option<Filling>,
+    /// There is no room to begin the next one.
+    pub(super) wants: Option<Want>,
     /// When something was first left with the remote: it has to send it again.
     passed_over: Option<Instant>,
     /// One has no place here, and nothing has moved since then.
@@ -92,6 +103,11 @@ impl Inbound {
 
     pub fn is_filling(&self) -> bool {
         self.filling.is_some()
+    }
+
+    /// Bytes of the body that is coming.
+    pub fn filling_bytes(&self) -> usize {
+        self.filling.map_or(0, |filling| filling.at + filling.left)
     }
 }
 
@@ -172,9 +188,10 @@ impl Gateway {
         let body = message.body_bytes() + publish.missing;
         let link = matches!(source, Source::Link { .. });
         let pool = &self.queue.pool;
-        let within = self.kept_blocks + blocks_for(body) <= pool.block_count() / INBOUND_SHARE
-            && self.kept_records < pool.record_count() / INBOUND_SHARE
-            && self.conn(slot).inbound.list.len() < self.kept_max(link);
+        let blocks = blocks_for(body);
+        let within = self.kept_records < pool.record_count() / INBOUND_SHARE
+            && self.conn(slot).inbound.list.len() < self.kept_max(link)
+            && self.may_begin(now, slot, blocks);
         let reserve = if link { Reserve::Nothing } else { Reserve::ForRemotes };
         let fits = self.queue.fits(reserve, body, 0);
         if within && fits {
@@ -184,10 +201,12 @@ impl Gateway {
         if !fits || !link {
             // Room is made in the flush of this turn; a remote's has a part of the ring in reserve.
             self.queue.press_now(true);
-            self.room_wanted_at = now;
             self.shed_at = self.shed_at.min(now.plus(ROOM_WITHIN));
             self.due_by(now);
         }
+        let wants = &mut self.conn_mut(slot).inbound.wants;
+        let (since, here) = wants.map_or((now, 0), |want| (want.since, want.here));
+        *wants = Some(Want { since, asked: now, blocks, here });
         let Source::Link { bridge, .. } = source else { return false };
         let until = self.waits_until(now, slot, bridge);
         if now < until {
@@ -195,7 +214,8 @@ impl Gateway {
             return false;
         }
         if publish.qos == Qos::AtMostOnce {
-            self.conn_mut(slot).inbound.short_since = None;
+            let inbound = &mut self.conn_mut(slot).inbound;
+            (inbound.short_since, inbound.wants) = (None, None);
             self.swallow_as(slot, publish, "queue_full", Reason::SUCCESS);
         } else {
             self.pass_over(now, slot);
@@ -222,7 +242,7 @@ impl Gateway {
     /// From here on everything of QoS 1 and 2 stays with the remote.
     fn pass_over(&mut self, now: Instant, slot: u16) {
         let inbound = &mut self.conn_mut(slot).inbound;
-        inbound.short_since = None;
+        (inbound.short_since, inbound.wants) = (None, None);
         inbound.passed_over.get_or_insert(now);
         self.due_by(now);
     }
@@ -241,15 +261,19 @@ impl Gateway {
         each: bool,
     ) {
         let record = self.insert(now, source, message, publish.missing);
-        self.kept_blocks += self.queue.pool.head(record).blocks();
+        let blocks = self.queue.pool.head(record).blocks();
+        let client = matches!(source, Source::Client { .. });
+        self.kept_blocks += blocks;
+        self.kept_of_clients += if client { blocks } else { 0 };
         self.kept_records += 1;
         let inbound = &mut self.conn_mut(slot).inbound;
-        inbound.short_since = None;
+        (inbound.short_since, inbound.wants) = (None, None);
         let (packet_id, qos, said) = (publish.packet_id, publish.qos, Reason::SUCCESS);
-        inbound.push(Kept { record: Some(record), packet_id, qos, said, each });
+        inbound.push(Kept { record: Some(record), packet_id, qos, said, each, client });
         if publish.missing > 0 {
             let at = message.body_bytes();
-            inbound.filling = Some(Filling { at, left: publish.missing, since: now, grown: now });
+            let flow = Flow::begin(now);
+            inbound.filling = Some(Filling { at, left: publish.missing, since: now, flow });
         }
     }
 
@@ -274,7 +298,7 @@ impl Gateway {
             let inbound = &mut self.conn_mut(slot).inbound;
             inbound.short_since = None;
             let packet_id = Some(packet_id);
-            inbound.push(Kept { record: None, packet_id, qos, said, each: false });
+            inbound.push(Kept { record: None, packet_id, qos, said, each: false, client: false });
             return Refusal::InTurn;
         }
         let until = self.waits_until(self.now, slot, bridge);
@@ -309,7 +333,7 @@ impl Gateway {
         }
         filling.at += here;
         filling.left -= here;
-        filling.grown = now;
+        filling.flow.add(now, wide(here));
         if filling.left == 0 {
             inbound.filling = None;
         }
@@ -421,7 +445,9 @@ impl Gateway {
     /// Our own reference to it; its destinations have theirs.
     fn let_go(&mut self, kept: Kept) {
         let Some(record) = kept.record else { return };
-        self.kept_blocks -= self.queue.pool.head(record).blocks();
+        let blocks = self.queue.pool.head(record).blocks();
+        self.kept_blocks -= blocks;
+        self.kept_of_clients -= if kept.client { blocks } else { 0 };
         self.kept_records -= 1;
         self.queue.pool.release(record);
     }
@@ -448,35 +474,6 @@ impl Gateway {
     pub(super) fn passes_over(&self, slot: u16, publish: &Publish<'_>) -> bool {
         publish.qos != Qos::AtMostOnce && self.conn(slot).inbound.passed_over.is_some()
     }
-
-    /// Large messages that hardly come, or not at all, while others wait for the room they take.
-    /// When to look again.
-    pub(super) fn expire_filling(&mut self, now: Instant) -> Instant {
-        let mut next = Instant::NEVER;
-        if self.room_wanted_at.plus(2 * ROOM_WITHIN) < now {
-            return next;
-        }
-        for slot in 0..self.conns.len() {
-            let slot = fit(slot, "a slot");
-            let Some(filling) = self.conn(slot).inbound.filling else { continue };
-            let until = match self.conn(slot).role {
-                // Its line is what it is.
-                Role::Link { .. } => filling.grown.plus(FILL_TOTAL_MAX),
-                _ => {
-                    let bytes = crate::fit::wide(filling.at);
-                    let line = Duration::from_secs(bytes / THIN_LINE_BYTES_A_SECOND);
-                    let total = filling.since.plus(FILL_TOTAL_MAX.saturating_add(line));
-                    filling.grown.plus(FILL_STILL_MAX).min(total)
-                }
-            };
-            if until > now {
-                next = next.min(until);
-                continue;
-            }
-            self.fail(now, slot, Fatal::new(Reason::UNSPECIFIED, "slow_packet"));
-        }
-        next
-    }
 }
 
 impl Inbound {
@@ -499,10 +496,11 @@ mod tests {
             qos: Qos::AtMostOnce,
             said: Reason(0),
             each: false,
+            client: false,
         });
         assert!(inbound.waits() && inbound.last_whole() == Some(Qos::AtMostOnce));
-        let (since, grown) = (Instant::ZERO, Instant::ZERO);
-        inbound.filling = Some(Filling { at: 0, left: 1, since, grown });
+        let (since, flow) = (Instant::ZERO, Flow::begin(Instant::ZERO));
+        inbound.filling = Some(Filling { at: 0, left: 1, since, flow });
         assert!(!inbound.waits() && inbound.is_filling() && inbound.last_whole().is_none());
     }
 }

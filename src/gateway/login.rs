@@ -168,7 +168,7 @@ impl Gateway {
         topic: Option<Text>,
     ) {
         self.queue.counters.drops += 1;
-        let Blame { size, limit, key, topic } = Blame::of(bound, destination, topic);
+        let Blame { size, limit, key, topic, .. } = Blame::of(bound, destination, topic);
         let destination = text(destination);
         let note = Note::Drop { reason, destination, count: 1, topic, from, size, limit, key };
         self.note(note);

@@ -38,6 +38,7 @@ mod reload;
 mod replies;
 mod service;
 mod share;
+pub mod slow;
 pub mod stats;
 mod subscribe;
 pub mod sys;
@@ -67,7 +68,6 @@ use crate::queue::marks::Marks;
 use crate::queue::outbox::DestId;
 use crate::vocab::{BridgeId, ConnId, Instant, Rng};
 use conn::{Conn, Role};
-use core::net::SocketAddr;
 use core::time::Duration;
 use ends::Blame;
 use open::{SCRATCH_BYTES, connect_bytes, setup};
@@ -150,10 +150,10 @@ pub struct Gateway {
     /// `queue` changes seen when parked publishes were last tried.
     parked_at: u64,
     parked: u32,
-    /// Blocks and records of PUBLISHes that are not routed yet, and when one last found no room.
+    /// Blocks and records of PUBLISHes that are not routed yet.
     kept_blocks: u32,
+    kept_of_clients: u32,
     kept_records: u32,
-    room_wanted_at: Instant,
     /// They are tried again then in any case: something may have expired that is in their way.
     shed_at: Instant,
     node_id: u64,
@@ -244,8 +244,8 @@ impl Gateway {
             parked_at: 0,
             parked: 0,
             kept_blocks: 0,
+            kept_of_clients: 0,
             kept_records: 0,
-            room_wanted_at: Instant::ZERO,
             shed_at: Instant::NEVER,
             node_id,
             meta_dirty: true,
@@ -328,22 +328,6 @@ impl Gateway {
         self.mark.outdated();
     }
 
-    /// A local client connected. `None`: there is not even a slot to refuse it with.
-    pub fn accept(&mut self, now: Instant, listener: u16, peer: SocketAddr) -> Option<ConnId> {
-        self.now = now;
-        let slot = (0..self.client_slots)
-            .find(|slot| self.conns[usize::from(*slot)].role == Role::Free)?;
-        let conn = &mut self.conns[usize::from(slot)];
-        conn.open(Role::Greeting, peer, now);
-        conn.listener = listener;
-        let id = conn.id(slot);
-        self.counters.sockets += 1;
-        self.heard.clear(slot);
-        self.told.clear(slot);
-        self.due_by(now.plus(crate::limits::CONNECT_WITHIN));
-        Some(id)
-    }
-
     /// A fact from the shell.
     pub fn handle(&mut self, now: Instant, event: Event<'_>) {
         self.now = now;
@@ -355,6 +339,8 @@ impl Gateway {
             Event::Probed { bridge, ok } => self.link_probed(now, bridge, ok),
             Event::Outstanding { conn, bytes } => self.outstanding(now, conn, bytes),
             Event::PeerFinished { conn } => self.peer_finished(now, conn),
+            Event::Slow { conn, size, rate } => self.is_slow(now, conn, size, rate),
+            Event::Here { conn, bytes } => self.lies_here(now, conn, bytes),
             Event::Closed { conn, reason } => self.closed(now, conn, reason),
             Event::NetworkChanged { bridge, what } => self.network_changed(now, bridge, what),
             Event::Stop { signal } => self.begin_stop(now, signal),

@@ -8,14 +8,15 @@ use super::ingest::{Message, Payload, Source, What};
 use super::kept::Begun;
 use super::oversize::Swallowed;
 use super::sys;
-use super::verbs::{Action, Taken};
+use super::verbs::Taken;
 use crate::bridge::granted::Said;
 use crate::fit::wide;
-use crate::limits::{CLOSE_WITHIN, PROPERTIES_BYTES_MAX, STREAM_BYTES};
+use crate::limits::{PROPERTIES_BYTES_MAX, STREAM_BYTES};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
 use crate::mqtt::{
     Connack, Disconnect, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame,
 };
+use crate::queue::Reserve;
 use crate::queue::window::{Acked, Answer};
 use crate::vocab::{BridgeId, ConnId, Instant};
 
@@ -49,7 +50,15 @@ impl Gateway {
     /// Takes what it can of `buffer`; `buffer[..kept]` must be presented again.
     pub fn receive(&mut self, now: Instant, id: ConnId, buffer: &mut [u8]) -> Taken {
         self.now = now;
-        let nothing = Taken { kept: 0, open: true, packet_bytes: None };
+        let nothing = Taken {
+            kept: 0,
+            open: true,
+            packet_bytes: None,
+            later: false,
+            short: false,
+            parked: false,
+            holder: 0,
+        };
         let Some(slot) = self.live(id) else { return nothing };
         self.looks = self.looks_now();
         let conn = self.conn_mut(slot);
@@ -78,6 +87,7 @@ impl Gateway {
         let mut kept = read;
         let mut open = true;
         let mut packet_bytes = None;
+        let mut later = false;
         let mut publishes_wait = kept > 0 || self.conn(slot).inbound.has_whole();
         let mut subscribes_wait = kept > 0 && self.conn(slot).subscribing.is_some();
         let mut zero_waits = publishes_wait && self.conn(slot).zero_parked;
@@ -103,9 +113,11 @@ impl Gateway {
                             packet_bytes = None;
                         }
                         Ok(Begun::Needs(bytes)) => packet_bytes = Some(bytes),
-                        // In one piece, if there is room for that.
-                        Ok(Begun::Later) if total <= self.config.limit.large_bytes() => {}
-                        Ok(Begun::Later) => open = false,
+                        Ok(Begun::Later) => {
+                            later = true;
+                            // In one piece, if there is room for that.
+                            open = total <= self.config.limit.large_bytes();
+                        }
                         Err(fatal) => {
                             self.fail(now, slot, fatal);
                             return nothing;
@@ -193,7 +205,10 @@ impl Gateway {
             conn.alive_at = now;
         }
         conn.parked = kept;
-        conn.waits = kept > 0 || conn.inbound.waits() || !open && !conn.stalled;
+        if !later && matches!(conn.role, Role::Client { .. }) {
+            conn.inbound.wants = None;
+        }
+        conn.waits = kept > 0 || later || conn.inbound.waits() || !open && !conn.stalled;
         conn.zero_parked = conn.waits && zero_waits;
         conn.alias_parked = kept > 0 && all_wait;
         if conn.waits {
@@ -204,7 +219,12 @@ impl Gateway {
         // What is parked shares the room of the packet behind it.
         let most = self.config.limit.large_bytes();
         packet_bytes = packet_bytes.map(|bytes| (bytes + kept).min(bytes.max(most)));
-        Taken { kept: kept + rest, open, packet_bytes }
+        // Only of what is kept it matters whose that is.
+        let in_full = kept + rest > 0 || matches!(self.conn(slot).role, Role::Greeting);
+        let holder = if in_full { self.holder_of(slot) } else { 1 };
+        let bytes = packet_bytes.unwrap_or(0);
+        let short = later && (kept > 0 || !self.queue.fits(Reserve::ForRemotes, bytes, 0));
+        Taken { kept: kept + rest, open, packet_bytes, later, short, parked: kept > 0, holder }
     }
 
     /// DISCONNECT of a remote, up or not.
@@ -538,34 +558,5 @@ impl Gateway {
         }
         self.ready.set(slot);
         Ok(Step::Done)
-    }
-
-    /// Lets the shell close a connection; nothing of it counts from here on.
-    pub(super) fn close(&mut self, now: Instant, slot: u16, after_flush: bool) {
-        let cut = self.conn(slot).sending.is_some();
-        self.drop_sending(slot);
-        let conn = self.conn_mut(slot);
-        if matches!(conn.role, Role::Free | Role::Closing) {
-            return;
-        }
-        if cut {
-            // Last words inside a half-written PUBLISH would be its payload.
-            conn.forget_control();
-        }
-        let after_flush = after_flush && !cut;
-        conn.role = Role::Closing;
-        conn.closing_at = now;
-        conn.forget_debts();
-        conn.parked = 0;
-        let was_parked = core::mem::take(&mut conn.waits);
-        conn.subscribing = None;
-        let action =
-            Action::Close { conn: conn.id(slot), after_flush, deadline: now.plus(CLOSE_WITHIN) };
-        if was_parked {
-            self.parked -= 1;
-        }
-        self.actions.push_back(action);
-        self.forget_kept(slot);
-        self.ready.set(slot);
     }
 }

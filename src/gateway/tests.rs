@@ -6,6 +6,7 @@ mod places;
 mod plan;
 mod room;
 mod search;
+mod slow;
 mod sys;
 mod text;
 mod wills;

@@ -18,6 +18,11 @@ pub enum Event<'a> {
     Outstanding { conn: ConnId, bytes: usize },
     /// The peer has shut down its writing side; everything before it was presented.
     PeerFinished { conn: ConnId },
+    /// A packet of `size` bytes comes with so few of them a second that the large buffer it takes
+    /// is needed for others: its connection is to end.
+    Slow { conn: ConnId, size: usize, rate: u64 },
+    /// So many bytes have come of a message that finds no room ([`Taken::later`]).
+    Here { conn: ConnId, bytes: usize },
     /// The socket is gone, by the peer, by an error or by [`Action::Close`].
     Closed { conn: ConnId, reason: &'static str },
     /// More can be reached than before, perhaps: a link has its carrier, an address or a route is
@@ -78,4 +83,12 @@ pub struct Taken {
     pub open: bool,
     /// Size of the unfinished packet at the end of the buffer, when its header is known.
     pub packet_bytes: Option<usize>,
+    /// It is a message that finds no room among those that are coming.
+    pub later: bool,
+    /// Nor would it, were it whole: a large buffer for it may not be the last.
+    pub short: bool,
+    /// Whole packets are among what is kept: that they stay there is not their sender's fault.
+    pub parked: bool,
+    /// Whom the connection counts for; 0 = nobody: it has not been let in.
+    pub holder: u64,
 }

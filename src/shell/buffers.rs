@@ -1,13 +1,19 @@
 //! Memory of the connections: small buffers for whoever has bytes in them, large ones that are
 //! lent. The large ones are allocated at start, the small ones at most as many as the plan says.
 //!
-//! Large buffers are lent in the order of asking, to packets that have to be in one piece: all but
-//! large PUBLISHes, of which that is only topic and properties. One that is larger than a buffer
-//! gets several as one. One more than configured is kept for bridges alone: blocked clients may
-//! hold all others, and only what a bridge reads unblocks them.
+//! Large buffers are lent to packets that have to be in one piece: all but large PUBLISHes, of
+//! which that is only topic and properties. One that is larger than a buffer gets several as one.
+//!
+//! Whose packet lies in the socket already comes first, for he gives the buffer back at once; the
+//! last one is his alone. Then come those whose packet is still on its way, in the order of asking,
+//! and messages that find no room in the ring. Who has not been let in waits behind all of them,
+//! with what his own buffer holds, until his CONNECT lies in the socket. One more than configured
+//! is kept for bridges alone: blocked clients may hold all others, and only what a bridge reads
+//! unblocks them.
 
 use crate::config::Config;
 use crate::limits::REFUSAL_CONNECTIONS;
+use crate::vocab::Instant;
 use std::collections::VecDeque;
 
 /// What a connection can keep unread without a large buffer.
@@ -118,10 +124,25 @@ pub(super) struct Large {
     count: usize,
 }
 
+/// What somebody who asks for a large buffer may have, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Claim {
+    /// His packet is here: any.
+    Here,
+    /// It is on its way: all but the last.
+    Coming,
+    /// The same for one that is not let in.
+    Stranger,
+    /// None yet.
+    Nothing,
+}
+
 #[derive(Clone, Copy, Debug)]
-struct Waiting {
-    slot: u16,
-    bridge: bool,
+pub(super) struct Waiting {
+    pub(super) slot: u16,
+    pub(super) bridge: bool,
+    pub(super) claim: Claim,
+    pub(super) since: Instant,
     /// So many as one.
     count: usize,
     /// Those among them that it has.
@@ -132,6 +153,10 @@ impl Large {
     /// How many may become part of a larger one.
     pub(super) fn held(&self) -> usize {
         if self.reserve { 0 } else { self.count }
+    }
+
+    pub(super) fn is_reserve(&self) -> bool {
+        self.reserve
     }
 }
 
@@ -164,9 +189,9 @@ impl Loans {
     }
 
     /// May a connection read more than it can keep itself, in the hope that little of it has to
-    /// be kept? The last buffer is left to those that have a large packet for certain.
+    /// be kept? Half of the buffers are left to those that have a large packet for certain.
     pub(super) fn may_gamble(&self, bridge: bool) -> bool {
-        self.waiting.is_empty() && self.free.len() > usize::from(self.general_count > 1)
+        self.waiting.is_empty() && self.free.len() > self.general_count / 2
             || bridge && self.reserve.is_some()
     }
 
@@ -177,10 +202,16 @@ impl Loans {
 
     /// A buffer for `bytes` for somebody who may not overtake those that wait. `held`: as many as
     /// that one has already, which become part of it ([`Loans::replaced`]).
-    pub(super) fn borrow(&mut self, bridge: bool, bytes: usize, held: usize) -> Option<Large> {
+    pub(super) fn borrow(
+        &mut self,
+        bridge: bool,
+        claim: Claim,
+        bytes: usize,
+        held: usize,
+    ) -> Option<Large> {
         let count = self.count_for(bytes);
         if self.waiting.is_empty()
-            && let Some(large) = self.take(count, held)
+            && let Some(large) = self.take(claim, count, held)
         {
             return Some(large);
         }
@@ -189,11 +220,20 @@ impl Loans {
 
     /// So many as one, `held` of which are with who asks. Several are given up for a larger one:
     /// together never more.
-    fn take(&mut self, count: usize, held: usize) -> Option<Large> {
+    fn take(&mut self, claim: Claim, count: usize, held: usize) -> Option<Large> {
+        let left = (self.free.len() + held).checked_sub(count)?;
+        let may = match claim {
+            Claim::Here => true,
+            // What takes all of them cannot leave one.
+            Claim::Coming | Claim::Stranger => left > 0 || count == self.general_count,
+            Claim::Nothing => false,
+        };
+        if !may {
+            return None;
+        }
         if count == 1 {
             return self.free.pop();
         }
-        let left = (self.free.len() + held).checked_sub(count)?;
         self.free.truncate(left);
         Some(Large { bytes: zeroed(count * self.large_bytes), reserve: false, count })
     }
@@ -221,11 +261,30 @@ impl Loans {
         }
     }
 
-    pub(super) fn wait(&mut self, slot: u16, bridge: bool, bytes: usize, held: usize) {
+    pub(super) fn wait(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bridge: bool,
+        claim: Claim,
+        bytes: usize,
+        held: usize,
+    ) {
         if !self.waiting.iter().any(|waiting| waiting.slot == slot) {
             let count = self.count_for(bytes);
-            self.waiting.push_back(Waiting { slot, bridge, count, held });
+            self.waiting.push_back(Waiting { slot, bridge, claim, since: now, count, held });
         }
+    }
+
+    /// More of its packet is here.
+    pub(super) fn claims(&mut self, slot: u16, claim: Claim) {
+        let waiting = self.waiting.iter_mut().find(|waiting| waiting.slot == slot);
+        waiting.into_iter().for_each(|waiting| waiting.claim = claim);
+    }
+
+    /// Those that wait.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.iter()
     }
 
     pub(super) fn forget(&mut self, slot: u16) {
@@ -236,12 +295,13 @@ impl Loans {
         !self.waiting.is_empty()
     }
 
-    /// Hands free buffers to who has waited longest.
+    /// Hands free buffers to who comes first.
     pub(super) fn next_served(&mut self) -> Option<(u16, Large)> {
-        if let Some(&Waiting { slot, count, held, .. }) = self.waiting.front()
-            && let Some(large) = self.take(count, held)
+        let first = self.waiting.iter().enumerate().min_by_key(|(at, one)| (one.claim, *at));
+        if let Some((at, &Waiting { slot, claim, count, held, .. })) = first
+            && let Some(large) = self.take(claim, count, held)
         {
-            self.waiting.pop_front();
+            self.waiting.remove(at);
             return Some((slot, large));
         }
         let small = |waiting: &Waiting| waiting.bridge && waiting.count == 1;
@@ -266,14 +326,14 @@ mod tests {
     fn a_packet_of_any_size_gets_as_many_as_it_takes_and_no_memory_beside_them() {
         let mut loans = loans();
         assert_eq!(loans.large_bytes(), 64 * 1024);
-        let one = loans.borrow(false, 3000, 0).unwrap();
-        let three = loans.borrow(false, 150_000, 0).unwrap();
+        let one = loans.borrow(false, Claim::Here, 3000, 0).unwrap();
+        let three = loans.borrow(false, Claim::Here, 150_000, 0).unwrap();
         assert_eq!((one.bytes.len(), three.bytes.len()), (64 * 1024, 192 * 1024));
-        assert!(loans.borrow(false, 1, 0).is_none());
-        let reserved = loans.borrow(true, 1, 0).unwrap();
-        assert!(loans.borrow(true, 1, 0).is_none());
-        loans.wait(7, false, 256 * 1024, 0);
-        loans.wait(8, true, 1, 0);
+        assert!(loans.borrow(false, Claim::Here, 1, 0).is_none());
+        let reserved = loans.borrow(true, Claim::Here, 1, 0).unwrap();
+        assert!(loans.borrow(true, Claim::Here, 1, 0).is_none());
+        loans.wait(Instant::ZERO, 7, false, Claim::Here, 256 * 1024, 0);
+        loans.wait(Instant::ZERO, 8, true, Claim::Here, 1, 0);
         loans.give_back(reserved);
         assert_eq!(loans.next_served().map(|(slot, _)| slot), Some(8));
         loans.give_back(one);
@@ -286,12 +346,40 @@ mod tests {
     }
 
     #[test]
+    fn who_has_his_packet_here_comes_first_and_has_the_last_one_and_strangers_come_last() {
+        let now = Instant::ZERO;
+        let mut loans = loans();
+        let taken: Vec<Large> =
+            (0..3).map(|_| loans.borrow(false, Claim::Coming, 3000, 0).unwrap()).collect();
+        for (slot, claim) in
+            [(1, Claim::Nothing), (2, Claim::Stranger), (3, Claim::Coming), (4, Claim::Coming)]
+        {
+            assert!(loans.borrow(false, claim, 3000, 0).is_none(), "the last one");
+            loans.wait(now, slot, false, claim, 3000, 0);
+        }
+        assert!(loans.next_served().is_none());
+        loans.claims(4, Claim::Here);
+        let (slot, last) = loans.next_served().unwrap();
+        assert_eq!(slot, 4);
+        loans.give_back(last);
+        for large in taken {
+            loans.give_back(large);
+        }
+        let served: Vec<u16> =
+            core::iter::from_fn(|| loans.next_served()).map(|(slot, _)| slot).collect();
+        assert_eq!(served, [3, 2], "a beginning of a CONNECT gets none");
+    }
+
+    #[test]
     fn one_that_outgrows_its_buffer_gets_the_rest_beside_it() {
         let mut loans = loans();
-        let mut one = loans.borrow(false, 3000, 0).unwrap();
-        let other = loans.borrow(false, 3000, 0).unwrap();
-        assert!(loans.borrow(false, 256 * 1024, one.held()).is_none(), "one is with another");
-        loans.wait(1, false, 256 * 1024, one.held());
+        let mut one = loans.borrow(false, Claim::Here, 3000, 0).unwrap();
+        let other = loans.borrow(false, Claim::Here, 3000, 0).unwrap();
+        assert!(
+            loans.borrow(false, Claim::Here, 256 * 1024, one.held()).is_none(),
+            "one is with another"
+        );
+        loans.wait(Instant::ZERO, 1, false, Claim::Here, 256 * 1024, one.held());
         loans.give_back(other);
         let (slot, all) = loans.next_served().unwrap();
         loans.replaced(Some(one));
@@ -300,7 +388,7 @@ mod tests {
         assert_eq!(loans.free.len(), 4);
         // The one for bridges is no part of a larger one.
         one = loans.reserve.take().unwrap();
-        let two = loans.borrow(true, 128 * 1024, one.held()).unwrap();
+        let two = loans.borrow(true, Claim::Here, 128 * 1024, one.held()).unwrap();
         loans.replaced(Some(one));
         assert_eq!((two.bytes.len(), loans.free.len()), (128 * 1024, 2));
         assert!(loans.reserve.is_some());

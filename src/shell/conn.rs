@@ -4,14 +4,18 @@
 //! Decides what may be done now; doing it is the table's business (`links`). Never talks to the
 //! core.
 
-use super::buffers::{Large, OWN_BYTES, Smalls};
+use super::buffers::{Claim, Large, OWN_BYTES, Smalls};
 use super::transport::Transport;
 use crate::limits::CLOSE_BYTES;
-use crate::vocab::{ConnId, Instant};
+use crate::vocab::{ConnId, Flow, Instant};
 use core::time::Duration;
 
 /// An MQTT fixed header with the longest length [MQTT 2.1.4].
 const FIXED_HEADER_BYTES_MAX: usize = 5;
+
+/// So much of a packet is as good as all of it, for who asks for a large buffer: a socket may hold
+/// no more.
+const HERE_BYTES: usize = 16 * 1024;
 
 /// A client that takes not a single byte for so long, while bytes wait for it, does not read.
 const READS_WITHIN: Duration = Duration::from_secs(30);
@@ -32,8 +36,8 @@ pub(super) enum State {
 pub(super) struct Loan {
     pub(super) large: Large,
     pub(super) since: Instant,
-    /// When its packet last grew.
-    pub(super) grown: Instant,
+    /// How fast its packet comes.
+    pub(super) flow: Flow,
 }
 
 #[derive(Debug)]
@@ -58,6 +62,15 @@ pub(super) struct Conn {
     pub(super) rest: usize,
     /// The unfinished packet at the end of the rest, as far as its size is known.
     pub(super) packet_bytes: Option<usize>,
+    /// That packet finds no room for now, and would not find it either were it whole.
+    pub(super) later: bool,
+    pub(super) short: bool,
+    /// Whole packets are kept that the core could not take yet, as the core says.
+    pub(super) parked: bool,
+    /// Whom it counts for; 0 = nobody, for it has not been let in.
+    pub(super) holder: u64,
+    /// The core has been told that its packet comes too slowly.
+    pub(super) slow: bool,
     /// Bytes to be written: `out[out_start..out_end]`.
     pub(super) out_start: usize,
     pub(super) out_end: usize,
@@ -113,6 +126,11 @@ impl Conn {
             loan: None,
             rest: 0,
             packet_bytes: None,
+            later: false,
+            short: false,
+            parked: false,
+            holder: 0,
+            slow: false,
             out_start: 0,
             out_end: 0,
             unanswered: 0,
@@ -221,6 +239,21 @@ impl Conn {
         }
     }
 
+    /// What it may have of the large buffers.
+    pub(super) fn claim(&self, large_bytes: usize) -> Claim {
+        let needs = self.packet_bytes.unwrap_or(0).saturating_sub(self.rest);
+        let available = self.transport.available();
+        let here = available >= needs.min(HERE_BYTES);
+        // One that takes several, or has no room in the ring either, has to be here as a whole.
+        let most = if self.later || needs > large_bytes { needs } else { HERE_BYTES };
+        match (self.bridge || self.holder != 0, here) {
+            (true, true) if available >= needs.min(most) && !self.short => Claim::Here,
+            (true, _) => Claim::Coming,
+            (false, true) => Claim::Stranger,
+            (false, false) => Claim::Nothing,
+        }
+    }
+
     /// Its packet is larger than its own buffer.
     pub(super) fn outgrows(&self) -> bool {
         self.packet_bytes.is_some_and(|bytes| bytes > OWN_BYTES)
@@ -266,7 +299,7 @@ impl Conn {
     /// The same when what is kept is in the large buffer already.
     pub(super) fn lend_filled(&mut self, large: Large, now: Instant) {
         self.waiting = false;
-        self.loan = Some(Loan { large, since: now, grown: now });
+        self.loan = Some(Loan { large, since: now, flow: Flow::begin(now) });
     }
 
     /// Moves what is kept back, when it fits.

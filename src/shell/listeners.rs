@@ -198,6 +198,7 @@ fn refused(now: Instant, logging: &mut Logging, addr: SocketAddr, reason: &'stat
         limit: None,
         key: None,
         topic: None,
+        rate: None,
     };
     logging.note(now, &note);
 }

@@ -216,6 +216,14 @@ pub(super) fn outstanding(socket: &impl AsRawFd) -> usize {
     if answer == 0 { fit(bytes.max(0), "bytes") } else { 0 }
 }
 
+/// Bytes that have come and were not read yet. 0 also when the kernel does not say.
+pub(super) fn available(socket: &impl AsRawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one integer to where the pointer shows.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if answer == 0 { fit(bytes.max(0), "bytes") } else { 0 }
+}
+
 /// The index of an interface, for scoped IPv6 addresses.
 pub(super) fn interface_index(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;

@@ -86,6 +86,13 @@ impl Transport {
         }
     }
 
+    /// Bytes that can be read at once.
+    pub(super) fn available(&self) -> usize {
+        match self {
+            Self::Tcp(stream) => socket::available(stream),
+        }
+    }
+
     /// Bytes that were written and that the peer's side has not confirmed.
     pub(super) fn outstanding(&self) -> usize {
         match self {

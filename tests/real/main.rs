@@ -18,6 +18,7 @@ mod characters;
 mod circles;
 mod clocks;
 mod crossing;
+mod crowds;
 mod decoder;
 mod delivery;
 mod disks;

@@ -5,19 +5,18 @@
 //! core's deadline and in bytes by [`CLOSE_BYTES`](crate::limits::CLOSE_BYTES).
 
 use super::Links;
+use crate::fit::wide;
+use crate::gateway::slow::Underway;
 use crate::gateway::verbs::Event;
-use crate::shell::conn::{Conn, State};
+use crate::limits::{FILL_STILL_MAX, LONG_GIVES_WAY, SLOW_GIVES_WAY};
+use crate::shell::buffers::{Claim, Waiting};
+use crate::shell::conn::{Conn, Loan, State};
 use crate::shell::core::Core;
 use crate::vocab::{ConnId, Instant};
 use core::time::Duration;
 
 /// How long input behind parked packets may still be taken once its sender has gone.
 const DEAF_FOR: Duration = Duration::from_secs(5);
-
-/// How long a large buffer stands still while others wait for it, and how long a packet may
-/// take in all then.
-const LOAN_STILL_MAX: Duration = Duration::from_secs(10);
-const LOAN_TOTAL_MAX: Duration = Duration::from_secs(60);
 
 impl Links {
     /// A read returned 0.
@@ -131,19 +130,19 @@ impl Links {
         core.handle(now, Event::Closed { conn: id, reason });
     }
 
-    /// Deadlines of closes, of ends nobody could read, of peers that do not read and of large
-    /// buffers others wait for.
+    /// Deadlines of closes, of ends nobody could read and of peers that do not read; large buffers
+    /// that others wait for.
     pub(in crate::shell) fn expire(&mut self, now: Instant, core: &mut impl Core) {
-        if now < self.due && !self.loans.is_awaited() {
+        if self.loans.is_awaited() && now >= self.look_at {
+            self.take_back(now, core);
+        }
+        if now < self.due {
             return;
         }
         for at in 0..self.slots.len() {
             let Ok(slot) = u16::try_from(at) else { return };
-            let awaited = self.loans.is_awaited();
             let Some(conn) = self.conn(slot) else { continue };
-            if awaited && loan_until(conn) <= now {
-                self.close_now(now, slot, "slow_packet", core);
-            } else if conn.is_stuck(now) {
+            if conn.is_stuck(now) {
                 self.close_now(now, slot, "slow_reader", core);
             } else if conn.deadline <= now {
                 match conn.state {
@@ -159,25 +158,72 @@ impl Links {
     }
 
     pub(in crate::shell) fn poll_at(&self) -> Instant {
-        if !self.loans.is_awaited() {
-            return self.due;
-        }
-        let loans = self.slots.iter().flatten().map(loan_until);
-        loans.fold(self.due, Instant::min)
+        if self.loans.is_awaited() { self.due.min(self.look_at) } else { self.due }
     }
-}
 
-/// How long a large buffer may be held while others wait. One whose packets the core cannot take
-/// is not its sender's fault. A remote may take its time as long as something comes: its line is
-/// what it is.
-fn loan_until(conn: &Conn) -> Instant {
-    match &conn.loan {
-        // For a larger one, which those that wait for one as well may be in the way of.
-        Some(loan) if conn.waiting => loan.since.plus(LOAN_TOTAL_MAX),
-        Some(loan) if !conn.is_deaf() && conn.bridge => loan.grown.plus(LOAN_TOTAL_MAX),
-        Some(loan) if !conn.is_deaf() => {
-            loan.grown.plus(LOAN_STILL_MAX).min(loan.since.plus(LOAN_TOTAL_MAX))
+    /// Large buffers that others wait for, from those whose packets hardly come: no more of them
+    /// than wait. The core ends the connections.
+    fn take_back(&mut self, now: Instant, core: &mut impl Core) {
+        self.look_at = now.plus(SLOW_GIVES_WAY);
+        for _ in 0..self.loans.waiting().count() {
+            let due = self.slots.iter().flatten().filter_map(|conn| {
+                let loan = conn.loan.as_ref().filter(|_| !conn.slow)?;
+                let until = self.loan_until(now, conn, loan);
+                (until <= now).then_some((conn, (until, loan.flow.rate(now))))
+            });
+            let Some((conn, (_, rate))) = due.min_by_key(|(_, rank)| *rank) else { return };
+            let (id, size) = (conn.id, conn.packet_bytes.unwrap_or(conn.rest));
+            if let Some(conn) = self.known(id) {
+                conn.slow = true;
+            }
+            core.handle(now, Event::Slow { conn: id, size, rate });
         }
-        Some(_) | None => Instant::NEVER,
+    }
+
+    /// How long a large buffer may be held while others wait. One whose packets the core cannot
+    /// take is not its sender's fault.
+    fn loan_until(&self, now: Instant, conn: &Conn, loan: &Loan) -> Instant {
+        let slot = conn.id.slot;
+        let others = || self.loans.waiting().filter(|one| one.slot != slot);
+        if conn.parked || loan.large.is_reserve() && !others().any(|one| one.bridge) {
+            return Instant::NEVER;
+        }
+        let since = |wants: &dyn Fn(&Waiting) -> bool| {
+            others().filter(|one| wants(one)).map(|one| one.since).min().unwrap_or(Instant::NEVER)
+        };
+        let known = since(&|one| one.claim < Claim::Stranger);
+        if conn.bridge {
+            return match known {
+                Instant::NEVER => known,
+                _ => loan.flow.grown().plus(FILL_STILL_MAX),
+            };
+        }
+        if conn.waiting {
+            // For a larger one, which those that wait for one as well may be in the way of.
+            return known.plus(LONG_GIVES_WAY);
+        }
+        if conn.is_deaf() {
+            return Instant::NEVER;
+        }
+        if conn.holder == 0 && known < Instant::NEVER {
+            return known.max(loan.since.plus(SLOW_GIVES_WAY));
+        }
+        let packet_bytes = conn.packet_bytes.unwrap_or(conn.rest);
+        let underway = Underway {
+            since: loan.since,
+            rate: loan.flow.rate(now),
+            left: wide(packet_bytes.saturating_sub(conn.rest)),
+            count: self.loans_of(conn.holder),
+        };
+        let wait = underway.gives_way(now, 1);
+        // A stranger moves only what hardly comes.
+        let stranger = since(&|one| one.claim == Claim::Stranger);
+        let stranger = if wait == SLOW_GIVES_WAY { stranger } else { Instant::NEVER };
+        if wait == Duration::MAX { Instant::NEVER } else { known.min(stranger).plus(wait) }
+    }
+
+    fn loans_of(&self, holder: u64) -> usize {
+        let conns = self.slots.iter().flatten();
+        conns.filter(|conn| conn.loan.is_some() && conn.holder == holder).count()
     }
 }

@@ -69,6 +69,8 @@ pub(super) struct Links {
     token: usize,
     /// No deadline of a connection is earlier.
     due: Instant,
+    /// When those that have large buffers are looked at, while others wait for one.
+    look_at: Instant,
 }
 
 impl Links {
@@ -87,6 +89,7 @@ impl Links {
             scratch: vec![0; scratch_bytes].into_boxed_slice(),
             token,
             due: Instant::NEVER,
+            look_at: Instant::NEVER,
         }
     }
 
@@ -167,6 +170,18 @@ impl Links {
         }
         let Some(conn) = self.conn(slot) else { return };
         conn.readable |= event.is_readable() || event.is_error();
+        if conn.later {
+            let (id, bytes) = (conn.id, conn.rest + conn.transport.available());
+            core.handle(now, Event::Here { conn: id, bytes });
+        }
+        let large_bytes = self.loans.large_bytes();
+        let Some(conn) = self.conn(slot) else { return };
+        if conn.waiting {
+            let claim = conn.claim(large_bytes);
+            self.loans.claims(slot, claim);
+            self.serve_waiting(now);
+        }
+        let Some(conn) = self.conn(slot) else { return };
         conn.writable |= event.is_writable();
         if event.is_read_closed() || event.is_error() {
             conn.ending = true;

@@ -1,12 +1,14 @@
 //! Reading: from the sockets to the core, and what the core leaves back into memory.
 
 use super::Links;
-use crate::gateway::verbs::Taken;
-use crate::shell::buffers::OWN_BYTES;
+use crate::fit::wide;
+use crate::gateway::verbs::{Event, Taken};
+use crate::limits::SLOW_GIVES_WAY;
+use crate::shell::buffers::{Claim, OWN_BYTES};
 use crate::shell::conn::{Conn, Room, State};
 use crate::shell::core::Core;
 use crate::shell::socket;
-use crate::vocab::{ConnId, Instant};
+use crate::vocab::{ConnId, Flow, Instant};
 use std::io;
 
 /// Bytes read from one connection a turn.
@@ -83,7 +85,8 @@ impl Links {
         let Some(conn) = self.slots.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
             return idle();
         };
-        let gamble = !conn.is_parked() && self.loans.may_gamble(conn.bridge);
+        let known = conn.bridge || conn.holder != 0;
+        let gamble = known && !conn.is_parked() && self.loans.may_gamble(conn.bridge);
         let rest = conn.rest;
         let (read, room, scratch) = match conn.room(gamble) {
             Room::Full => {
@@ -93,11 +96,15 @@ impl Links {
             Room::Needed => {
                 let bytes = conn.packet_bytes.unwrap_or(0);
                 let held = conn.loan.as_ref().map_or(0, |loan| loan.large.held());
-                match self.loans.borrow(conn.bridge, bytes, held) {
+                let (bridge, claim) = (conn.bridge, conn.claim(self.loans.large_bytes()));
+                match self.loans.borrow(bridge, claim, bytes, held) {
                     Some(large) => self.loans.replaced(conn.lend(large, now)),
                     None => {
                         conn.waiting = true;
-                        self.loans.wait(slot, conn.bridge, bytes, held);
+                        self.loans.wait(now, slot, bridge, claim, bytes, held);
+                        self.look_at = self.look_at.min(now.plus(SLOW_GIVES_WAY));
+                        // It may be before others.
+                        self.serve_waiting(now);
                         return idle();
                     }
                 }
@@ -125,7 +132,7 @@ impl Links {
             conn.readable = false;
         }
         if let Some(loan) = &mut conn.loan {
-            loan.grown = now;
+            loan.flow.add(now, wide(read));
         }
         conn.unanswered += read;
         conn.read_at = now;
@@ -149,16 +156,23 @@ impl Links {
         };
         let id = conn.id;
         let buffer = if scratch { &mut self.scratch[..] } else { conn.input() };
-        let Taken { kept, open, packet_bytes } = core.receive(now, id, &mut buffer[..bytes]);
+        let taken = core.receive(now, id, &mut buffer[..bytes]);
+        let Taken { kept, open, packet_bytes, later, short, parked, holder } = taken;
         assert!(kept <= bytes, "the core keeps no more than it was shown");
         conn.rest = kept;
         conn.packet_bytes = packet_bytes;
+        (conn.later, conn.short) = (later, short);
+        (conn.parked, conn.holder) = (parked, holder);
         conn.paused = !open;
         conn.full = false;
+        if later {
+            let bytes = kept + conn.transport.available();
+            core.handle(now, Event::Here { conn: id, bytes });
+        }
         if scratch {
             if kept > OWN_BYTES {
                 // `may_gamble` said that there is one, and nothing was lent since.
-                let Some(mut large) = self.loans.borrow(conn.bridge, kept, 0) else {
+                let Some(mut large) = self.loans.borrow(conn.bridge, Claim::Here, kept, 0) else {
                     unreachable!("a read through the scratch is covered by a large buffer");
                 };
                 large.bytes[..kept].copy_from_slice(&self.scratch[..kept]);
@@ -172,7 +186,7 @@ impl Links {
         } else if let Some(loan) = &mut conn.loan {
             if kept < bytes {
                 // A packet is through: the next one has its own time.
-                loan.since = now;
+                (loan.since, loan.flow) = (now, Flow::begin(now));
             }
             if let Some(large) = conn.unlend(&mut self.smalls) {
                 if core::mem::take(&mut conn.waiting) {
@@ -184,6 +198,11 @@ impl Links {
                 self.serve_waiting(now);
                 return;
             }
+        }
+        if conn.waiting && conn.room(false) != Room::Needed {
+            // The core has found room for it without.
+            conn.waiting = false;
+            self.loans.forget(slot);
         }
         conn.tidy_up(&mut self.smalls);
     }

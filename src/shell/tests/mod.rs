@@ -62,6 +62,7 @@ enum Seen {
     Probed(bool),
     Outstanding(ConnId, usize),
     Finished(ConnId),
+    Slow(ConnId, usize),
     Closed(ConnId, &'static str),
     Stop(&'static str),
 }
@@ -131,6 +132,12 @@ impl Core for Echo {
             Event::Probed { ok, .. } => Seen::Probed(ok),
             Event::Outstanding { conn, bytes } => Seen::Outstanding(conn, bytes),
             Event::PeerFinished { conn } => Seen::Finished(conn),
+            Event::Here { .. } => return,
+            Event::Slow { conn, size, .. } => {
+                let deadline = Instant::NEVER;
+                self.actions.push_back(Action::Close { conn, after_flush: false, deadline });
+                Seen::Slow(conn, size)
+            }
             Event::Closed { conn, reason } => {
                 assert!(self.live.contains(&conn), "closed twice");
                 self.live.retain(|live| *live != conn);
@@ -178,7 +185,8 @@ impl Core for Echo {
         buffer.copy_within(at.., 0);
         let kept = buffer.len() - at;
         self.kept_max = self.kept_max.max(kept);
-        Taken { kept, open, packet_bytes }
+        let parked = kept > 0 && self.parking.is_some();
+        Taken { kept, open, packet_bytes, later: false, short: false, parked, holder: 1 }
     }
 
     fn expire(&mut self, _: Instant) {}

@@ -77,6 +77,7 @@ fn refused(client: &str, port: u16, reason: &str) -> Note {
         limit: None,
         key: None,
         topic: None,
+        rate: None,
     }
 }
 
