@@ -103,7 +103,23 @@
 //!     only said often by an experiment: all bridges hold back for a moment, and the way back falls
 //!     silent ([`bridge::circle`]). From then on what comes back is not sent again, once for each
 //!     time it was. Nothing in a message is changed for it, and a hold that is wrong loses nothing.
-//! 12. **No terminal state.** A link resolves, dials, greets, is up, backs off, and begins again.
+//! 12. **A close blames us, a message, or the hour** ([`bridge::blame`] has the table of reasons).
+//!     Only what was on the wire can be blamed, and nothing while the CONNECT or a SUBSCRIBE is
+//!     unanswered. A message that was alone there is a suspect: its topic waits, and others are
+//!     tried first. One with neighbours is put aside after three closes between which the remote
+//!     took others, one without after five, and at most one until the remote has acknowledged
+//!     something else. What is refused for now holds its topic only.
+//!
+//!     | what the remote does | is about | what follows |
+//!     |---|---|---|
+//!     | CONNACK or DISCONNECT that names us or itself | us | kept, tried again: `bridge_held` |
+//!     | DISCONNECT 0x93, 0x96 | our pace | the next connection begins with one at a time |
+//!     | other DISCONNECT, FIN, RST, no answer | a message? | one at a time, then the suspect |
+//!     | silence, bytes that are no MQTT | the line | tried again |
+//!     | PUBACK, PUBREC 0x80 0x83 0x97 | now | the topic waits: `message_held` |
+//!     | PUBACK, PUBREC 0x91 | the identifier | success with DUP, else released and sent anew |
+//!     | PUBACK, PUBREC with another error | the message | put aside: `quarantined` |
+//! 13. **No terminal state.** A link resolves, dials, greets, is up, backs off, and begins again.
 //!
 //! # Promises
 //!

@@ -16,7 +16,8 @@ pub const SLOT_RECORDS_MAX: usize = 448;
 /// head can say. A PUBLISH or a will with more is refused.
 pub const PROPERTIES_BYTES_MAX: usize = (1 << 20) - 1;
 
-/// Streams (lanes and paced topics) of one bridge. Paced topics beyond share streams by hash.
+/// Streams (lanes, topics that wait, paced topics) of one bridge. Paced topics beyond share streams
+/// by hash.
 pub const STREAMS_MAX: usize = 128;
 
 /// Bytes the records of one commit may have together; what is left waits for the next turn.
@@ -254,7 +255,72 @@ pub const REFUSED_MAX: usize = 256;
 /// How often the disk is searched for expired messages of a destination that is at its quota.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long refused subscriptions and messages held by the remote's word wait.
+/// Topics of one bridge that wait, each by itself, because the remote has refused a message of
+/// theirs for now. When more are refused the whole bridge waits until the remote takes something.
+pub const HELD_TOPICS_MAX: usize = 8;
+
+/// Messages of one bridge that may be suspected of making the remote close, each with its topic.
+/// At the bound no further message is tried in their stead: they are tried in turn.
+pub const SUSPECTS_MAX: usize = 32;
+
+/// Streams of a bridge that are lent to topics which wait.
+pub const HELD_STREAMS: usize = HELD_TOPICS_MAX + SUSPECTS_MAX;
+
+/// The first and the longest wait of a message that the remote refused for now.
+pub const HELD_MIN: Duration = Duration::from_secs(1);
+pub const HELD_MAX: Duration = Duration::from_secs(60);
+
+/// Closes on a message that was alone on the wire after which it is put aside, if the remote took
+/// another message between any two of them.
+pub const CLOSES_GUILTY: u8 = 3;
+
+/// The same for one that is never acknowledged, and for a topic of which one was put aside before.
+pub const CLOSES_KNOWN: u8 = 2;
+
+/// The same for a message when there is no other to be tried.
+pub const CLOSES_LONELY: u32 = 5;
+
+/// Closes in a row, without anything taken between them, that are worth a line.
+pub const CLOSES_SPOKEN: u32 = 3;
+
+/// So long it counts against a suspect that the remote took another message.
+pub const PROOF_FRESH: Duration = Duration::from_secs(60);
+
+/// So long others flow before a suspect that is guilty already is tried again.
+pub const SUSPECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// A close says nothing about another message for so long after one of QoS 0 went out.
+pub const ZERO_QUIET: Duration = Duration::from_secs(1);
+
+/// A SUBSCRIBE that is not answered for so long keeps no publish waiting.
+pub const SUBACK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// So long after a connection stands its messages may take to come from the disk before a suspect
+/// is tried for want of others.
+pub const NEIGHBOUR_WITHIN: Duration = Duration::from_secs(5);
+
+/// A remote whose Maximum QoS has become less than that of an open exchange, and stays so for so
+/// long, gets its message at the lower QoS.
+pub const QOS2_LOWERED_AFTER: Duration = Duration::from_secs(600);
+
+/// Messages of one connection that are sent, dropped or passed over in one go, and how soon it goes
+/// on after so many.
+pub const ROUNDS_MAX: u32 = 4096;
+pub const ROUNDS_PAUSE: Duration = Duration::from_millis(1);
+
+/// How soon a message that is to be tried alone is looked for again while it is loaded, and for how
+/// long before another one is.
+pub const SINGLE_RETRY: Duration = Duration::from_millis(250);
+pub const SINGLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Clients that are gone whose names are remembered for the log.
+pub const CLIENTS_GONE_MAX: usize = 16;
+
+/// Packet identifiers a bridge may have in use at least, however small its window: those of
+/// messages that are passed over stay theirs.
+pub const BRIDGE_IDS_MIN: usize = 256;
+
+/// How long refused subscriptions wait.
 pub const REFUSED_RETRY: Duration = Duration::from_secs(60);
 
 /// How often the gateway's own clock is written down beside other changes.

@@ -204,6 +204,17 @@ impl Field for &'static str {
     }
 }
 
+/// For what is seldom there.
+impl<T: Field> Field for Box<T> {
+    fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        (**self).write(out)
+    }
+
+    fn number(&self) -> Option<u64> {
+        (**self).number()
+    }
+}
+
 impl<T: Field> Field for Option<T> {
     fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         self.as_ref().map_or(Ok(()), |value| value.write(out))
@@ -258,7 +269,11 @@ notes! {
     BridgeDown = Warn "bridge_down" "bridge" {
         bridge: Text, server: Text, reason: Text, retry_in_ms: u64, backlog: u64,
         size: Option<u64>, limit: Option<u64>, key: Option<Text>, topic: Option<Text>,
-        said: Option<Text>, server_reference: Option<Text>,
+        client: Option<Text>, said: Option<Box<Text>>, server_reference: Option<Box<Text>>,
+    }
+    BridgeHeld = Warn "bridge_held" "bridge" { bridge: Text, reason: Text, backlog: u64 }
+    MessageHeld = Warn "message_held" "bridge" {
+        bridge: Text, reason: &'static str, topic: Text, client: Text, retry_in_ms: u64,
     }
     NetworkChanged = Info "network_changed" "bridge" {
         bridge: Text, what: &'static str, spared_ms: u64,
@@ -280,7 +295,9 @@ notes! {
     Denied = Info "denied" "client" {
         client: Text, what: &'static str, topic: Text, user: Option<Text>, count: u64,
     }
-    Quarantined = Warn "quarantined" "queue" { destination: Text, reason: Text, count: u64 }
+    Quarantined = Warn "quarantined" "queue" {
+        destination: Text, reason: Text, count: u64, topic: Text, client: Text,
+    }
     Qos2InDoubt = Warn "qos2_in_doubt" "bridge" { bridge: Text, count: u32, reason: &'static str }
     BackpressureOn = Warn "backpressure_on" "queue" { destination: Text, reason: &'static str }
     BackpressureOff = Info "backpressure_off" "queue" { destination: Text, duration_ms: u64 }

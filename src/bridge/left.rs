@@ -127,6 +127,11 @@ impl Left {
         self.asked = true;
     }
 
+    /// Is an answer awaited?
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     /// Whatever it said, it has heard it. `false`: it was not asked.
     pub fn answered(&mut self, server: u16) -> bool {
         let asked = core::mem::take(&mut self.asked);

@@ -2,6 +2,7 @@
 //! due. Idle → Resolving → Dialing → Greeting → Up → Backoff, and never a terminal state.
 
 use super::addresses::Addresses;
+use super::blame::Blame;
 use super::dial::Dial;
 use super::granted::{Said, WillLimits};
 use super::left::{Known, Left};
@@ -13,6 +14,7 @@ use crate::config::Bridge;
 use crate::fit::fit;
 use crate::limits::{SERVERS_MAX, STABLE_AFTER};
 use crate::mqtt::{Qos, Version};
+use crate::note::Text;
 use crate::vocab::{ConnId, Instant};
 use core::time::Duration;
 
@@ -75,6 +77,16 @@ impl Remote {
             wildcards: true,
         }
     }
+}
+
+/// A message by itself.
+#[derive(Clone, Debug)]
+pub struct Lone {
+    pub seq: u64,
+    /// Of its topic.
+    pub hash: u64,
+    pub topic: Text,
+    pub client: Text,
 }
 
 /// Where one SUBSCRIBE stands.
@@ -147,11 +159,22 @@ pub struct Link {
     pub said: Said,
     pub will_limits: WillLimits,
     pub takeovers: u32,
-    /// Sequence of the message that was oldest when the link last died, and how often.
-    pub suspect: Option<(u64, u32)>,
-    /// Send the suspect alone.
-    pub alone: bool,
-    /// Messages the remote refused for now wait until then.
+    /// What is held against messages that the remote closed on.
+    pub blame: Blame,
+    /// When QoS 0 went out, if nothing was acknowledged since.
+    pub zero_at: Instant,
+    /// Since when this connection waits for one that is to be tried instead of a suspect.
+    pub behind_since: Option<Instant>,
+    /// A message that was to be tried alone and had to be loaded is looked for again then.
+    pub single_at: Instant,
+    /// Of which stream, and since when it is looked for.
+    pub single_since: Option<(u8, Instant)>,
+    /// The message that was last sent with nothing else on the wire, while something is held
+    /// against messages: its bytes may have left RAM since.
+    pub lone: Option<Lone>,
+    /// Messages that were put aside since the start.
+    pub quarantined: u64,
+    /// So many topics were refused for now that everything waits until then.
     pub held_until: Instant,
     pub held_for: Duration,
     pub up_note_due: bool,
@@ -200,8 +223,13 @@ impl Link {
             said: Said::default(),
             will_limits: WillLimits::NONE,
             takeovers: 0,
-            suspect: None,
-            alone: false,
+            blame: Blame::new(true),
+            zero_at: Instant::ZERO,
+            behind_since: None,
+            single_at: Instant::ZERO,
+            single_since: None,
+            lone: None,
+            quarantined: 0,
             held_until: Instant::ZERO,
             held_for: Duration::ZERO,
             up_note_due: false,

@@ -1,14 +1,15 @@
 //! The rules of one bridge: which local topics go out and how, which remote ones come in, and
 //! which stream of the queue a topic belongs to.
 //!
-//! Streams 0, 1 and 2 are the lanes high, normal and low. The others are lent to the topics of
-//! rules with a `rate`, one each, so that a topic without a token holds up no other. The last 16
-//! are shared by hash by what finds no other.
+//! Streams 0, 1 and 2 are the lanes high, normal and low. The next are lent to topics that wait
+//! (see `holds`), the others to the topics of rules with a `rate`, one each, so that a topic
+//! without a token holds up no other. The last 16 are shared by hash by what finds no other.
 
+use super::holds::Holds;
 use super::pace::TokenBucket;
 use crate::config::{Bridge, Forward, Priority, SubscribeRule};
 use crate::fit::fit;
-use crate::limits::STREAMS_MAX;
+use crate::limits::{HELD_STREAMS, STREAMS_MAX};
 use crate::mqtt::{Qos, topic};
 use crate::vocab::Instant;
 
@@ -23,11 +24,14 @@ pub fn lane(priority: Priority) -> usize {
 
 const LANES: usize = 3;
 
+/// The first stream of a paced topic.
+const PACED: usize = LANES + HELD_STREAMS;
+
 /// Streams that topics share when all others are lent.
 const SHARED: usize = 16;
 
 /// Streams that are lent to one topic each.
-const LENT: usize = STREAMS_MAX - LANES - SHARED;
+const LENT: usize = STREAMS_MAX - PACED - SHARED;
 
 #[derive(Clone, Debug)]
 struct Paced {
@@ -40,7 +44,9 @@ pub struct Rules {
     pub forward: Vec<Forward>,
     pub subscribe: Vec<SubscribeRule>,
     hashes: Vec<u32>,
-    /// By stream less the lanes; the last are shared.
+    /// Topics that wait.
+    pub holds: Holds,
+    /// By stream less those before; the last are shared.
     paced: Vec<Option<Paced>>,
     /// Shared streams that somebody was sent to since they were last idle.
     shared_used: [bool; SHARED],
@@ -65,13 +71,14 @@ impl Rules {
             forward: bridge.forward.clone(),
             subscribe: bridge.subscribe.clone(),
             shared_used: [false; SHARED],
-            paced: if paced { vec![None; STREAMS_MAX - LANES] } else { Vec::new() },
+            holds: Holds::default(),
+            paced: if paced { vec![None; STREAMS_MAX - PACED] } else { Vec::new() },
         }
     }
 
     /// Streams the bridge's outbox needs.
     pub fn stream_count(bridge: &Bridge) -> usize {
-        if bridge.forward.iter().any(|rule| rule.rate.is_some()) { STREAMS_MAX } else { LANES }
+        if bridge.forward.iter().any(|rule| rule.rate.is_some()) { STREAMS_MAX } else { PACED }
     }
 
     /// Hashes of the bridge's and the rules' names, by index.
@@ -99,6 +106,12 @@ impl Rules {
         now: Instant,
         busy: &mut dyn FnMut(u8) -> bool,
     ) -> Lane {
+        if !self.holds.is_empty() {
+            self.holds.tidy(busy);
+            if let Some(stream) = self.holds.stream_of(topic::topic_hash(topic)) {
+                return Lane { stream, fresh: false };
+            }
+        }
         let Forward { rate, priority, .. } = &self.forward[usize::from(rule)];
         let Some(rate) = *rate else {
             let stream = fit(lane(*priority), "lanes");
@@ -137,26 +150,52 @@ impl Rules {
         Lane { stream: stream_at(shared), fresh: true }
     }
 
+    /// A topic is to wait: the stream it does so in, which is `stream` if it has that for itself.
+    /// `None`: too many do already.
+    pub fn hold(
+        &mut self,
+        hash: u64,
+        stream: u8,
+        suspect: bool,
+        busy: &mut dyn FnMut(u8) -> bool,
+    ) -> Option<u8> {
+        self.holds.tidy(busy);
+        // Those who share a paced stream wait together.
+        let own = (usize::from(stream) >= PACED).then_some(stream);
+        self.holds.begin(hash, own, lent(), suspect)
+    }
+
+    /// Is this stream paced by the rate of a rule?
+    pub fn is_paced(stream: u8) -> bool {
+        usize::from(stream) >= PACED
+    }
+
     /// When a stream may send next; `now` when it may.
     pub fn ready_at(&self, stream: u8, now: Instant) -> Instant {
-        self.bucket(stream).map_or(now, |paced| paced.bucket.ready_at(now))
+        let ready = self.bucket(stream).map_or(now, |paced| paced.bucket.ready_at(now));
+        ready.max(self.holds.ready_at(stream, now))
     }
 
     /// A message of this stream is sent.
     pub fn spend(&mut self, stream: u8, now: Instant) {
-        let at = usize::from(stream).checked_sub(LANES);
+        let at = usize::from(stream).checked_sub(PACED);
         if let Some(Some(paced)) = at.and_then(|at| self.paced.get_mut(at)) {
             paced.bucket.take(now);
         }
     }
 
     fn bucket(&self, stream: u8) -> Option<&Paced> {
-        self.paced.get(usize::from(stream).checked_sub(LANES)?)?.as_ref()
+        self.paced.get(usize::from(stream).checked_sub(PACED)?)?.as_ref()
     }
 }
 
 fn stream_at(at: usize) -> u8 {
-    fit(at + LANES, "streams")
+    fit(at + PACED, "streams")
+}
+
+/// The streams that are lent to topics that wait.
+fn lent() -> core::ops::Range<u8> {
+    fit(LANES, "streams")..fit(PACED, "streams")
 }
 
 /// The rules that a message of this remote topic comes in by, each once: those that match it, and
@@ -303,14 +342,14 @@ mod tests {
             assert!(lane.fresh && seen.insert(lane.stream));
         }
         let shared = rules.stream(0, "p/more", Instant::START, &mut |_| true);
-        assert!(usize::from(shared.stream) >= LANES + LENT);
+        assert!(usize::from(shared.stream) >= PACED + LENT);
         // A stream that becomes free does not tear the topic from what it has waiting.
-        let again = rules.stream(0, "p/more", Instant::START, &mut |stream| stream > 100);
+        let again = rules.stream(0, "p/more", Instant::START, &mut |stream| stream > 110);
         assert_eq!(again.stream, shared.stream);
         // Nor does somebody else's in it tear another from its own.
         for topic in 0..LENT {
             let lane = rules.stream(0, &format!("p/{topic}"), Instant::START, &mut |_| true);
-            assert!(!lane.fresh && usize::from(lane.stream) < LANES + LENT);
+            assert!(!lane.fresh && usize::from(lane.stream) < PACED + LENT);
         }
         assert_eq!(rules.stream(1, "x", Instant::START, &mut |_| true).stream, 0);
     }

@@ -346,6 +346,7 @@ impl Gateway {
         self.clients -= 1;
         self.conn_mut(slot).counted = false;
         let dest = self.session_dest(session);
+        self.remember_client(now, slot, session);
         self.close(now, slot, flush);
         self.queue.disconnected(dest);
         if !self.sessions[session].expiry.is_zero() {
@@ -380,7 +381,7 @@ impl Gateway {
         let Some(slot) = self.live(id) else { return };
         match self.conn(slot).role {
             Role::Client { .. } => self.client_gone(now, slot, "peer_closed", false),
-            Role::Link { bridge } => self.link_lost(now, slot, bridge, "peer_closed"),
+            Role::Link { bridge } => self.link_closed(now, slot, bridge, "peer_closed"),
             Role::Greeting => self.gone_unmet(now, slot, "closed_before_connect"),
             Role::Free | Role::Closing => {}
         }
@@ -395,7 +396,7 @@ impl Gateway {
         let Some(slot) = self.live(id) else { return };
         match self.conn(slot).role {
             Role::Client { .. } => self.client_gone(now, slot, reason, false),
-            Role::Link { bridge } => self.link_lost(now, slot, bridge, reason),
+            Role::Link { bridge } => self.link_closed(now, slot, bridge, reason),
             Role::Greeting => self.gone_unmet(now, slot, reason),
             Role::Free | Role::Closing => {}
         }

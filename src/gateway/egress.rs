@@ -10,7 +10,7 @@ use super::pay::{Kind, pay};
 use super::reasons::encode;
 use crate::bridge::progress::PARTS;
 use crate::fit::{fit, index, wide};
-use crate::limits::STREAMS_MAX;
+use crate::limits::{ROUNDS_MAX, ROUNDS_PAUSE};
 use crate::mqtt::codec::{PUBLISH_HEAD_OVERHEAD_MAX, PublishHead, encode_publish_head};
 use crate::mqtt::props::{Properties, Property, Variable};
 use crate::mqtt::{Ack, Packet, PacketId, Qos, Reason, Version, Writer};
@@ -150,13 +150,6 @@ impl Gateway {
             Role::Link { bridge } => Some(bridge),
             Role::Client { .. } | Role::Free | Role::Greeting | Role::Closing => None,
         };
-        if let Some(bridge) = link
-            && now < self.link(bridge).held_until
-        {
-            let until = self.link(bridge).held_until;
-            self.pace(slot, until);
-            return 0;
-        }
         if link.is_some()
             && let Some(until) = self.circle_holds(now)
         {
@@ -164,23 +157,28 @@ impl Gateway {
             return 0;
         }
         let mut at = 0;
-        // Each round sends or drops one; both are bounded by what the queue holds.
+        // Each round sends or drops one, or finds that one has to wait.
+        let mut rounds = 0;
         loop {
+            rounds += 1;
+            if rounds > ROUNDS_MAX {
+                self.pace(slot, now.plus(ROUNDS_PAUSE));
+                break;
+            }
             if let Some(bridge) = link
                 && let Some(until) = self.rate_closed(bridge, now)
             {
                 self.pace(slot, until);
                 break;
             }
-            let blocked = match link {
-                Some(bridge) => self.blocked_streams(now, slot, bridge, dest),
-                None => 0,
+            let (queued, zero) = match link {
+                Some(bridge) => match self.next_of_bridge(now, slot, bridge, dest) {
+                    Some(next) => next,
+                    None => continue,
+                },
+                None => (self.queue.next(dest, 0), self.queue.next_zero(dest)),
             };
-            let alone = link.is_some_and(|b| self.link(b).alone)
-                && !self.queue.outbox(dest).flight.is_empty()
-                && self.queue.outbox(dest).unsent != self.queue.outbox(dest).flight.head;
-            let queued = if alone { None } else { self.queue.next(dest, blocked) };
-            let next = match (queued, self.queue.next_zero(dest)) {
+            let next = match (queued, zero) {
                 (Some(queued), Some(zero)) => self.first_of(slot, queued, zero),
                 (Some(next), None) | (None, Some(next)) => next,
                 (None, None) => break,
@@ -199,43 +197,6 @@ impl Gateway {
             }
         }
         at
-    }
-
-    /// When the bridge's token bucket opens, if it is closed.
-    fn rate_closed(&self, bridge: BridgeId, now: Instant) -> Option<Instant> {
-        let at = self.link(bridge).rate.as_ref()?.ready_at(now);
-        (at > now).then_some(at)
-    }
-
-    fn pace(&mut self, slot: u16, until: Instant) {
-        let conn = self.conn_mut(slot);
-        conn.pace_at = conn.pace_at.min(until);
-        self.due_by(until);
-    }
-
-    /// Streams that are paced and have no token; notes when the first will.
-    fn blocked_streams(&mut self, now: Instant, slot: u16, bridge: BridgeId, dest: DestId) -> u128 {
-        let outbox = self.queue.outbox(dest);
-        // What is on disk only is loaded when there is a token for it, if there is little room.
-        let mut paced = outbox.paced & (outbox.active | outbox.gaps);
-        let mut blocked = 0;
-        let mut first = Instant::NEVER;
-        while paced != 0 {
-            let stream = paced.trailing_zeros();
-            paced &= paced - 1;
-            let Ok(narrow) = u8::try_from(stream) else { continue };
-            let ready = self.link(bridge).rules.ready_at(narrow, now);
-            if ready > now {
-                blocked |= 1 << stream;
-                first = first.min(ready);
-            }
-        }
-        debug_assert!(usize::from(u8::MAX) >= STREAMS_MAX);
-        if first != Instant::NEVER {
-            self.pace(slot, first);
-        }
-        self.queue.grant(dest, !blocked);
-        blocked
     }
 
     #[expect(clippy::too_many_arguments, reason = "one publish, one buffer, one place to go")]
@@ -287,6 +248,13 @@ impl Gateway {
         let mut retain = next.retain;
         if let Some(bridge) = link {
             let remote = self.link(bridge).remote;
+            if remote.qos_max < Qos::ExactlyOnce
+                && next.dup
+                && qos == Qos::ExactlyOnce
+                && self.waits_for_qos2(now, bridge, next.entry)
+            {
+                return Wrote::Skipped;
+            }
             qos = qos.min(remote.qos_max);
             retain &= remote.retain_available;
         }
@@ -308,7 +276,10 @@ impl Gateway {
             return Wrote::Skipped;
         };
         if total > self.conn(slot).packet_bytes_max {
-            self.queue.drop_entry(dest, next.entry, DropReason::TooLarge);
+            match link.filter(|_| next.qos != Qos::AtMostOnce) {
+                Some(bridge) => self.keep_aside(now, bridge, next.entry, "packet_too_large"),
+                None => self.queue.drop_entry(dest, next.entry, DropReason::TooLarge),
+            }
             return Wrote::Skipped;
         }
         if total > out.len() && !fresh {
@@ -329,6 +300,9 @@ impl Gateway {
             }
             if !next.dup {
                 link.rules.spend(next.stream, now);
+            }
+            if !link.rules.holds.is_empty() && qos != Qos::AtMostOnce {
+                link.rules.holds.sent(next.stream);
             }
             self.counters.fwd_sent += 1;
         }
@@ -353,6 +327,9 @@ impl Gateway {
     fn finished(&mut self, now: Instant, dest: DestId, sending: &Sending) {
         if sending.qos == Qos::AtMostOnce {
             self.queue.sent_zero(dest, sending.entry);
+            if let Some(link) = self.links.get_mut(usize::from(dest.0)) {
+                link.zero_at = now;
+            }
         } else {
             self.queue.sent(dest, sending.entry, now);
             let timeout = match self.links.get(usize::from(dest.0)) {

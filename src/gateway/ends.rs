@@ -6,6 +6,7 @@ use super::Gateway;
 use super::conn::Role;
 use super::receive::Step;
 use super::verbs::Action;
+use crate::bridge::blame::Ending;
 use crate::fit::wide;
 use crate::limits::{CLOSE_SURE, CLOSE_WITHIN, CONNECT_SURE, CONNECT_WITHIN};
 use crate::mqtt::props::Properties;
@@ -177,7 +178,7 @@ impl Gateway {
                 }
                 let name = self.bridge_name(bridge);
                 self.blame = Blame::of(fatal.bound, &name, topic);
-                self.link_lost(now, slot, bridge, fatal.word);
+                self.link_lost(now, slot, bridge, fatal.word, Ending::Other);
                 self.blame = Blame::default();
             }
             Role::Client { .. } => {

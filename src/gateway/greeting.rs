@@ -153,7 +153,13 @@ impl Gateway {
         link.awaits_ack = Wait::default();
         link.acked_at = now;
         link.held_until = Instant::ZERO;
+        link.zero_at = Instant::ZERO;
+        link.behind_since = None;
+        link.blame.connected();
+        link.rules.holds.hurry(now);
         let (window, first) = (link.remote.receive_maximum, link.first);
+        let takes_qos2 = link.remote.qos_max == Qos::ExactlyOnce;
+        self.queue.set_takes_qos2(dest, takes_qos2);
         let left = self.queue.outbox(dest).peer.is_some_and(|last| last != peer);
         let in_doubt = self.queue.greeted(dest, peer, connack.session_present, window, now);
         if in_doubt > 0 {

@@ -2,9 +2,11 @@
 //! is no terminal state. Read MQTT 5 sections 3.1, 3.2 and 4.4 first.
 
 use super::conn::Role;
+use super::subject::Subject;
 use super::verbs::Action;
 use super::{Gateway, State};
 use crate::bridge::addresses::Attempt;
+use crate::bridge::blame::{Closed, Ending};
 use crate::bridge::dial::Next;
 use crate::config::Bridge;
 use crate::fit::millis;
@@ -129,6 +131,17 @@ impl Gateway {
     }
 
     pub(super) fn back_off(&mut self, now: Instant, bridge: BridgeId, reason: &'static str) {
+        self.back_off_from(now, bridge, reason, Subject::none());
+    }
+
+    /// The same, if a message is concerned.
+    fn back_off_from(
+        &mut self,
+        now: Instant,
+        bridge: BridgeId,
+        reason: &'static str,
+        subject: Subject,
+    ) {
         let Self { links, rng, .. } = self;
         let link = &mut links[usize::from(bridge.0)];
         let mut until = now.plus(link.backoff.next(rng));
@@ -141,6 +154,7 @@ impl Gateway {
         self.due_by(until);
         let blame = core::mem::take(&mut self.blame);
         let said = core::mem::take(&mut self.link_mut(bridge).said);
+        let known = |word: Text| Some(word).filter(|word| word != "-");
         let note = Note::BridgeDown {
             bridge: self.bridge_name(bridge),
             server: self.server_name(bridge),
@@ -150,9 +164,10 @@ impl Gateway {
             size: blame.size,
             limit: blame.limit,
             key: blame.key,
-            topic: blame.topic,
-            said: said.words,
-            server_reference: said.server,
+            topic: known(subject.topic).or(blame.topic),
+            client: known(subject.client),
+            said: said.words.map(Box::new),
+            server_reference: said.server.map(Box::new),
         };
         self.note(note);
     }
@@ -220,8 +235,21 @@ impl Gateway {
             self.candidate_failed(now, bridge);
         } else {
             self.link_mut(bridge).heard = true;
-            self.link_lost(now, slot, bridge, "connect_too_large");
+            self.link_lost(now, slot, bridge, "connect_too_large", Ending::Other);
         }
+    }
+
+    /// The shell says that the link's connection is gone.
+    pub(super) fn link_closed(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        bridge: BridgeId,
+        reason: &'static str,
+    ) {
+        let closed = matches!(reason, "peer_closed" | "reset");
+        let ending = if closed { Ending::Closed } else { Ending::Other };
+        self.link_lost(now, slot, bridge, reason, ending);
     }
 
     /// The link's connection is gone, in whatever state it was.
@@ -231,11 +259,14 @@ impl Gateway {
         slot: u16,
         bridge: BridgeId,
         reason: &'static str,
+        ending: Ending,
     ) {
         let id = self.conn(slot).id(slot);
         if matches!(self.conn(slot).role, Role::Closing | Role::Free) {
             return;
         }
+        // What is half written counts, and is forgotten with the connection.
+        let evidence = self.evidence(now, bridge, slot, ending);
         self.close(now, slot, true);
         if self.link(bridge).is_candidate(id) {
             self.candidate_failed(now, bridge);
@@ -258,7 +289,7 @@ impl Gateway {
                 let reason = if heard || !by_peer { reason } else { "closed_before_connack" };
                 self.attempt_failed(now, bridge, reason);
             }
-            State::Up { conn } if conn == id => self.up_lost(now, bridge, reason),
+            State::Up { conn } if conn == id => self.up_lost(now, bridge, reason, evidence),
             State::Backoff { .. }
             | State::Resolving { .. }
             | State::Dialing { .. }
@@ -284,10 +315,9 @@ impl Gateway {
         link.upgrade_at = Instant::NEVER;
     }
 
-    pub(super) fn up_lost(&mut self, now: Instant, bridge: BridgeId, reason: &'static str) {
+    fn up_lost(&mut self, now: Instant, bridge: BridgeId, reason: &'static str, evidence: Closed) {
         let dest = Self::bridge_dest(bridge);
-        self.suspect(now, bridge, reason);
-        self.shrink_window(bridge, reason);
+        let subject = self.judge(now, bridge, reason, evidence);
         self.queue.disconnected(dest);
         self.queue.drop_zero(dest, DropReason::Offline);
         if let Some(candidate) = self.link_mut(bridge).candidate.take()
@@ -304,7 +334,7 @@ impl Gateway {
         link.down_since = now;
         link.ping_sent = None;
         self.announce(now, bridge, false);
-        self.back_off(now, bridge, reason);
+        self.back_off_from(now, bridge, reason, subject);
     }
 
     pub(super) fn link_disconnect(
@@ -327,7 +357,7 @@ impl Gateway {
                 self.note(note);
             }
         }
-        self.link_lost(now, slot, bridge, word);
+        self.link_lost(now, slot, bridge, word, Ending::Disconnect(reason));
     }
 
     pub(super) fn link_is_up(&self, bridge: BridgeId, slot: u16) -> bool {

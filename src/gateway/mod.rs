@@ -3,7 +3,6 @@
 //! It takes `now`, bytes and events and yields bytes, actions, notes and the next deadline. It
 //! never reads a clock, opens a socket, touches a file or draws entropy; the shell does. A turn of
 //! the shell is: `receive` and `handle` → `expire` → `flush` → `transmit` → actions → notes.
-//!
 //! An acknowledgement is emitted by `transmit` only when it is true: when every destination has
 //! settled the message. That is an invariant of `egress`, not a calling convention.
 
@@ -13,6 +12,7 @@ mod brought;
 mod circle;
 mod clients;
 mod conn;
+mod counters;
 mod covered;
 mod egress;
 mod ends;
@@ -34,16 +34,19 @@ mod places;
 mod plan;
 mod reasons;
 mod receive;
+mod refusals;
 mod reload;
 mod replies;
 mod service;
 mod share;
 pub mod slow;
 pub mod stats;
+mod subject;
 mod subscribe;
 pub mod sys;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod unsubscribe;
 mod unwelcome;
 pub mod verbs;
@@ -69,31 +72,11 @@ use crate::queue::outbox::DestId;
 use crate::vocab::{BridgeId, ConnId, Instant, Rng};
 use conn::{Conn, Role};
 use core::time::Duration;
+use counters::Counters;
 use ends::Blame;
 use open::{SCRATCH_BYTES, connect_bytes, setup};
 use std::collections::VecDeque;
 pub use verbs::{Action, Event, Taken};
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counters {
-    in_msgs: u64,
-    out_msgs: u64,
-    recv_msgs: u64,
-    fwd_sent: u64,
-    fwd_acked: u64,
-    /// Whole packets, and the payloads of publishes among them.
-    in_packets: u64,
-    in_bytes: u64,
-    in_payload: u64,
-    out_packets: u64,
-    out_bytes: u64,
-    out_payload: u64,
-    clients_max: u16,
-    sessions_expired: u64,
-    /// Connections of clients, and those of them that have said CONNECT.
-    sockets: u64,
-    connects: u64,
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Stop {
@@ -113,6 +96,8 @@ pub struct Gateway {
     retained: RetainedMessages,
     links: Vec<Link>,
     gone: unsubscribe::Gone,
+    /// Clients that are gone, the last ones.
+    clients_gone: subject::Departed,
     conns: Box<[Conn]>,
     /// Slots of local connections; those of links follow, two a bridge.
     client_slots: u16,
@@ -174,7 +159,7 @@ pub struct Gateway {
     wills_at: Instant,
     /// Sessions that ended and whose rows have to go.
     forgotten: Vec<String>,
-    /// Longest time away in the store, and until when it is remembered.
+    /// Longest time away in the store, until when it is remembered.
     absence: Duration,
     absence_until: Instant,
     mark: mark::Mark,
@@ -214,6 +199,7 @@ impl Gateway {
             logins: Logins::new(),
             links: Vec::with_capacity(config.bridges.len()),
             gone: unsubscribe::Gone::new(),
+            clients_gone: heapless::Deque::new(),
             heard: alias::Aliases::new(usize::from(client_slots), limit.topic_bytes),
             told: alias::Aliases::new(conns.len(), limit.topic_bytes),
             ready: Marks::new(conns.len()),

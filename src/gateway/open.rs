@@ -69,7 +69,7 @@ impl Gateway {
             persistent: true,
             messages_max: if self.queue.has_store() { u64::MAX } else { 16 },
             bytes_max: u64::MAX,
-            slots_max: self.queue.slot_count() / 16,
+            slots_max: (self.queue.slot_count() / 16).max(1),
             ..self.session_params(0, "", 1)
         };
         self.queue.open(self.queue.aside(), params);

@@ -2,6 +2,7 @@
 //! then batches of the backlog back into RAM. The only place that gets the store.
 
 use super::Gateway;
+use crate::bridge::blame::Blame;
 use crate::bridge::link::Link;
 use crate::broker::retained::Change;
 use crate::broker::subs::Subscription;
@@ -462,6 +463,9 @@ impl Gateway {
         }
         self.with_streams(now, |queue, streams| queue.restore(now, store, streams))?;
         self.drop_unwelcome_sessions(now);
+        for link in &mut self.links {
+            link.blame = Blame::new(!self.queue.has_aside());
+        }
         for session in 0..self.sessions.count() {
             let in_doubt = self.queue.is_in_doubt(self.session_dest(session));
             let entry = &mut self.sessions[session];
@@ -475,6 +479,8 @@ impl Gateway {
                 destination: crate::note::text("-"),
                 reason: crate::note::text("corrupt_row"),
                 count: damaged,
+                topic: crate::note::text("-"),
+                client: crate::note::text("-"),
             };
             self.note(note);
         }

@@ -521,10 +521,10 @@ impl Gateway {
             // [MQTT-4.8.0-1] [MQTT-4.13.1-1]
             return Err(Fatal::new(Reason::PROTOCOL_ERROR, "wrong_acknowledgement"));
         }
+        let answered = self.answered(slot, dest, packet);
         let acked = match packet {
             Packet::Puback(ack) | Packet::Pubrec(ack) if ack.reason.is_error() => {
-                self.refused(now, slot, dest, ack);
-                Acked::Yes { round_trip: None }
+                self.refused(now, slot, dest, ack)
             }
             Packet::Puback(ack) => self.queue.puback(dest, ack.packet_id, now),
             Packet::Pubrec(ack) => {
@@ -547,14 +547,16 @@ impl Gateway {
             let link = self.link_mut(bridge);
             link.acked_at = now;
             link.acked += u64::from(counts);
-            link.alone = false;
-            link.suspect = None;
+            link.zero_at = Instant::ZERO;
             if let Some(round_trip) = round_trip {
                 link.rtt.sample(round_trip);
                 let smoothed = link.rtt.smoothed().unwrap_or_default();
                 self.queue.set_round_trip(dest, smoothed);
             }
             self.counters.fwd_acked += u64::from(counts);
+            if let Some((seq, stream)) = answered {
+                self.taken(now, bridge, seq, stream);
+            }
         }
         self.ready.set(slot);
         Ok(Step::Done)

@@ -7,6 +7,7 @@
 use super::open::{box_setup, connect_bytes};
 use super::verbs::Action;
 use super::{Gateway, State};
+use crate::bridge::blame::Blame;
 use crate::bridge::link::Link;
 use crate::bridge::rules::Rules;
 use crate::config::{self, Bridge, Config};
@@ -228,6 +229,7 @@ impl Gateway {
                     limit: None,
                     key: None,
                     topic: None,
+                    client: None,
                     said: None,
                     server_reference: None,
                 };
@@ -254,6 +256,8 @@ impl Gateway {
         link.left = self.left_by(&config);
         let old = &self.links[usize::from(at)];
         (link.reconnects, link.acked) = (old.reconnects, old.acked);
+        link.quarantined = old.quarantined;
+        link.blame = Blame::new(!self.queue.has_aside());
         let params = self.bridge_params(&config, &link.rules);
         self.links[usize::from(at)] = link;
         self.circle.forget();

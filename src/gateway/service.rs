@@ -1,25 +1,20 @@
-//! A link that is up: keepalive, acknowledgements that do not come, subscriptions, messages the
-//! remote refuses, and the word that the bridge is up. Read MQTT 5 sections 3.8, 3.12, 4.9 first.
+//! A link that is up: keepalive, acknowledgements that do not come, subscriptions, and the word
+//! that the bridge is up. Read MQTT 5 sections 3.8, 3.12, 4.9 first.
 
 use super::Gateway;
-use super::conn::{Conn, Role};
+use super::conn::Conn;
 use super::links::SUBSCRIBE_ID;
 use super::receive::{Fatal, Step};
 use super::verbs::Action;
+use crate::bridge::blame::Ending;
 use crate::bridge::link::Subscribed;
 use crate::bridge::rules::{qos_for_all, subscription_id};
 use crate::fit::{fit, millis};
-use crate::limits::{REFUSED_RETRY, TOGETHER};
-use crate::mqtt::Version;
+use crate::limits::REFUSED_RETRY;
 use crate::mqtt::props::{Properties, Property, Variable};
-use crate::mqtt::{
-    Ack, Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode,
-};
+use crate::mqtt::{Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode};
 use crate::note::{Note, Text, text};
-use crate::queue::DropReason;
-use crate::queue::outbox::DestId;
 use crate::queue::pool::{Head, RecordId};
-use crate::queue::window::Next;
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
 
@@ -49,100 +44,10 @@ pub(super) fn owe(conn: &mut Conn, packet: &Packet<'_>) -> Owed {
 }
 
 impl Gateway {
-    /// After two deaths with the same oldest message it is sent alone; three closes by the peer
-    /// with it alone on the wire and it is set aside.
-    pub(super) fn suspect(&mut self, now: Instant, bridge: BridgeId, reason: &'static str) {
-        let dest = Self::bridge_dest(bridge);
-        if !matches!(reason, "peer_closed" | "reset" | "disconnected_by_peer") {
-            return;
-        }
-        let Some((index, seq, alone)) = self.queue.oldest_on_wire(dest) else { return };
-        let link = self.link_mut(bridge);
-        let was_alone = link.alone && alone;
-        let deaths = match link.suspect {
-            Some((known, deaths)) if known == seq => {
-                if link.alone && !was_alone {
-                    deaths
-                } else {
-                    deaths + 1
-                }
-            }
-            _ => 1,
-        };
-        link.suspect = Some((seq, deaths));
-        link.alone = deaths >= 2;
-        if deaths >= 5 && was_alone {
-            link.suspect = None;
-            link.alone = false;
-            self.quarantine(now, dest, index, "remote_closes");
-        }
-    }
-
-    /// Before MQTT 5 a remote that has more on the wire than it takes can only close: the next
-    /// connection tries half. It grows again with every connection that proves stable.
-    pub(super) fn shrink_window(&mut self, bridge: BridgeId, reason: &'static str) {
-        let conn = self.link(bridge).conn();
-        let old = conn.is_some_and(|conn| self.conn(conn.slot).version != Version::V5);
-        let inflight = self.queue.outbox(Self::bridge_dest(bridge)).inflight;
-        if old && inflight >= 2 && matches!(reason, "peer_closed" | "reset") {
-            let link = self.link_mut(bridge);
-            link.window_cap = link.window_cap.min(inflight).div_ceil(2);
-        }
-    }
-
     /// Says goodbye, and closes.
     pub(super) fn leave(&mut self, now: Instant, bridge: BridgeId, slot: u16) {
         self.take_leave(bridge, slot);
         self.close(now, slot, true);
-    }
-
-    /// Takes a message out of a queue and keeps it aside: counted and logged.
-    pub(super) fn quarantine(
-        &mut self,
-        _now: Instant,
-        dest: DestId,
-        index: u32,
-        reason: &'static str,
-    ) {
-        let destination = self.queue.name(dest);
-        if self.queue.set_aside(dest, index) {
-            self.note(Note::Quarantined { destination, reason: text(reason), count: 1 });
-        }
-    }
-
-    /// PUBACK or PUBREC with an error: what the remote will never take is set aside, the rest waits
-    /// and is tried again.
-    pub(super) fn refused(&mut self, now: Instant, slot: u16, dest: DestId, ack: &Ack<'_>) {
-        let Some(index) = self.queue.by_id(dest, ack.packet_id) else { return };
-        let Role::Link { bridge } = self.conn(slot).role else {
-            // A local subscriber that refuses a message has settled it [MQTT-4.3.3].
-            self.queue.drop_entry(dest, index, DropReason::Refused);
-            return;
-        };
-        match ack.reason {
-            Reason::UNSPECIFIED | Reason::IMPLEMENTATION_SPECIFIC | Reason::QUOTA_EXCEEDED => {
-                if self.queue.put_back(dest, index) {
-                    let link = self.link_mut(bridge);
-                    link.held_for =
-                        (link.held_for * 2).clamp(Duration::from_secs(1), Duration::from_secs(60));
-                    link.held_until = now.plus(link.held_for);
-                    let until = link.held_until;
-                    self.due_by(until);
-                }
-            }
-            reason => self.quarantine(now, dest, index, reason.word()),
-        }
-    }
-
-    /// What came together leaves in the order it came in, but for QoS 2 that waits for the store;
-    /// else they take turns, so that neither waits for a backlog of the other.
-    pub(super) fn first_of(&mut self, slot: u16, queued: Next, zero: Next) -> Next {
-        let conn = &mut self.conns[usize::from(slot)];
-        let zero_first = self.queue.came_before(zero, queued, TOGETHER).unwrap_or_else(|| {
-            conn.zero_turn = !conn.zero_turn;
-            conn.zero_turn
-        });
-        if zero_first { zero } else { queued }
     }
 
     /// Keepalive, acknowledgement time-out, probes of the first server.
@@ -150,14 +55,14 @@ impl Gateway {
         let mut next = Instant::NEVER;
         let by = self.acked_by(slot, bridge);
         if by <= now {
-            self.link_lost(now, slot, bridge, "ack_timeout");
+            self.link_lost(now, slot, bridge, "ack_timeout", Ending::Unacknowledged);
             return now;
         }
         next = next.min(by);
         let renew_at = self.renew_at(slot);
         if renew_at <= now {
             self.take_leave(bridge, slot);
-            self.link_lost(now, slot, bridge, "fetch_again");
+            self.link_lost(now, slot, bridge, "fetch_again", Ending::Other);
             return now;
         }
         next = next.min(renew_at);
@@ -169,7 +74,7 @@ impl Gateway {
                 let heard = conn.received_at > asked;
                 let by = self.answered_by(slot, bridge, asked);
                 if !heard && by <= now {
-                    self.link_lost(now, slot, bridge, "keepalive_timeout");
+                    self.link_lost(now, slot, bridge, "keepalive_timeout", Ending::Other);
                     return now;
                 }
                 next = next.min(by);

@@ -159,6 +159,7 @@ const BRIDGE_FIGURES: &[BridgeRow] = &[
     }),
     ("reconnects", |of, _, bridge, out| number(out, of.link(bridge).reconnects)),
     ("acked", |of, _, bridge, out| number(out, of.link(bridge).acked)),
+    ("quarantined", |of, _, bridge, out| number(out, of.link(bridge).quarantined)),
 ];
 
 impl Gateway {

@@ -112,6 +112,11 @@ impl Queue {
         outbox.stuck = true;
         outbox.tight = true;
         outbox.evict = false;
+        if dest == self.aside() {
+            // Nothing is dropped for it, nor from it.
+            return false;
+        }
+        let outbox = self.outbox(dest);
         let giver = match (outbox.params.session, outbox.params.overflow) {
             (true, _) => self.largest_session(dest),
             (false, Overflow::DropOldest) => dest,
@@ -141,7 +146,7 @@ impl Queue {
     /// What was given up freed no slot: nobody waits for a destination that drops.
     pub(super) fn give_up_custody(&mut self, dest: DestId) {
         let outbox = self.outbox(dest);
-        if outbox.waits_for_slot() {
+        if outbox.waits_for_slot() && dest != self.aside() {
             self.refuse_custody(dest, outbox.custody.head);
         }
     }

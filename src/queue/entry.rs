@@ -49,6 +49,16 @@ pub struct Flags {
     pub barrier: bool,
     /// It was sent before in this session.
     pub dup: bool,
+    /// In the window, and passed over for now: it is at the end of `flight`.
+    pub deferred: bool,
+    /// The same, and the peer has nothing of it: it takes no room in its window.
+    pub light: bool,
+    /// It is to be sent alone, and has to be read from the store for that; it stays in RAM then.
+    pub wanted: bool,
+    /// The peer closed on it when nothing else was on the wire.
+    pub closed_once: bool,
+    /// It did so again: it did not keep it.
+    pub closed_upon: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +123,11 @@ impl Entry {
             unsent: false,
             barrier: false,
             dup: false,
+            deferred: false,
+            light: false,
+            wanted: false,
+            closed_once: false,
+            closed_upon: false,
         },
         replaced: NONE,
         custody: UNLINKED,
@@ -219,6 +234,21 @@ impl Slab {
             self[head].link(chain).prev = index;
         }
         list.head = index;
+        list.len += 1;
+    }
+
+    /// Before `at`; `NONE` = at the end.
+    pub fn insert(&mut self, list: &mut List, chain: Chain, index: u32, at: u32) {
+        if at == NONE {
+            return self.push_back(list, chain, index);
+        }
+        let prev = self[at].link(chain).prev;
+        if prev == NONE {
+            return self.push_front(list, chain, index);
+        }
+        *self[index].link(chain) = Link { prev, next: at };
+        self[prev].link(chain).next = index;
+        self[at].link(chain).prev = index;
         list.len += 1;
     }
 

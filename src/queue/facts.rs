@@ -6,7 +6,6 @@ use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
 use super::recv::Stage;
 use super::store::Stock;
-use super::trim::Scope;
 use super::{DropReason, Push, Queue};
 use crate::fit::{fit, wide};
 use crate::limits::{BLOCK_BYTES, QOS0_WAIT_MAX, SLOT_BYTES};
@@ -261,6 +260,11 @@ impl Queue {
         before
     }
 
+    /// Does the peer take QoS 2?
+    pub fn set_takes_qos2(&mut self, dest: DestId, takes: bool) {
+        self.outbox_mut(dest).takes_qos2 = takes;
+    }
+
     pub fn set_round_trip(&mut self, dest: DestId, smoothed: Duration) {
         self.outbox_mut(dest).srtt = smoothed;
     }
@@ -308,48 +312,6 @@ impl Queue {
         }
         let moment = if outbox.params.session { Duration::ZERO } else { QOS0_WAIT_MAX };
         outbox.up == Up::Up && now.since(outbox.zero_full_at) <= moment
-    }
-
-    /// The oldest message on the wire: entry, sequence, and whether it is there alone.
-    pub fn oldest_on_wire(&self, dest: DestId) -> Option<(u32, u64, bool)> {
-        let outbox = self.outbox(dest);
-        let head = outbox.flight.head;
-        if head == NONE || self.entries[head].flags.unsent {
-            return None;
-        }
-        let next = self.entries.next(super::entry::Chain::Line, head);
-        let alone = next == NONE || self.entries[next].flags.unsent;
-        Some((head, self.entries[head].seq, alone))
-    }
-
-    /// Destination of what is set aside.
-    pub fn aside(&self) -> DestId {
-        DestId(fit(self.boxes.len() - 1, "destinations"))
-    }
-
-    /// Takes a message out of its queue and keeps it in the quarantine. `false`: its bytes are on
-    /// disk only, or there is no room; it waits, is sent again, and kept when it is refused again.
-    pub fn set_aside(&mut self, dest: DestId, index: u32) -> bool {
-        let aside = self.aside();
-        let entry = self.entries[index];
-        let Some(record) = entry.record.filter(|_| self.entries.free_count() > 0) else {
-            self.put_back(dest, index);
-            return false;
-        };
-        if self.admit(aside, Qos::AtLeastOnce, 0).is_err() {
-            self.drop_oldest(aside, Scope::All, DropReason::QueueFull);
-        }
-        let push = Push {
-            qos: entry.qos.max(Qos::AtLeastOnce),
-            retain: entry.flags.retain,
-            stream: 0,
-            rule: 0,
-            hold: true,
-            conflate: None,
-        };
-        self.push(aside, record, push);
-        self.settle(dest, index);
-        true
     }
 
     /// Has it neither a message nor an exchange of QoS 2, its own or its peer's?

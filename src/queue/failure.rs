@@ -103,8 +103,12 @@ impl Queue {
         }
         let mut last = if first == NONE { NONE } else { self.outbox(dest).flight.tail };
         while last != NONE {
-            self.put_back(dest, last);
-            last = if last == first { NONE } else { self.outbox(dest).flight.tail };
+            let before = self.entries.previous(Chain::Line, last);
+            // What is passed over came before, if it was sent: it keeps its identifier.
+            if !(self.entries[last].flags.deferred && self.entries[last].flags.dup) {
+                self.put_back(dest, last);
+            }
+            last = if last == first { NONE } else { before };
         }
     }
 }

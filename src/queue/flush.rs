@@ -247,7 +247,7 @@ impl Queue {
     /// identifiers are in the same commit.
     fn admit_qos2(&mut self, dest: DestId) {
         let outbox = self.outbox(dest);
-        if !outbox.used || !outbox.params.journal || outbox.up == Up::Down || outbox.reorder {
+        if !outbox.used || !outbox.journals() || outbox.up == Up::Down || outbox.reorder {
             return;
         }
         if !core::mem::take(&mut self.outbox_mut(dest).qos2_wanted)
@@ -507,9 +507,9 @@ impl Queue {
         let mut at = self.outbox(dest).flight.head;
         while at != NONE {
             let next = self.entries.next(Chain::Line, at);
-            // What has left needs its bytes only if it has to be sent again.
-            let sent = self.outbox(dest).up == Up::Down || !self.entries[at].flags.unsent;
-            if self.entries[at].place.is_some() && sent {
+            if self.entries[at].place.is_some()
+                && self.outbox(dest).can_do_without(&self.entries[at])
+            {
                 self.release_bytes(dest, at);
             }
             at = next;

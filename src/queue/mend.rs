@@ -123,6 +123,12 @@ impl Queue {
     pub(super) fn quarantine_corrupt(&mut self, dest: DestId, count: u64) {
         self.counters.corrupt += count;
         let destination = self.name(dest);
-        self.note(Note::Quarantined { destination, reason: text("corrupt"), count });
+        self.note(Note::Quarantined {
+            destination,
+            reason: text("corrupt"),
+            count,
+            topic: text("-"),
+            client: text("-"),
+        });
     }
 }

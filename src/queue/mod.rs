@@ -8,6 +8,8 @@
 //! takes a destination's whole uncommitted prefix, so its log is always in sequence.
 
 mod append;
+pub mod aside;
+pub mod defer;
 mod drops;
 pub mod entry;
 pub mod facts;
@@ -20,6 +22,7 @@ pub mod outbox;
 pub mod peer;
 pub mod pool;
 mod press;
+mod put_back;
 pub mod record;
 pub mod recv;
 pub mod refill;
@@ -262,7 +265,7 @@ impl Queue {
             rule_drops: false,
             refused: heapless::Vec::new(),
             counters: Counters::default(),
-            slot_buffer: vec![0; crate::limits::SLOT_BYTES].into_boxed_slice(),
+            slot_buffer: vec![0; SLOT_BYTES].into_boxed_slice(),
             long_topic: Vec::with_capacity(setup.long_topic_bytes()),
             salvage: None,
             doubtful_rows: false,
@@ -329,7 +332,6 @@ impl Queue {
         let outbox = self.outbox_mut(dest);
         // Nothing waits for a row that is not written.
         outbox.row_urgent &= persistent;
-        let outbox = self.outbox_mut(dest);
         outbox.params.persistent = persistent;
         outbox.params.journal = journal;
     }
@@ -340,8 +342,7 @@ impl Queue {
         self.outbox_mut(dest).unknown_slots = 0;
         self.outbox_mut(dest).salvaging = false;
         self.spill_note(dest, now);
-        let recv = &mut self.recv;
-        recv.clear(dest.0);
+        self.recv.clear(dest.0);
         let outbox = self.outbox_mut(dest);
         let (streams, wire, conflated) =
             (outbox.streams.len(), outbox.wire.len(), outbox.conflated.len());
@@ -572,7 +573,7 @@ impl Queue {
     }
 }
 
-/// Entries for a ring of so many messages: four destinations each, and what windows are promised.
+/// Entries for a ring of so many messages: four destinations each, and those of windows.
 fn entry_count(messages: u32, windows: u32) -> u32 {
     messages.saturating_mul(4).saturating_add(windows)
 }

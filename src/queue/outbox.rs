@@ -1,13 +1,14 @@
 //! One destination's side of the queue: a bridge or a local session. Holds no bytes and no entry
 //! of its own, only where its lists begin and what it may take.
 
-use super::entry::{List, Place};
+use super::entry::{Entry, List, Place};
 use super::log::{NewSlot, SlotChain};
 use super::peer::{Parked, PeerId};
 use super::pool::NONE;
 use super::record::SESSION_RULE;
 use super::trim::RuleCount;
-use crate::fit::fit;
+use crate::fit::{fit, index};
+use crate::limits::BRIDGE_IDS_MIN;
 use crate::note::Text;
 use crate::vocab::{Instant, Overflow};
 use core::time::Duration;
@@ -109,6 +110,16 @@ pub struct Outbox {
     pub flight: List,
     /// First entry of `flight` whose packet has to be sent.
     pub unsent: u32,
+    /// First entry of `flight` that is passed over for now; all behind it are, too. Invariant: with
+    /// nothing else to be sent `unsent` is this one.
+    pub deferred: u32,
+    /// How many they are.
+    pub deferred_count: u16,
+    /// How many of those the peer has nothing of.
+    pub light_count: u16,
+    /// The peer closed more than once on what is passed over, and so did not keep it: it takes no
+    /// room in its window. (What a peer says to one too many, 0x97, is heard.)
+    pub closed_upon: bool,
     pub release: List,
     /// First entry of `release` whose PUBREL has to be sent.
     pub unsent_release: u32,
@@ -118,6 +129,8 @@ pub struct Outbox {
     pub next_id: u16,
     /// Entries in `flight` and `release`.
     pub inflight: u16,
+    /// The peer takes QoS 2: else what is of it leaves at a lower one, and begins no exchange.
+    pub takes_qos2: bool,
     /// `params.window` and the peer's Receive Maximum, whichever is less.
     pub window: u16,
     /// A QoS 2 message at the head of a stream waits for its barrier.
@@ -209,8 +222,15 @@ impl Outbox {
     /// Streams that are lanes for good.
     pub const LANES: [u128; 3] = [0b001, 0b010, 0b100];
 
+    /// Of what is in the window: what has left needs its bytes only if it has to be sent again, and
+    /// what is passed over when its turn comes.
+    pub fn can_do_without(&self, entry: &Entry) -> bool {
+        let passed_over = entry.flags.deferred && !entry.flags.wanted;
+        self.up == Up::Down || !entry.flags.unsent || passed_over
+    }
+
     pub fn new(streams: usize, window: u16, conflated: usize) -> Self {
-        let wire = (usize::from(window) * 2).next_power_of_two();
+        let wire = places(streams, window);
         Self {
             used: false,
             params: Params {
@@ -249,12 +269,17 @@ impl Outbox {
             custody_qos2: 0,
             flight: List::EMPTY,
             unsent: NONE,
+            deferred: NONE,
+            deferred_count: 0,
+            light_count: 0,
+            closed_upon: false,
             release: List::EMPTY,
             unsent_release: NONE,
             done: List::EMPTY,
             wire: vec![NONE; wire].into_boxed_slice(),
             next_id: 1,
             inflight: 0,
+            takes_qos2: true,
             window,
             qos2_wanted: false,
             load_wanted: false,
@@ -306,7 +331,7 @@ impl Outbox {
     pub fn planned_bytes(streams: usize, window: u16, conflated: usize) -> usize {
         size_of::<Self>()
             + streams * size_of::<Stream>()
-            + (usize::from(window) * 2).next_power_of_two() * 4
+            + places(streams, window) * 4
             + conflated * size_of::<Conflated>()
     }
 
@@ -366,10 +391,21 @@ impl Outbox {
         self.is_unread() || self.streams[usize::from(stream)].gap > 0
     }
 
+    /// Has the identifier of a message of QoS 2 to be durable before it is sent?
+    pub fn journals(&self) -> bool {
+        self.params.journal && self.takes_qos2
+    }
+
     /// May one more message enter the window? A peer counts what was left open in its session too,
     /// until its PUBCOMP.
     pub fn has_room(&self) -> bool {
-        self.inflight.saturating_add(self.left_open()) < self.window
+        if index(self.done.len) + usize::from(self.inflight) >= self.wire.len() {
+            // No identifier is left: those that are passed over have theirs.
+            return false;
+        }
+        let less = if self.closed_upon { self.deferred_count } else { self.light_count };
+        let taken = self.inflight.saturating_sub(less);
+        taken.saturating_add(self.left_open()) < self.window
     }
 
     /// Streams that need no token, or have one.
@@ -387,4 +423,10 @@ impl Outbox {
     pub fn ram_messages(&self) -> u32 {
         self.records
     }
+}
+
+/// Places in the table of identifiers: for two windows, and at a bridge for what is passed over.
+pub(super) fn places(streams: usize, window: u16) -> usize {
+    let least = if streams > 1 { BRIDGE_IDS_MIN } else { 1 };
+    (usize::from(window) * 2).max(least).next_power_of_two()
 }

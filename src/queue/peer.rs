@@ -127,6 +127,28 @@ impl Queue {
         }
     }
 
+    /// The peer has this identifier open from before, for another message than ours: it is released
+    /// there before it is used again.
+    pub fn leave_open(&mut self, dest: DestId, id: PacketId) {
+        let outbox = self.outbox_mut(dest);
+        let Some(peer) = outbox.peer else { return };
+        match outbox.parked.iter_mut().find(|at| at.peer == peer) {
+            Some(at) if at.open.contains(&id.raw()) => {}
+            Some(at) => at.open.push(id.raw()),
+            None => {
+                if outbox.parked.len() > SERVERS_MAX {
+                    outbox.parked.remove(0);
+                }
+                outbox.parked.push(Parked { peer, open: vec![id.raw()], received: Vec::new() });
+            }
+        }
+        if outbox.params.journal {
+            outbox.row_dirty = true;
+            outbox.row_urgent = true;
+        }
+        self.sendable.set(dest.0);
+    }
+
     /// The next PUBREL for what was open when this session was left; it counts as sent.
     pub fn next_left_open(&mut self, dest: DestId) -> Option<PacketId> {
         let outbox = self.outbox_mut(dest);

@@ -30,8 +30,7 @@ impl Queue {
         let mut at = outbox.flight.head;
         while at != NONE {
             let entry = &self.entries[at];
-            let sent = outbox.up == Up::Down || !entry.flags.unsent;
-            if entry.place.is_some() && entry.record.is_some() && sent {
+            if entry.place.is_some() && entry.record.is_some() && outbox.can_do_without(entry) {
                 return true;
             }
             at = self.entries.next(Chain::Line, at);

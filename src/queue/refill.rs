@@ -118,7 +118,7 @@ impl Queue {
 
     /// Would a commit let messages of QoS 2 into the window?
     pub(super) fn can_admit(&self, outbox: &Outbox) -> bool {
-        let wanted = outbox.qos2_wanted && outbox.params.journal && !outbox.reorder;
+        let wanted = outbox.qos2_wanted && outbox.journals() && !outbox.reorder;
         wanted && outbox.up != Up::Down && outbox.has_room()
     }
 
@@ -512,7 +512,8 @@ impl Queue {
         false
     }
 
-    /// Messages in the window that have to be sent again and are on disk only.
+    /// Messages in the window that have to be sent again and are on disk only; not those that are
+    /// passed over.
     fn reload_flight(
         &mut self,
         dest: DestId,
@@ -521,13 +522,26 @@ impl Queue {
         classify: &mut impl Classify,
     ) -> Result<(), StoreError> {
         let mut at = self.outbox(dest).unsent;
+        // What is to go alone is read before the rest.
+        let mut wanted_only = true;
         let mut waiting = false;
-        while at != NONE {
+        loop {
+            if at == NONE {
+                if !core::mem::take(&mut wanted_only) {
+                    break;
+                }
+                at = self.outbox(dest).unsent;
+                continue;
+            }
             let index = at;
             at = self.entries.next(Chain::Line, index);
             let entry = self.entries[index];
+            if !entry.flags.wanted && (wanted_only || entry.flags.deferred) {
+                continue;
+            }
             let (Some(place), None) = (entry.place, entry.record) else { continue };
             self.read_slot(place.slot, store)?;
+            let known = entry.rule != NO_RULE_YET;
             let loaded = match self.find_ordinal(dest, place) {
                 Some((offset, head)) => {
                     if entry.rule == NO_RULE_YET
@@ -544,6 +558,8 @@ impl Queue {
                     let blocks = self.pool.head(record).blocks();
                     let entry = &mut self.entries[index];
                     entry.record = Some(record);
+                    // It was wanted for its topic only.
+                    entry.flags.wanted &= known;
                     entry.arrival = self.pool.head(record).arrival;
                     entry.flags.retain = self.pool.head(record).retain;
                     let outbox = self.outbox_mut(dest);

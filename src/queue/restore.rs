@@ -232,7 +232,13 @@ impl Queue {
     pub(super) fn note_unowned(&mut self, count: u64) {
         let (destination, reason) = (self.name(self.aside()), text("owner_lost"));
         if count > 0 {
-            self.note(Note::Quarantined { destination, reason, count });
+            self.note(Note::Quarantined {
+                destination,
+                reason,
+                count,
+                topic: text("-"),
+                client: text("-"),
+            });
         }
     }
 
@@ -240,7 +246,13 @@ impl Queue {
         self.counters.corrupt += count;
         if count > 0 {
             let (destination, reason) = (text("-"), text(reason));
-            self.note(Note::Quarantined { destination, reason, count });
+            self.note(Note::Quarantined {
+                destination,
+                reason,
+                count,
+                topic: text("-"),
+                client: text("-"),
+            });
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::entry::{Chain, List, NO_RULE_YET, State};
 use super::log::{ORPHAN, Slot};
-use super::outbox::{Conflated, DestId, Outbox, Params, Stream, Up};
+use super::outbox::{Conflated, DestId, Outbox, Params, Stream, Up, places};
 use super::pool::{NONE, widen};
 use super::refill::Classify;
 use super::trim::RuleCount;
@@ -29,6 +29,7 @@ impl Queue {
     ) {
         debug_assert!(self.outbox(dest).up == Up::Down, "nothing is on its way meanwhile");
         let named = core::mem::take(&mut self.outbox_mut(dest).params.rules);
+        self.forget_deferred(dest);
         let waiting = self.waiting(dest);
         let window = self.window_of(dest);
         let outbox = &mut self.boxes[usize::from(dest.0)];
@@ -67,7 +68,7 @@ impl Queue {
     }
 
     /// What waits in RAM, listed or staged, in the order of its sequence.
-    fn waiting(&self, dest: DestId) -> Vec<u32> {
+    pub(super) fn waiting(&self, dest: DestId) -> Vec<u32> {
         let outbox = self.outbox(dest);
         let mut waiting = Vec::new();
         for stream in &outbox.streams {
@@ -81,7 +82,7 @@ impl Queue {
         waiting
     }
 
-    fn window_of(&self, dest: DestId) -> Vec<u32> {
+    pub(super) fn window_of(&self, dest: DestId) -> Vec<u32> {
         let outbox = self.outbox(dest);
         let flight = self.in_list(&outbox.flight, Chain::Line);
         flight.chain(self.in_list(&outbox.release, Chain::Line)).collect()
@@ -233,7 +234,7 @@ impl Outbox {
         let streams = self.streams.len().max(room.streams);
         self.streams =
             vec![Stream { list: List::EMPTY, gap: 0, trim: 0 }; streams].into_boxed_slice();
-        let wire = (usize::from(room.window) * 2).next_power_of_two();
+        let wire = places(streams, room.window);
         if wire > self.wire.len() {
             self.wire = vec![NONE; wire].into_boxed_slice();
         }

@@ -371,7 +371,10 @@ impl Queue {
         while older != NONE {
             self.unhold_one(older);
             if let Some(place) = self.entries[older].place.take() {
-                self.settle_place(dest, place);
+                // What was put aside has left another's log.
+                let owner = self.log.slots[widen(place.slot)].owner;
+                let of = if usize::from(owner) < self.boxes.len() { DestId(owner) } else { dest };
+                self.settle_place(of, place);
             }
             let next = self.entries[older].replaced;
             self.entries.give(older);
@@ -406,8 +409,11 @@ impl Queue {
 
     /// Out of every list it is in.
     pub(crate) fn unlink(&mut self, dest: DestId, index: u32) {
-        let outbox = &mut self.boxes[usize::from(dest.0)];
         let entry = self.entries[index];
+        if entry.state == State::Publish {
+            self.leave_flight(dest, index);
+        }
+        let outbox = &mut self.boxes[usize::from(dest.0)];
         if entry.flags.custody {
             outbox.custody_bytes -= u64::from(entry.body_bytes);
             outbox.custody_held -= u32::from(entry.flags.hold);
@@ -428,9 +434,6 @@ impl Queue {
                 self.entries[index].flags.listed = false;
             }
             State::Publish => {
-                if outbox.unsent == index {
-                    outbox.unsent = self.entries.next(Chain::Line, index);
-                }
                 self.entries.unlink(&mut outbox.flight, Chain::Line, index);
                 outbox.inflight -= 1;
             }
@@ -482,7 +485,7 @@ impl Queue {
     /// Arrival of the oldest message that waits or is in flight in RAM.
     pub fn oldest_arrival(&self, dest: DestId) -> Option<Instant> {
         let outbox = self.outbox(dest);
-        let heads = [outbox.flight.head, outbox.custody.head];
+        let heads = [outbox.flight.head, outbox.deferred, outbox.custody.head];
         let streams = outbox.streams.iter().map(|stream| stream.list.head);
         heads
             .into_iter()

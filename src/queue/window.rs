@@ -2,7 +2,7 @@
 //! acknowledgements, resending. Read MQTT 5 sections 3.3.4, 4.3, 4.4 and 4.9 first.
 
 use super::Queue;
-use super::entry::{Chain, NO_RULE_YET, State};
+use super::entry::{Chain, Entry, State};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
 use crate::limits::{PUBLISH_ID_MAX, SESSION_WINDOW_SURE};
@@ -55,9 +55,27 @@ pub enum Acked {
 impl Queue {
     /// The next publish for `dest`; streams in `blocked` are passed over.
     pub fn next(&mut self, dest: DestId, blocked: u128) -> Option<Next> {
+        self.next_but(dest, blocked, 0, 0)
+    }
+
+    /// The same; of streams that are `withheld` what is in the window is passed over too, and of
+    /// those that are `held` what came after something that waits.
+    pub fn next_but(
+        &mut self,
+        dest: DestId,
+        blocked: u128,
+        withheld: u128,
+        held: u128,
+    ) -> Option<Next> {
         if self.outbox(dest).reorder {
             self.starve(dest);
             return None;
+        }
+        if held != 0 {
+            self.defer(dest, withheld, held);
+        }
+        if self.outbox(dest).deferred != NONE {
+            self.recall(dest, !withheld);
         }
         let unsent = self.first_unsent(dest);
         if unsent != NONE {
@@ -66,10 +84,8 @@ impl Queue {
                 return None;
             }
             if entry.record.is_none() {
-                if !core::mem::replace(&mut self.outbox_mut(dest).load_wanted, true) {
-                    // A refill that found nothing before this looks again.
-                    self.changes += 1;
-                }
+                self.leave_room(dest, unsent);
+                self.want_load(dest);
                 return None;
             }
             return self.describe(unsent);
@@ -85,7 +101,7 @@ impl Queue {
             return None;
         }
         let outbox = &mut self.boxes[usize::from(dest.0)];
-        let journal = outbox.params.journal;
+        let journal = outbox.journals();
         let mut open = outbox.active & !blocked;
         while open != 0 {
             let stream = pick(outbox, open);
@@ -104,8 +120,16 @@ impl Queue {
         None
     }
 
+    /// The next message in the window is on disk only.
+    pub(super) fn want_load(&mut self, dest: DestId) {
+        if !core::mem::replace(&mut self.outbox_mut(dest).load_wanted, true) {
+            // A refill that found nothing before this looks again.
+            self.changes += 1;
+        }
+    }
+
     /// A refill that found nothing before this looks again: a token may have come meanwhile.
-    fn starve(&mut self, dest: DestId) {
+    pub(super) fn starve(&mut self, dest: DestId) {
         let outbox = self.outbox_mut(dest);
         outbox.starved = true;
         outbox.refill_failed_at = u64::MAX;
@@ -116,6 +140,9 @@ impl Queue {
     fn first_unsent(&mut self, dest: DestId) -> u32 {
         let outbox = self.outbox(dest);
         let first = outbox.unsent;
+        if first == outbox.deferred {
+            return NONE;
+        }
         let idle = first != NONE
             && first == outbox.flight.head
             && outbox.release.is_empty()
@@ -123,13 +150,16 @@ impl Queue {
         if !idle || self.has_window(dest, first) {
             return first;
         }
+        // What is passed over has its turn by itself.
+        let deferred = outbox.deferred;
         let mut at = first;
-        while at != NONE && !self.is_held(at) {
+        while at != deferred && !self.is_held(at) {
             at = self.entries.next(Chain::Line, at);
         }
-        if at == NONE {
+        if at == deferred {
             return first;
         }
+        self.leave_flight(dest, at);
         let outbox = &mut self.boxes[usize::from(dest.0)];
         self.entries.unlink(&mut outbox.flight, Chain::Line, at);
         self.entries.push_front(&mut outbox.flight, Chain::Line, at);
@@ -138,32 +168,41 @@ impl Queue {
     }
 
     /// May the peer have this message from the connection before?
-    fn is_held(&self, index: u32) -> bool {
+    pub(super) fn is_held(&self, index: u32) -> bool {
         let entry = &self.entries[index];
         entry.flags.dup && entry.qos == Qos::ExactlyOnce
     }
 
     /// May this packet be on the wire too? A peer may take less than the last one did, and counts
     /// what it has from the connection before.
-    fn has_window(&self, dest: DestId, next: u32) -> bool {
+    pub(super) fn has_window(&self, dest: DestId, next: u32) -> bool {
         let outbox = self.outbox(dest);
-        let mut taken = outbox.left_open();
-        if outbox.inflight.saturating_add(taken) <= outbox.window {
+        // On the wire for certain, had from before, and closed upon since.
+        let (mut sent, mut had, mut shed) = (outbox.left_open(), 0, 0);
+        if outbox.inflight.saturating_add(sent) <= outbox.window {
             return true;
         }
         for list in [outbox.flight, outbox.release] {
             let mut at = list.head;
-            while at != NONE && taken < outbox.window {
-                let entry = &self.entries[at];
-                let sent = entry.state == State::Release || !entry.flags.unsent;
-                taken += u16::from(sent || (self.is_held(at) && !self.is_held(next)));
+            while at != NONE && sent < outbox.window {
+                let Entry { state, flags, .. } = self.entries[at];
+                let had_it = self.is_held(at) && !self.is_held(next);
+                if state == State::Release || !flags.unsent {
+                    sent += 1;
+                } else if flags.closed_upon || outbox.closed_upon && flags.deferred {
+                    shed += u16::from(had_it);
+                } else {
+                    had += u16::from(had_it);
+                }
                 at = self.entries.next(Chain::Line, at);
             }
         }
-        taken < outbox.window
+        // What it closed upon it may have after all, so that one at a time goes beyond.
+        let certain = sent.saturating_add(had);
+        certain.saturating_add(shed) < outbox.window || sent == 0 && certain < outbox.window
     }
 
-    fn describe(&self, index: u32) -> Option<Next> {
+    pub(super) fn describe(&self, index: u32) -> Option<Next> {
         let entry = &self.entries[index];
         Some(Next {
             entry: index,
@@ -219,8 +258,9 @@ impl Queue {
         if stream.list.is_empty() {
             outbox.active &= !(1 << self.entries[index].stream);
         }
-        self.entries.push_back(&mut outbox.flight, Chain::Line, index);
-        if outbox.unsent == NONE {
+        let deferred = outbox.deferred;
+        self.entries.insert(&mut outbox.flight, Chain::Line, index, deferred);
+        if outbox.unsent == deferred {
             outbox.unsent = index;
         }
         let mask = outbox.wire.len() - 1;
@@ -234,6 +274,7 @@ impl Queue {
         let next = self.entries.next(Chain::Line, index);
         let entry = &mut self.entries[index];
         entry.flags.unsent = false;
+        entry.flags.wanted = false;
         entry.sent_at = now;
         if entry.flags.dup {
             self.counters.resent += 1;
@@ -308,10 +349,8 @@ impl Queue {
 
     /// A message in the window awaits PUBCOMP from here on; PUBREL is owed.
     fn begin_release(&mut self, dest: DestId, index: u32) {
+        self.leave_flight(dest, index);
         let outbox = &mut self.boxes[usize::from(dest.0)];
-        if outbox.unsent == index {
-            outbox.unsent = self.entries.next(Chain::Line, index);
-        }
         self.entries.unlink(&mut outbox.flight, Chain::Line, index);
         let journal = outbox.params.journal;
         let entry = &mut self.entries[index];
@@ -334,7 +373,8 @@ impl Queue {
     /// before it is used again [MQTT-4.3.3].
     pub(super) fn give_up_sending(&mut self, dest: DestId, index: u32) {
         let entry = self.entries[index];
-        let known = entry.state == State::Publish && entry.flags.dup;
+        let sent = entry.flags.dup || !entry.flags.unsent;
+        let known = entry.state == State::Publish && sent;
         if !known || entry.qos != Qos::ExactlyOnce {
             return self.settle(dest, index);
         }
@@ -368,75 +408,6 @@ impl Queue {
             && self.entries[index].packet_id == id.raw()
             && self.entries[index].state != State::Done;
         live.then_some(index)
-    }
-
-    /// Ends the exchange of an entry and lets it wait again, before the others of its stream.
-    /// `false`: it was not in the window (or its bytes are gone).
-    pub fn put_back(&mut self, dest: DestId, index: u32) -> bool {
-        let outbox = &mut self.boxes[usize::from(dest.0)];
-        match self.entries[index].state {
-            State::Publish => {
-                if outbox.unsent == index {
-                    outbox.unsent = self.entries.next(Chain::Line, index);
-                }
-                self.entries.unlink(&mut outbox.flight, Chain::Line, index);
-            }
-            State::Release => {
-                if outbox.unsent_release == index {
-                    outbox.unsent_release = self.entries.next(Chain::Line, index);
-                }
-                self.entries.unlink(&mut outbox.release, Chain::Line, index);
-            }
-            State::Free | State::Zero | State::Waiting | State::Done | State::Conflated => {
-                return false;
-            }
-        }
-        outbox.inflight -= 1;
-        let mask = outbox.wire.len() - 1;
-        let id = core::mem::replace(&mut self.entries[index].packet_id, 0);
-        outbox.wire[usize::from(id) & mask] = NONE;
-        self.clear_flags(index);
-        let outbox = &mut self.boxes[usize::from(dest.0)];
-        let entry = &mut self.entries[index];
-        let stream = entry.stream;
-        if entry.qos == Qos::ExactlyOnce && outbox.params.journal {
-            outbox.row_urgent = true;
-            outbox.row_dirty = true;
-        }
-        if entry.record.is_none() {
-            // Only the store has it: it is one of its stream's backlog again, and comes first
-            // because its slot does.
-            let pending = entry.place.is_none();
-            if pending {
-                // An exchange of an earlier run whose message is gone.
-                outbox.pending = outbox.pending.saturating_sub(1);
-            }
-            let known = entry.place.is_some_and(|place| self.log.slots[widen(place.slot)].known);
-            outbox.rule_to_disk(entry.rule, known);
-            if let Some(place) = entry.place {
-                let slot = &mut self.log.slots[widen(place.slot)];
-                slot.taken_bits.clear(place.ordinal);
-                slot.streams |= 1 << stream;
-                if slot.known {
-                    outbox.streams[usize::from(stream)].gap += 1;
-                    outbox.gaps |= 1 << stream;
-                }
-            }
-            let unsure = entry.rule == NO_RULE_YET;
-            outbox.reorder = true;
-            self.entries.give(index);
-            if unsure {
-                // Its stream was a guess.
-                self.forget_streams(dest);
-            }
-            return true;
-        }
-        entry.state = State::Waiting;
-        entry.flags.listed = true;
-        let list = &mut outbox.streams[usize::from(stream)].list;
-        self.entries.push_front(list, Chain::Line, index);
-        outbox.active |= 1 << stream;
-        true
     }
 
     /// PUBREL is owed (again) for an entry.
@@ -486,6 +457,7 @@ impl Queue {
         window: u16,
         now: Instant,
     ) -> u32 {
+        self.forget_deferred(dest);
         let outbox = self.outbox_mut(dest);
         outbox.up = Up::Up;
         outbox.window = window.min(outbox.params.window);

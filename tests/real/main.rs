@@ -51,6 +51,7 @@ mod preflight;
 mod pressure;
 mod process;
 mod properties;
+mod refusals;
 mod reload;
 mod requests;
 mod resume;

@@ -90,6 +90,7 @@ impl World {
             for remote in &mut self.remotes {
                 remote.listening = true;
                 remote.refusing = false;
+                remote.spell = None;
             }
         }
         if self.chaos.next_at > self.now {
@@ -122,6 +123,15 @@ impl World {
                 self.remotes[at].restart(false, &mut self.ledger);
                 self.remotes[at].refusing = true;
                 self.chaos.remotes_heal_at = self.now + span;
+            }
+            Fault::Spell => {
+                let at = crate::client::pick(&mut self.chaos.rng, self.remotes.len());
+                let spell = crate::refusing::spell(&mut self.chaos.rng);
+                self.ledger.tell(|| format!("-- {spell:?} at remote {at}"));
+                self.remotes[at].spell = Some(spell);
+                self.ledger.spells += 1;
+                // Long enough for several tries.
+                self.chaos.remotes_heal_at = self.now + 3 * span;
             }
             Fault::NamesSilent => self.chaos.names_heal_at = self.now + span,
             Fault::DiskFull => {

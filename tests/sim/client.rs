@@ -334,6 +334,8 @@ impl Client {
             rng: &mut self.rng,
             delay_us: if self.calm { 1000 } else { self.plan.answer_us },
             refuse_in: 0,
+            in_use_in: 0,
+            says_in_use: false,
             codes: &[0x80],
             refused: None,
             server: 0,

@@ -6,6 +6,7 @@ use crate::client::{ClientPlan, Manners};
 use crate::ledger::Given;
 use crate::net::NEVER;
 use crate::plan::{self, BridgePlan, Family, MINUTE, Plan, RulePlan};
+use crate::refusing::Picky;
 use crate::remote::RemotePlan;
 use crate::world::{Peer, World};
 use spillway::gateway::stats::InUse;
@@ -55,6 +56,7 @@ fn a_day() -> Plan {
         receive_maximum: 10,
         answer_us: 100_000,
         refuse_in: 0,
+        picky: Picky::NOT,
         codes: Vec::new(),
         topics: vec!["down/0/a".to_string(), "down/0/b".to_string()],
         count: u32::try_from(DAY_US / EVERY_US).unwrap(),

@@ -3,7 +3,7 @@
 
 use crate::net::NEVER;
 use crate::session::Arrived;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sender {
@@ -102,6 +102,10 @@ pub struct Ledger {
     pub noisy: bool,
     /// It forgot a commit that it had made: identifiers may come twice.
     pub commit_lost: bool,
+    /// Messages whose identifier was in use at a server: they came later than others.
+    pub put_off: BTreeSet<(usize, u32)>,
+    /// Spells in which a remote refused whatever came.
+    pub spells: u32,
     /// When a process of the gateway ended.
     pub deaths: Vec<u64>,
     /// Records or rows of it were damaged.

@@ -12,6 +12,7 @@ mod finds;
 mod ledger;
 mod net;
 mod plan;
+mod refusing;
 mod remote;
 mod session;
 mod shell;
@@ -99,6 +100,7 @@ families! {
     a_rotten_disk_is_counted_and_invents_nothing BadDisk
     a_lost_store_starts_afresh LostStore
     sizes_wills_and_identifiers_come_through_whole Shapes
+    remotes_that_refuse_get_all_they_take Refusing
 }
 
 /// One seed by itself: `SPILLWAY_SIM_SEED=…`; `SPILLWAY_SIM_LOG=1` prints the gateway's log.

@@ -2,6 +2,7 @@
 //! drawn from it. The gateway's configuration, its clients, its remotes, what may go wrong.
 
 use crate::client::{ClientPlan, Manners, pick};
+use crate::refusing::Picky;
 use crate::remote::RemotePlan;
 use spillway::mqtt::{Version, topic};
 use spillway::vocab::Rng;
@@ -27,9 +28,10 @@ pub enum Family {
     LostStore,
     /// Sizes about every edge there is, wills, subscription identifiers.
     Shapes,
+    Refusing,
 }
 
-pub const FAMILIES: [Family; 12] = [
+pub const FAMILIES: [Family; 13] = [
     Family::Plain,
     Family::SlowDisk,
     Family::Crashes,
@@ -42,6 +44,7 @@ pub const FAMILIES: [Family; 12] = [
     Family::BadDisk,
     Family::LostStore,
     Family::Shapes,
+    Family::Refusing,
 ];
 
 /// Payloads about these have an edge near: a connection's own buffer, a block, a slot, the largest
@@ -72,6 +75,8 @@ pub enum Fault {
     RotRow,
     LoseCommit,
     WipeStore,
+    /// A remote refuses us, whatever we send, for a while.
+    Spell,
 }
 
 const NETWORK: &[Fault] = &[
@@ -244,6 +249,7 @@ fn faults(rng: &mut Rng, family: Family) -> Vec<Fault> {
             }
         }
         Family::BadDisk => kinds.extend([DISK, DEATHS, &[Fault::Rot, Fault::RotRow]].concat()),
+        Family::Refusing => kinds = vec![Fault::Spell, Fault::Spell, Fault::Cut, Fault::Kill],
         Family::LostStore => {
             kinds.extend(DEATHS);
             kinds.push([Fault::LoseCommit, Fault::WipeStore][pick(rng, 2)]);
@@ -260,7 +266,7 @@ fn drops(family: Family) -> &'static [&'static str] {
         Family::Quota | Family::Sessions => &["queue_full"],
         Family::Paces => &["queue_full", "expired"],
         Family::BadDisk => &["corrupt", "corrupt_row", "corrupt_slot_row", "no_rule"],
-        Family::SlowDisk => &["queue_full", "quota_exceeded", "packet_id_in_use"],
+        Family::SlowDisk => &["queue_full"],
         _ => &[],
     }
 }
@@ -270,7 +276,11 @@ fn remote(rng: &mut Rng, family: Family, at: usize) -> RemotePlan {
         v5: rng.below(3) > 0,
         receive_maximum: [3, 10, 40, 100][pick(rng, 4)],
         answer_us: [0, 2000, 100_000, 900_000][pick(rng, 4)],
-        refuse_in: if family == Family::SlowDisk && rng.below(2) == 0 { 20 } else { 0 },
+        refuse_in: match family {
+            Family::SlowDisk | Family::Refusing if rng.below(2) == 0 => 20,
+            _ => 0,
+        },
+        picky: if family == Family::Refusing { Picky::of(rng) } else { Picky::NOT },
         codes: vec![0x97, 0x80, 0x87, 0x90],
         topics: (0..2).map(|topic| format!("down/{at}/{topic}")).collect(),
         count: u32::try_from(rng.below(60)).unwrap(),
@@ -318,6 +328,7 @@ fn version(rng: &mut Rng) -> Version {
 fn publisher(rng: &mut Rng, family: Family, at: u64) -> ClientPlan {
     let family_topics: &[&str] = match family {
         Family::Paces => &["up/c/1", "up/c/2", "up/r/1", "up/r/2", "up/1/x"],
+        Family::Refusing => &["up/0/a", "up/1/a", "up/1/b", "up/2/c", "up/3/bad"],
         _ => &["up/0/a", "up/1/a", "up/1/b", "local/a"],
     };
     let qos = [vec![1], vec![2], vec![0, 1, 2], vec![1, 2]][pick(rng, 4)].clone();

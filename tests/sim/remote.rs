@@ -4,10 +4,12 @@
 use crate::ledger::{Dest, Doubt, Ledger, Sender};
 use crate::net::NEVER;
 use crate::plan::Plan;
+use crate::refusing::{Does, Picky, Spell};
 use crate::session::{Answer, Arrived, Line, PUBACK, PUBCOMP, PUBREC, Session};
 use spillway::mqtt::topic;
 use spillway::mqtt::{
-    Connack, Connect, Packet, PacketId, Properties, Property, Suback, Version, decode,
+    Connack, Connect, Disconnect, Packet, PacketId, Properties, Property, Reason, Suback, Version,
+    decode,
 };
 use spillway::vocab::Rng;
 use std::collections::BTreeMap;
@@ -20,6 +22,8 @@ pub struct RemotePlan {
     pub answer_us: u64,
     /// One of so many messages is refused; 0 = none.
     pub refuse_in: u64,
+    /// What it does not like.
+    pub picky: Picky,
     pub codes: Vec<u8>,
     /// Messages of its own.
     pub topics: Vec<String>,
@@ -54,6 +58,8 @@ pub struct Link {
     keepalive_us: u64,
     /// To be closed by the world: it is over for the model.
     pub over: bool,
+    /// With RST.
+    pub reset: bool,
 }
 
 pub struct Remote {
@@ -68,6 +74,10 @@ pub struct Remote {
     next_publish: u64,
     pub rng: Rng,
     pub calm: bool,
+    /// It takes even what it does not like.
+    pub tolerant: bool,
+    /// What it does at the moment to whatever comes.
+    pub spell: Option<Spell>,
     /// Silence of the gateway longer than its keepalive: the wire it was on.
     pub silent: Option<usize>,
     /// A bridge has been greeted without a session so often.
@@ -86,6 +96,8 @@ impl Remote {
             next_publish: 1_000_000 + rng.below(1 + plan.every_us),
             rng,
             calm: false,
+            tolerant: false,
+            spell: None,
             silent: None,
             greeted: BTreeMap::new(),
             plan,
@@ -157,7 +169,7 @@ impl Remote {
 
     pub fn connected(&mut self, wire: usize, now: u64) {
         let line = Line::new(wire, Version::V311, now);
-        self.links.push(Link { line, client: None, keepalive_us: 0, over: false });
+        self.links.push(Link { line, client: None, keepalive_us: 0, over: false, reset: false });
     }
 
     /// A connection is over.
@@ -318,6 +330,10 @@ impl Remote {
         packet: &Packet<'_>,
         world: &mut Facts<'_>,
     ) -> Result<(), String> {
+        let odd = match self.tolerant {
+            true => None,
+            false => self.plan.picky.to(packet, self.spell, world.ledger),
+        };
         let link = &mut self.links[at];
         if !matches!(packet, Packet::Publish(_) | Packet::Puback(_) | Packet::Pubrec(_)) {
             world.ledger.tell(|| format!("wire {} < {packet:?}", link.line.wire));
@@ -329,6 +345,38 @@ impl Remote {
             *self.greeted.entry(held.bridge).or_insert(0) += 1;
         }
         let v5 = link.line.version == Version::V5;
+        let mut ends = false;
+        match odd {
+            None => {}
+            Some((does, bad)) => {
+                if let Some(id) = bad {
+                    *world.ledger.turned_away.entry((held.bridge, id)).or_insert(0) += 1;
+                }
+                world.ledger.tell(|| format!("wire {} {does:?} {bad:?}", link.line.wire));
+                match does {
+                    Does::Nothing => {
+                        // It may take others after it.
+                        if let Packet::Publish(publish) = packet
+                            && let Some(id) = world.ledger.identify(publish.payload)
+                        {
+                            world.ledger.put_off.insert((self.index, id));
+                        }
+                        return Ok(());
+                    }
+                    Does::TakesAndCloses => ends = true,
+                    Does::Closes { code, reset } => {
+                        if let Some(code) = code.filter(|_| v5 && !reset) {
+                            link.line.say(&Packet::Disconnect(Disconnect {
+                                reason: Reason(code),
+                                properties: Properties::EMPTY,
+                            }));
+                        }
+                        (link.over, link.reset) = (true, reset);
+                        return Ok(());
+                    }
+                }
+            }
+        }
         let mut answer = Answer {
             rng: &mut self.rng,
             delay_us: if self.calm { 1000 } else { self.plan.answer_us },
@@ -336,6 +384,8 @@ impl Remote {
             codes: &self.plan.codes,
             refused: None,
             server: self.index,
+            in_use_in: if self.calm || !v5 { 0 } else { self.plan.picky.in_use_in },
+            says_in_use: v5 && self.plan.picky.says_in_use,
         };
         let (bridge, ledger) = (held.bridge, &mut *world.ledger);
         let dest = Dest::Bridge(bridge);
@@ -353,7 +403,10 @@ impl Remote {
                 // What a lost commit knew of counts here for ever. After damage more than a window
                 // goes out again: what it had over another connection does not count by the word
                 // of the specification, but here it does.
-                let known = !held.unbounded && !ledger.commit_lost && ledger.damaged == 0;
+                // So does what it took in a spell and closed upon before anybody heard.
+                let spells = ledger.spells > 0;
+                let known =
+                    !held.unbounded && !ledger.commit_lost && ledger.damaged == 0 && !spells;
                 if known && open > usize::from(self.plan.receive_maximum) {
                     ledger.violate("window", format!("{open} at remote {}", self.index));
                 }
@@ -397,6 +450,13 @@ impl Remote {
             Packet::Pingreq => line.say(&Packet::Pingresp),
             Packet::Disconnect(_) => link.over = true,
             other => return Err(format!("{other:?} is nothing for a server")),
+        }
+        if ends {
+            // Whatever it had to say.
+            link.over = true;
+            link.line.out.clear();
+            link.line.owed.clear();
+            return Ok(());
         }
         link.line.pay(now, &mut held.session);
         held.session.fill(&mut link.line, world.ledger, now);

@@ -38,6 +38,9 @@ pub const PUBREC: u8 = 5;
 pub const PUBREL: u8 = 6;
 pub const PUBCOMP: u8 = 7;
 
+/// Packet Identifier in use.
+const IN_USE: u8 = 0x91;
+
 impl Line {
     pub fn new(wire: usize, version: Version, now: u64) -> Self {
         Self {
@@ -92,7 +95,8 @@ impl Line {
     pub fn pay(&mut self, now: u64, session: &mut Session) {
         while let Some(owed) = self.owed.front().copied().filter(|owed| owed.at <= now) {
             self.owed.pop_front();
-            if owed.kind == PUBCOMP || owed.kind == PUBREC && owed.reason >= 0x80 {
+            let over = owed.reason >= 0x80 && owed.reason != IN_USE;
+            if owed.kind == PUBCOMP || owed.kind == PUBREC && over {
                 session.received.remove(&owed.pid);
             }
             self.say_ack(owed.kind, owed.pid, owed.reason);
@@ -311,6 +315,10 @@ impl Session {
         let server = answer.server;
         let arrived = Arrived { id, topic: publish.topic.to_string(), qos, server };
         let Some(pid) = publish.packet_id.map(PacketId::raw) else { return Some(arrived) };
+        if publish.dup && self.received.get(&pid).is_some_and(|(id, _)| *id == u32::MAX) {
+            // Nobody has heard that there is something else under it.
+            self.received.remove(&pid);
+        }
         let other = line.owed.iter().find(|owed| owed.pid == pid && owed.kind == PUBACK);
         let other = other.map(|owed| owed.id).or(self.received.get(&pid).map(|(id, _)| *id));
         if other.is_some_and(|other| other != id) && !ledger.commit_lost {
@@ -319,6 +327,16 @@ impl Session {
         }
         let at = now + answer.delay();
         let again = qos == 2 && self.received.contains_key(&pid);
+        if !publish.dup && !again && answer.is_in_use() {
+            // There is something else under it.
+            if qos == 2 {
+                self.received.insert(pid, (u32::MAX, true));
+            }
+            let kind = if qos == 2 { PUBREC } else { PUBACK };
+            ledger.put_off.insert((server, id));
+            line.owe(at, kind, pid, u32::MAX, IN_USE);
+            return None;
+        }
         let refusal = if again { 0 } else { answer.refusal(id) };
         match qos {
             1 => {
@@ -326,7 +344,8 @@ impl Session {
                 (refusal < 0x80).then_some(arrived)
             }
             _ if again => {
-                line.owe(at, PUBREC, pid, id, 0);
+                let reason = if answer.says_in_use && publish.dup { IN_USE } else { 0 };
+                line.owe(at, PUBREC, pid, id, reason);
                 None
             }
             _ if refusal >= 0x80 => {
@@ -386,11 +405,19 @@ pub struct Answer<'a> {
     pub refused: Option<u32>,
     /// Which server it is.
     pub server: usize,
+    /// One of so many new identifiers is in use; 0 = none.
+    pub in_use_in: u64,
+    /// What it has already it answers so.
+    pub says_in_use: bool,
 }
 
 impl Answer<'_> {
     fn delay(&mut self) -> u64 {
         if self.delay_us == 0 { 0 } else { self.rng.below(self.delay_us) }
+    }
+
+    fn is_in_use(&mut self) -> bool {
+        self.in_use_in > 0 && self.rng.below(self.in_use_in) == 0
     }
 
     fn refusal(&mut self, id: u32) -> u8 {

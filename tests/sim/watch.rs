@@ -197,7 +197,7 @@ impl Watch {
                 }
                 return;
             }
-            Note::Quarantined { destination, reason, count } => {
+            Note::Quarantined { destination, reason, count, .. } => {
                 self.set_aside += count;
                 (destination.to_string(), reason.to_string(), *count)
             }

@@ -2,11 +2,12 @@
 //! virtual time. A step jumps to whatever happens next. All chance comes from the plan's seed.
 
 use crate::chaos::Chaos;
+use crate::check;
 use crate::client::{Client, Firm, Manners, State, Wish};
 use crate::disk::Disk;
 use crate::ledger::Ledger;
 use crate::net::{End, NEVER, Pipe, Read};
-use crate::plan::{MINUTE, Plan};
+use crate::plan::{Family, MINUTE, Plan};
 use crate::remote::{Facts, Remote};
 use crate::session::Session;
 use crate::shell::Shell;
@@ -188,6 +189,17 @@ impl World {
     /// Quiet until everything is drained.
     pub fn finish(&mut self) {
         self.calm();
+        if self.plan.family == Family::Refusing {
+            // What a remote does not like holds up nothing that it does.
+            // Each that is never acknowledged takes two acknowledgement timeouts and more.
+            let limit = self.now + 240 * MINUTE;
+            self.run_until(limit, true);
+            if !check::has_all_it_takes(self) {
+                let text = self.what_is_left();
+                self.ledger.violate("wedge", text);
+            }
+            self.remotes.iter_mut().for_each(|remote| remote.tolerant = true);
+        }
         let limit = self.now + 20 * MINUTE;
         self.run_until(limit, true);
         if !self.is_drained() {
@@ -208,7 +220,9 @@ impl World {
             self.step();
             if until_drained && self.now >= looked_at + 250_000 {
                 looked_at = self.now;
-                if self.is_drained() {
+                let refusing = self.remotes.iter().any(|remote| !remote.tolerant)
+                    && self.plan.family == Family::Refusing;
+                if self.is_drained() || refusing && check::has_all_it_takes(self) {
                     return;
                 }
             }
@@ -378,12 +392,13 @@ impl World {
             let latency = self.latency();
             let arrives = self.now + latency;
             let wire = &mut self.wires[at];
-            let mut over = false;
+            let (mut over, mut reset) = (false, false);
             let line = match wire.peer {
                 Peer::Client(client) => self.clients[client].line.as_mut(),
                 Peer::Remote(remote) => {
                     let link = self.remotes[remote].links.iter_mut().find(|l| l.line.wire == at);
                     over = link.as_ref().is_none_or(|link| link.over);
+                    reset = link.as_ref().is_some_and(|link| link.reset);
                     link.map(|link| &mut link.line)
                 }
             };
@@ -401,7 +416,7 @@ impl World {
             }
             if line.out.is_empty() && (over || wire.finishing) {
                 wire.peer_open = false;
-                wire.up.finish(arrives, End::Finished);
+                wire.up.finish(arrives, if reset { End::Reset } else { End::Finished });
                 match wire.peer {
                     Peer::Client(client) => self.clients[client].gone(self.now),
                     Peer::Remote(remote) => {
@@ -433,6 +448,7 @@ impl World {
             remote.calm = true;
             remote.listening = true;
             remote.refusing = false;
+            remote.spell = None;
         }
         for at in 0..self.wires.len() {
             let wire = &mut self.wires[at];

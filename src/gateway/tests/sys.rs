@@ -65,6 +65,7 @@ fn a_subscriber_gets_every_figure_as_retained_and_the_changed_ones_later() {
         assert!(topics.contains(topic), "{topic}");
     }
     assert!(topics.contains("$SYS/spillway/bridge/up/up"));
+    assert!(topics.contains("$SYS/spillway/bridge/up/quarantined"));
     assert_eq!(world.gateway.retained.len(), 0);
     world.wait(SYS_INTERVAL);
     let client_got = publishes(&world.drain(client, Vec::new()));

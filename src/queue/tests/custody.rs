@@ -236,11 +236,12 @@ fn a_refused_message_that_is_on_disk_only_is_kept() {
     let (_, id) = world.send(A).unwrap();
     world.queue.pubrec(A, id, world.now);
     let entry = world.queue.by_id(A, id).unwrap();
-    if !world.queue.set_aside(A, entry) {
+    if world.queue.set_aside(A, entry, true).is_err() {
+        world.queue.put_back(A, entry);
         world.run(1000);
         let (_, id) = world.send_soon(A).expect("it is tried once more");
         let entry = world.queue.by_id(A, id).unwrap();
-        assert!(world.queue.set_aside(A, entry));
+        assert_eq!(world.queue.set_aside(A, entry, true), Ok(()));
     }
     assert_eq!((world.queue.outbox(A).pending, world.queue.outbox(aside).pending), (0, 1));
 }

@@ -92,6 +92,7 @@ fn down(bridge: &str, reason: &str) -> Note {
         limit: None,
         key: None,
         topic: None,
+        client: None,
         said: None,
         server_reference: None,
     }

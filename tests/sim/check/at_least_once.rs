@@ -5,6 +5,7 @@
 use super::{destinations, is_due, name, qos_at};
 use crate::ledger::{Dest, Ledger, Message};
 use crate::net::NEVER;
+use crate::plan::Family;
 use crate::world::World;
 
 pub fn check(world: &mut World) {
@@ -26,6 +27,12 @@ pub fn check(world: &mut World) {
             // A session never holds anybody up, whatever the disk does.
             given += world.ledger.given_up(name(&world.plan, dest), &["queue_full"]);
         }
+        // Which of them, `refusals` looks at.
+        let aside: &[&str] = match world.plan.family {
+            Family::Refusing => &["remote_closes", "never_acknowledged"],
+            _ => &[],
+        };
+        given += world.ledger.given_up(name(&world.plan, dest), aside);
         let lost = missing.len() as u64;
         // Of what was dropped some may have arrived before: then nothing is missing.
         let exact = world.plan.exact && !matches!(dest, Dest::Session(_));

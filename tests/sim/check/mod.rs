@@ -5,6 +5,7 @@ mod at_least_once;
 mod exactly_once;
 mod notes;
 mod order;
+mod refusals;
 
 use crate::ledger::{Dest, Ledger};
 use crate::net::NEVER;
@@ -12,12 +13,15 @@ use crate::plan::Plan;
 use crate::world::World;
 use spillway::mqtt::topic;
 
+pub use refusals::has_all_it_takes;
+
 /// All of them.
 pub fn all(world: &mut World) {
     at_least_once::check(world);
     exactly_once::check(world);
     order::check(world);
     notes::check(world);
+    refusals::check(world);
 }
 
 /// Every destination there is.
