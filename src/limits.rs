@@ -16,6 +16,10 @@ pub const SLOT_RECORDS_MAX: usize = 448;
 /// head can say. A PUBLISH or a will with more is refused.
 pub const PROPERTIES_BYTES_MAX: usize = (1 << 20) - 1;
 
+/// Bytes of the properties of one hop (Message Expiry, Topic Alias, Subscription Identifiers) that
+/// a PUBLISH may have beside those that are passed on.
+pub const HOP_BYTES_MAX: usize = 64 * 1024;
+
 /// Streams (lanes, topics that wait, paced topics) of one bridge. Paced topics beyond share streams
 /// by hash.
 pub const STREAMS_MAX: usize = 128;

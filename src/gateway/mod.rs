@@ -280,6 +280,7 @@ impl Gateway {
         let aliases = alias::Aliases::planned_bytes(tables, limit.topic_bytes);
         let retained = RetainedMessages::bytes_planned(limit.retained, limit.retained_bytes);
         let scratch = SCRATCH_BYTES
+            + open::passing_bytes(limit)
             + 2 * TOPIC_BYTES
             + sys::Sys::planned_bytes(config.bridge_room())
             + Circle::planned_bytes();

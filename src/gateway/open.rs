@@ -4,9 +4,11 @@ use super::Gateway;
 use super::egress::HEAD_BYTES_MAX;
 use crate::bridge::link::{Link, State};
 use crate::bridge::rules::Rules;
-use crate::config::{Bridge, Config, Overflow};
+use crate::config::{Bridge, Config, Limits, Overflow};
 use crate::fit::fit;
-use crate::limits::{RECEIVE_IDS_IN_COMMON, REFUSAL_CONNECTIONS, STREAMS_MAX};
+use crate::limits::{
+    HOP_BYTES_MAX, PROPERTIES_BYTES_MAX, RECEIVE_IDS_IN_COMMON, REFUSAL_CONNECTIONS, STREAMS_MAX,
+};
 use crate::note::text;
 use crate::queue::outbox::{DestId, Params};
 use crate::queue::{BoxSetup, Setup};
@@ -110,6 +112,16 @@ pub(super) fn connect_bytes(bridge: &Bridge) -> usize {
 /// Room for the head of any PUBLISH that goes out, and for the properties of nearly all that come
 /// in: who brings more gets memory for as long as its packet is looked at.
 pub(super) const SCRATCH_BYTES: usize = HEAD_BYTES_MAX;
+
+/// Memory that is there only while one message is looked at: properties that the scratch has no
+/// room for, or a retained message on its way to the store.
+pub(super) fn passing_bytes(limit: &Limits) -> usize {
+    let properties = match limit.packet_bytes {
+        bytes if bytes <= SCRATCH_BYTES => 0,
+        bytes => bytes.min(PROPERTIES_BYTES_MAX + HOP_BYTES_MAX),
+    };
+    properties.max(limit.packet_bytes.min(limit.retained_bytes))
+}
 
 /// So many percent of `count`.
 fn percent(count: u32, percent: u32) -> u32 {

@@ -11,7 +11,7 @@ use super::sys;
 use super::verbs::Taken;
 use crate::bridge::granted::Said;
 use crate::fit::wide;
-use crate::limits::{PROPERTIES_BYTES_MAX, STREAM_BYTES};
+use crate::limits::{HOP_BYTES_MAX, PROPERTIES_BYTES_MAX, STREAM_BYTES};
 use crate::mqtt::props::{Properties, PropertyId, copy_without};
 use crate::mqtt::{
     Connack, Disconnect, Fault, Frame, Packet, Publish, Qos, Reason, Version, decode, frame,
@@ -426,6 +426,9 @@ impl Gateway {
             self.tell_beyond_share(slot);
             return Ok(self.swallow_as(slot, publish, "unreleased", Reason::QUOTA_EXCEEDED));
         }
+        if publish.properties.as_bytes().len() > PROPERTIES_BYTES_MAX + HOP_BYTES_MAX {
+            return Ok(self.swallow_properties(slot, source, publish));
+        }
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut topics = core::mem::take(&mut self.topic);
         let mut large = Vec::new();
@@ -449,6 +452,14 @@ impl Gateway {
         }
     }
 
+    fn swallow_properties(&mut self, slot: u16, source: Source, publish: &Publish<'_>) -> Step {
+        let said = match source {
+            Source::Client { .. } => Reason::QUOTA_EXCEEDED,
+            Source::Link { .. } | Source::Will { .. } | Source::Own => Reason::SUCCESS,
+        };
+        self.swallow_as(slot, publish, "properties_too_large", said)
+    }
+
     #[expect(clippy::too_many_arguments, reason = "one publish, and memory for its parts")]
     fn publish_mapped(
         &mut self,
@@ -470,12 +481,7 @@ impl Gateway {
             copy_without(publish.properties, &hop, scratch).map_err(|_| Reason::PACKET_TOO_LARGE)?
         };
         if properties > PROPERTIES_BYTES_MAX {
-            let said = match source {
-                Source::Client { .. } => Reason::QUOTA_EXCEEDED,
-                Source::Link { .. } | Source::Will { .. } | Source::Own => Reason::SUCCESS,
-            };
-            let done = self.swallow_as(slot, publish, "properties_too_large", said);
-            return Ok(done == Step::Done);
+            return Ok(self.swallow_properties(slot, source, publish) == Step::Done);
         }
         if let Source::Link { bridge, .. } = source {
             return self.bring(now, slot, bridge, publish, waits, scratch, properties, topics);

@@ -391,8 +391,12 @@ impl Queue {
             return if outbox.zero.len < QOS0_QUEUE_MAX { Ok(()) } else { Err(Refusal::Quota) };
         }
         let bytes = wide(body_bytes);
+        // One that is larger than the whole quota would block its publisher for ever: a quota that
+        // was lowered while the largest packet stays what it was makes such.
+        let blocks = !outbox.params.session && outbox.params.overflow == Overflow::Block;
+        let alone = blocks && outbox.pending == 0;
         if outbox.pending >= outbox.params.messages_max
-            || outbox.pending_bytes.saturating_add(bytes) > outbox.params.bytes_max
+            || !alone && outbox.pending_bytes.saturating_add(bytes) > outbox.params.bytes_max
         {
             return Err(Refusal::Quota);
         }

@@ -93,7 +93,6 @@ fn the_largest_packet_is_announced_and_enforced() {
     assert!(client.wait_closed().is_empty());
     watcher.publish(&Message::new("t", "last").qos(1));
     assert_eq!(watcher.until("last"), []);
-    assert_eq!(gateway.dropped("topic_too_long"), 6);
 }
 
 #[test]
@@ -164,6 +163,7 @@ fn a_topic_beyond_the_limit_is_refused() {
     }
     watcher.publish(&Message::new("t", "last").qos(1));
     assert_eq!(watcher.until("last"), []);
+    crate::common::wait_until("each is counted", || gateway.dropped("topic_too_long") == 6);
 }
 
 #[test]

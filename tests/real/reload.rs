@@ -5,6 +5,7 @@ use crate::common::collector::Collector;
 use crate::common::gateway::{Event, Gateway, ROOMY_SESSIONS, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::place::free_port;
+use crate::common::proxy::{Mode, Proxy};
 use crate::common::publisher::Publisher;
 use crate::common::stub::{Seen, Stub};
 use crate::common::wire::{Connect, Message, Packet};
@@ -401,4 +402,23 @@ fn fifty_reloads_under_load_lose_nothing() {
     assert_eq!(gateway.dropped("no_rule"), 0);
     let ups = bridge_ups(&gateway, "main");
     assert!(ups > 20, "{reloads} reloads, up {ups} times");
+}
+
+/// What the largest packet is stays until a restart; a quota that is lowered below it does not.
+#[test]
+fn a_quota_that_is_lowered_below_the_largest_packet_blocks_nobody_for_ever() {
+    let remote = Mosquitto::start_roomy();
+    let link = Proxy::start_in(Mode::Refuse, remote.port);
+    let far = Collector::start(remote.port, "far", "t/#");
+    let rules = ["forward.1.local_topic = t/#", "proto_ver = 4"];
+    let gateway = Gateway::start(&bridge("up", link.port, &rules));
+    let lowered = [&rules[..], &["max_bytes = 64KiB"]].concat();
+    let reloaded = gateway.reload(&bridge("up", link.port, &lowered));
+    assert_eq!(reloaded.name, "reloaded", "{}", reloaded.line);
+    let mut client = Connect::v5("client").open(gateway.port);
+    let large = Message::new("t/large", vec![b'x'; 200_000]).qos(1);
+    assert!(client.publish(&large) < 0x80, "one is taken, for nothing else waits");
+    link.set(Mode::Pass);
+    far.wait("it arrives", |messages| messages.iter().any(|m| m.payload == large.payload));
+    assert!(client.publish(&Message::new("t/small", "x").qos(1)) < 0x80);
 }

@@ -172,3 +172,21 @@ fn while_room_is_scarce_a_session_has_little_more_than_one_large_message_in_flig
     assert_eq!(world.drain(B).len(), 4, "a bridge has its window");
     assert_eq!(world.drain(A).len(), 3, "all come in time");
 }
+
+#[test]
+fn a_message_larger_than_a_quota_that_blocks_is_taken_alone() {
+    for overflow in [Overflow::Block, Overflow::DropOldest, Overflow::DropNewest] {
+        let mut world = World::with(|_, params| {
+            (params[0].bytes_max, params[0].overflow) = (1000, overflow);
+        });
+        let admits = |world: &World, bytes| world.queue.admit(A, Qos::AtLeastOnce, bytes).is_ok();
+        assert!(admits(&world, 1000));
+        assert_eq!(admits(&world, 1001), overflow == Overflow::Block, "{overflow:?}");
+        world.publish(A, "t", Qos::AtLeastOnce, 10);
+        assert!(!admits(&world, 1001) && !admits(&world, 1000) && admits(&world, 900));
+    }
+    let world = World::with(|_, params| {
+        params[0] = Params { bytes_max: 1000, overflow: Overflow::Block, ..session("a") };
+    });
+    assert!(world.queue.admit(A, Qos::AtLeastOnce, 1001).is_err(), "a session blocks nobody");
+}
