@@ -166,3 +166,48 @@ fn properties_that_no_record_can_hold_are_refused_alone() {
     gateway.wait_with("client_refused", &[("reason", "will_properties_too_large")]);
     assert_eq!(will(LARGEST).expect("a CONNACK").connack.code, 0);
 }
+
+/// A PUBLISH at QoS 1 that is `total` bytes long, nearly all of them properties.
+fn whole(topic: &str, total: usize) -> Message {
+    let with =
+        |properties| Message { properties, ..Message::new(topic, format!("{total} bytes")).qos(1) };
+    let overhead = with(user_properties(60_000)).bytes(5).len() - 60_000;
+    let message = with(user_properties(total - overhead));
+    assert_eq!(message.bytes(5).len(), total);
+    message
+}
+
+#[test]
+fn a_packet_of_just_any_size_reaches_every_kind_of_reader_and_a_longer_topic_beyond_a_bridge() {
+    let remote = Mosquitto::start();
+    let prefix = "p".repeat(101);
+    let rules = ["forward.1.local_topic = t/#", &format!("forward.1.prefix = {prefix}")];
+    let gateway = Gateway::start(&format!("{ROOM}{}", bridge("up", remote.port, &rules)));
+    gateway.wait("bridge_up");
+    let far = Collector::start_with(remote.port, Connect::v5("far"), "#", 1);
+    let mut shared = Connect::v5("shared").open(gateway.port);
+    shared.subscribe(&[("$share/g/t/#", 1)]);
+    let mut named = Connect::v5("named").open(gateway.port);
+    // Its copies say the subscription besides.
+    named.subscribe_with(&[("t/#", 1)], &[(0x0B, vec![0x80, 1])]);
+    let mut old = Connect::v4("old").open(gateway.port);
+    old.subscribe(&[("t/#", 1)]);
+    let mut client = Connect::v5("client").open(gateway.port);
+    let sizes = [65_500, 65_535, 65_536, 65_537, 131_072, 262_143, 262_144];
+    for total in sizes {
+        let message = whole("t/x", total);
+        assert_eq!(client.publish(&message), 0, "{total}");
+        expect(&mut shared, &message, "shared");
+        assert_eq!(named.next().text(), message.text(), "with an identifier");
+        assert_eq!(old.next().text(), message.text(), "without properties");
+    }
+    far.wait_count(sizes.len());
+    for (got, total) in far.messages().iter().zip(sizes) {
+        let sent = whole("t/x", total);
+        assert_eq!((got.topic.as_str(), got.text()), (&*format!("{prefix}t/x"), sent.text()));
+        assert!(got.properties == sent.properties, "{total}");
+    }
+    client.send(&whole("t/x", 262_145).bytes(5));
+    gateway.wait_with("client_disconnected", &[("reason", "too_large"), ("size", "262145")]);
+    assert!(gateway.events().iter().all(|event| event.name != "drop"));
+}
