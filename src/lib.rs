@@ -135,6 +135,54 @@
 //! Exactly once holds between sessions that survive; if one is gone, what was in flight is sent
 //! again: at most a window of duplicates, never a loss.
 //!
+//! # Who may take how much
+//!
+//! Everything that is shared has a fixed size. Of each: how much one may take · what is kept back ·
+//! what gives way when all is used up, in which order · what the refused one is told and the log
+//! says. A holder is a user whose name was proved, or else an address. "Unbounded" marks where
+//! nothing holds yet. README.md has the same as a table.
+//!
+//! - **Connections** (`limit.clients`): unbounded, but for a listener's `max_clients` ·
+//!   [`limits::REFUSAL_CONNECTIONS`], only to refuse with · who is told why he is closed, then the
+//!   oldest that has not said CONNECT, after [`limits::CONNECT_SURE`] · CONNACK 0x97 or 3,
+//!   `client_refused`.
+//! - **Sessions** (`limit.sessions`, `gateway::places`): `limit.sessions_per_user`, if set · an
+//!   eighth for those that end with their connection, [`limits::SESSION_SURE`] for who has just
+//!   gone unless his holder has over a quarter · who is away with nothing waiting: time over, no
+//!   subscription, no proved name, the holder with most, longest away · CONNACK 0x97 or 3,
+//!   `client_refused`, `session_gave_way`.
+//! - **Blocks and records of the ring** (`queue::room`): a bridge [`config::RING_SHARE`], a session
+//!   [`limits::SESSION_FLIGHT_SHARE`] in flight when the ring is short and
+//!   [`limits::SESSION_FREE_SHARE`] of what is free if it cannot be spilled · a sixteenth for
+//!   remotes, wills and our own words, a quarter from QoS 0 · what waits, to the disk; then what a
+//!   session was sent and does not acknowledge: it is closed, or ends if it is away · the publisher
+//!   waits; `spill_started`, `slow_reader`, `session_gave_way`.
+//! - **Entries of windows**: [`limits::SESSION_WINDOW_SURE`], the whole window while half of all
+//!   entries are free · nothing · nobody · it waits in its queue, without a line.
+//! - **Room for messages that are coming** ([`limits::INBOUND_SHARE`], [`gateway::slow`]): a client
+//!   one message, all clients [`limits::FILL_OF_CLIENTS`] quarters of it, a remote all of it ·
+//!   nothing · slower than a thin line, one of several of its holder, what would take
+//!   [`limits::FILL_SURE`] still; a remote's after [`limits::FILL_STILL_MAX`] without a byte ·
+//!   DISCONNECT 0x89, `slow_packet` with size, rate, limit and key; a remote keeps its message.
+//! - **Large buffers** (`limit.large_buffers`, `shell::buffers`): one packet, before CONNECT is
+//!   accepted only one that lies in the socket · one for bridges, the last for whose packet lies
+//!   in the socket · the same; one that is not let in at once · the same, `client_refused`.
+//! - **QoS 2 identifiers** (`queue::recv`): [`limits::UNRELEASED_MAX`] · the window of every
+//!   session and bridge · nobody · MQTT 5: 0x97, before: reading pauses; `limit_reached`, `drop`.
+//! - **Wills** (`limit.will_bytes`, `gateway::wills`): half of all beside his share · a client's
+//!   share: the other half by `limit.clients` · those of who is away, the largest first, by being
+//!   published · CONNACK 0x97 or 3, `client_refused`, `limit_reached`.
+//! - **Subscriptions** (`limit.subscriptions`): unbounded · nothing · nobody · SUBACK 0x97 or 0x80,
+//!   `limit_reached`.
+//! - **Retained messages** (`limit.retained`): unbounded · nothing · what has expired · PUBACK 0x97
+//!   where nobody else takes it, `drop destination=retained`.
+//! - **Streams of a bridge** ([`limits::STREAMS_MAX`]): unbounded, topics beyond share one by
+//!   hash · its lanes · the oldest message of the stream · nothing, `drop reason=queue_full`.
+//! - **Time in a turn**: 32 KiB read from a connection, 64 KiB from all; all searches together
+//!   [`limits::SEARCH_LOOKS_A_TURN`], all passwords [`limits::HASH_ITERATIONS_A_TURN`], a commit
+//!   [`limits::COMMIT_BYTES_MAX`] · nothing · who was served goes to the back · nothing, `stall`
+//!   beyond half a second.
+//!
 //! # Where to begin
 //!
 //! Read [`gateway`] (the verbs), `gateway/ingest.rs` (one message on its way in), [`queue`] (what
