@@ -69,6 +69,8 @@ pub struct Log {
     pub stalls: BTreeMap<String, u64>,
     /// What the gateway says it will take.
     pub planned_kib: Option<u64>,
+    /// Lines but for `stats`.
+    pub lines: u64,
     pub tail: VecDeque<String>,
 }
 
@@ -117,6 +119,7 @@ impl Log {
             }
             _ => {}
         }
+        self.lines += 1;
         if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Options;
+use super::greedy;
 use super::pinger::Pinger;
 use super::rig::{Rig, Wish, Work};
 use crate::args::Args;
@@ -22,7 +23,12 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     let packets: u64 = args.value("packets", 1_000_000)?;
     let connections: u32 = args.value("connections", 1000)?;
     let seconds: f64 = args.value("seconds", 20.0)?;
+    let greedy: f64 = args.value("greedy", 5.0)?;
+    let only = args.option::<String>("only")?;
     args.finish()?;
+    if only.is_some_and(|only| only == "greedy") {
+        return greedy::run(options, greedy);
+    }
     let mut rig = Rig::start(&Wish::of(options))?;
     let planned = rig.gateway.log().planned_kib.ok_or("the gateway never said its plan")?;
     rig.cut()?;
@@ -75,7 +81,10 @@ pub fn run(options: &Options, mut args: Args) -> Result<(), String> {
     }
     let report = load.join().map_err(|_| "the load died")?.map_err(|e| e.to_string())?;
     let what = format!("flood into a dead link for {seconds} s, {} taken", report.counts.accepted);
-    say(&mut rig, &mut pinger, planned, &what)
+    say(&mut rig, &mut pinger, planned, &what)?;
+    drop(rig);
+    println!();
+    greedy::run(options, greedy)
 }
 
 fn say(rig: &mut Rig, pinger: &mut Pinger, planned: u64, what: &str) -> Result<(), String> {

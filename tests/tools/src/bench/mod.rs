@@ -6,6 +6,7 @@ mod attack;
 mod compare;
 mod drain;
 mod flash;
+mod greedy;
 mod idle;
 mod kills;
 mod latency;
@@ -50,7 +51,9 @@ bench [compare|accept|attack|drain|flash|idle|kills|rss|latency|slowdisk|start|w
     idle     wake-ups a second, memory of an idle client, time until all are connected:
              --seconds 120  --clients 5000
     attack   connections, mutated packets, a flood into a dead link, and how long a quiet client
-             waits for its PINGRESP meanwhile: --connections 1000  --packets 1000000  --seconds 20
+             waits for its PINGRESP meanwhile: --connections 1000  --packets 1000000  --seconds 20;
+             then one kind of greedy client after the other beside modest ones, as a table:
+             --greedy 5 (seconds each)  --only greedy
     all:     --binary PATH (of spillway)  --dir DIR  --keep";
 
 /// What all benchmarks are told.
