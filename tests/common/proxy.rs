@@ -284,7 +284,7 @@ fn narrow(socket: &impl AsRawFd) {
 }
 
 /// Ends a connection with RST at once, whoever else holds the socket.
-fn reset(stream: &TcpStream) {
+pub fn reset(stream: &TcpStream) {
     // SAFETY: an all-zero sockaddr is valid; its family is AF_UNSPEC, which disconnects.
     unsafe {
         let address: libc::sockaddr = std::mem::zeroed();

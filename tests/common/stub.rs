@@ -3,7 +3,7 @@
 use super::client::Wire;
 use super::place::free_port;
 use super::wire::{self, Ack, Connect, Message, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet, Property};
-use super::{PATIENCE, wait_until};
+use super::{PATIENCE, proxy, wait_until};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -153,6 +153,11 @@ impl Session {
 
     pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.wire.send(bytes)
+    }
+
+    /// Ends the connection with RST.
+    pub fn reset(&mut self) {
+        proxy::reset(&self.wire.stream);
     }
 
     /// Takes the CONNECT and answers it.

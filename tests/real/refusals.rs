@@ -10,6 +10,7 @@ use crate::common::wire::{
     ack_with,
 };
 use crate::common::{number_of, numbered};
+use std::collections::BTreeSet;
 use std::io;
 
 /// Deeper than the 200 levels mosquitto takes.
@@ -114,22 +115,106 @@ fn a_message_that_waits_alone_is_put_aside_once_and_then_only_for_another() {
     gateway.wait_with("quarantined", &[("topic", &format!("other{}", deep())[..96])]);
 }
 
-/// A remote that closes `closes` connections at the first packet of this kind, and takes everything
+/// A way to end a connection.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Fin,
+    Rst,
+    Says(u8),
+}
+
+impl End {
+    fn of(self, session: &mut Session) -> io::Result<()> {
+        match self {
+            Self::Fin => Ok(()),
+            Self::Rst => {
+                session.reset();
+                Ok(())
+            }
+            Self::Says(code) => session.send(&wire::packet(0xE0, &[code])),
+        }
+    }
+}
+
+/// A remote that ends `closes` connections at the first packet of this kind, and takes everything
 /// after that.
-fn closing(closes: usize, at: fn(&Packet) -> bool, word: Option<u8>) -> Stub {
+fn closing(closes: usize, at: fn(&Packet) -> bool, end: End) -> Stub {
     Stub::start(move |session: &mut Session, number| {
         session.greet(number > 0, 0, &[])?;
         loop {
             let packet = session.read()?;
             if number < closes && at(&packet) {
-                if let Some(code) = word {
-                    session.send(&wire::packet(0xE0, &[code]))?;
-                }
-                return Ok(());
+                return end.of(session);
             }
             session.answer(&packet)?;
         }
     })
+}
+
+fn is_bad(packet: &Packet) -> bool {
+    matches!(packet, Packet::Publish(message) if message.topic.starts_with("bad"))
+}
+
+/// Good messages have arrived; how many of the bad ones were put aside is counted.
+fn goods(remote: &Stub, count: usize) -> Vec<Message> {
+    let good = |seen: &[Seen]| -> Vec<Message> {
+        let message = |seen: &Seen| match seen {
+            Seen::Publish(message) if message.topic.starts_with("good/") => Some(message.clone()),
+            _ => None,
+        };
+        seen.iter().filter_map(message).collect()
+    };
+    let mut all = Vec::new();
+    remote.wait(&format!("{count} good ones"), |seen| {
+        all = good(seen);
+        let numbers: BTreeSet<usize> = all.iter().map(|m| number_of(&m.payload)).collect();
+        numbers.len() == count
+    });
+    all
+}
+
+#[test]
+fn whichever_way_a_remote_closes_on_one_message_it_is_found() {
+    for (version, end) in [
+        ("5", End::Fin),
+        ("5", End::Rst),
+        ("5", End::Says(0x81)),
+        ("5", End::Says(0x95)),
+        ("5", End::Says(0x80)),
+        ("4", End::Fin),
+        ("4", End::Rst),
+    ] {
+        let remote = closing(usize::MAX, is_bad, end);
+        let version = format!("proto_ver = {version}");
+        let rules = ["forward.all.local_topic = #", "max_inflight = 20", &version];
+        let gateway = Gateway::start(&bridge("up", remote.port, &rules));
+        gateway.wait("bridge_up");
+        publish(&gateway, &among(40, 20, 1, "bad"));
+        publish(&gateway, &[Message::new("bad/too", "b").qos(2)]);
+        for number in 40..52 {
+            let topic = format!("good/{}", number % 3);
+            publish(&gateway, &[Message::new(&topic, numbered(number)).qos(1)]);
+        }
+        check_order(&goods(&remote, 52), 52);
+        let aside = gateway.wait("quarantined");
+        assert!(aside.text("topic").starts_with("bad"), "{end:?}: {}", aside.line);
+        assert_eq!(aside.text("reason"), "remote_closes");
+        for event in quarantined(&gateway) {
+            assert!(event.text("topic").starts_with("bad"), "{end:?}: {}", event.line);
+        }
+    }
+}
+
+#[test]
+fn many_bad_topics_before_all_others_hold_up_none_of_them_for_good() {
+    let remote = closing(usize::MAX, is_bad, End::Fin);
+    let gateway = Gateway::start(&bridge("up", remote.port, &["forward.all.local_topic = #"]));
+    gateway.wait("bridge_up");
+    let bad: Vec<Message> =
+        (0..20).map(|number| Message::new(&format!("bad/{number}"), "b").qos(1)).collect();
+    publish(&gateway, &bad);
+    publish(&gateway, &among(12, 100, 1, ""));
+    check_order(&goods(&remote, 12), 12);
 }
 
 fn is_publish(packet: &Packet) -> bool {
@@ -145,12 +230,13 @@ fn a_remote_that_refuses_us_for_a_while_gets_everything() {
     let rules = ["forward.all.local_topic = #", "subscribe.1.remote_topic = in/#"];
     let kinds: [fn(&Packet) -> bool; 2] = [is_publish, is_subscribe];
     for at in kinds {
-        for (word, said) in [
-            (None, "peer_closed"),
-            (Some(0x83), "implementation_specific"),
-            (Some(0x97), "quota_exceeded"),
+        for (end, said) in [
+            (End::Fin, "peer_closed"),
+            (End::Rst, "reset"),
+            (End::Says(0x83), "implementation_specific"),
+            (End::Says(0x97), "quota_exceeded"),
         ] {
-            let remote = closing(12, at, word);
+            let remote = closing(12, at, end);
             let gateway = Gateway::start(&bridge("up", remote.port, &rules));
             publish(&gateway, &among(15, 100, 1, ""));
             publish(&gateway, &[Message::new("twice", "t").qos(2)]);
@@ -170,7 +256,7 @@ fn a_remote_that_refuses_us_for_a_while_gets_everything() {
                     && taken.iter().any(|message| message.topic == "twice")
             });
             check_order(&taken, 15);
-            assert!(quarantined(&gateway).is_empty(), "{word:?}");
+            assert!(quarantined(&gateway).is_empty(), "{end:?}");
             let held = gateway.events().iter().filter(|e| e.name == "bridge_held").count();
             assert_eq!(held, 1, "said once");
         }
