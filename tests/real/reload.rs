@@ -8,7 +8,7 @@ use crate::common::place::free_port;
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::publisher::Publisher;
 use crate::common::stub::{Seen, Stub};
-use crate::common::wire::{Connect, Message, Packet};
+use crate::common::wire::{Connect, Message, PUBACK, Packet};
 use crate::common::{numbered, wait_until};
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -417,8 +417,11 @@ fn a_quota_that_is_lowered_below_the_largest_packet_blocks_nobody_for_ever() {
     assert_eq!(reloaded.name, "reloaded", "{}", reloaded.line);
     let mut client = Connect::v5("client").open(gateway.port);
     let large = Message::new("t/large", vec![b'x'; 200_000]).qos(1);
-    assert!(client.publish(&large) < 0x80, "one is taken, for nothing else waits");
+    // Taken, for nothing else waits; its quota of the store has no room for it, the line has.
+    let id = client.publish_without_waiting(&large);
+    gateway.wait_stats("it is taken", |stats| stats.number("in_msgs") == 1);
     link.set(Mode::Pass);
+    assert!(client.wait_ack(PUBACK, id).code < 0x80);
     far.wait("it arrives", |messages| messages.iter().any(|m| m.payload == large.payload));
     assert!(client.publish(&Message::new("t/small", "x").qos(1)) < 0x80);
 }
