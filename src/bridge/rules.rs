@@ -170,6 +170,11 @@ impl Rules {
         usize::from(stream) >= PACED
     }
 
+    /// Do several topics share this stream?
+    pub fn is_shared(stream: u8) -> bool {
+        usize::from(stream) >= PACED + LENT
+    }
+
     /// When a stream may send next; `now` when it may.
     pub fn ready_at(&self, stream: u8, now: Instant) -> Instant {
         let ready = self.bucket(stream).map_or(now, |paced| paced.bucket.ready_at(now));

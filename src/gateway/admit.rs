@@ -9,6 +9,7 @@ use super::Gateway;
 use super::ingest::{Message, Source};
 use super::plan::{Loss, Target};
 use super::share::Members;
+use crate::bridge::rules::Rules;
 use crate::broker::subs::{Match, PLAIN, PLAIN_OWN, Subscription};
 use crate::config::{Overflow, RetainRule};
 use crate::fit::{fit, millis};
@@ -344,7 +345,9 @@ impl Gateway {
             self.lend_stream(bridge, lane.stream, rule);
         }
         let full = self.queue.stream_waiting(dest, lane.stream) >= max;
-        full.then_some(Scope::Stream(lane.stream))
+        let crowd = Rules::is_shared(lane.stream);
+        let scope = if crowd { Scope::Crowd(lane.stream) } else { Scope::Stream(lane.stream) };
+        full.then_some(scope)
     }
 
     fn blocked(&mut self, now: Instant, dest: DestId, reason: &'static str) {

@@ -9,6 +9,7 @@
 
 mod append;
 pub mod aside;
+mod crowd;
 pub mod defer;
 mod drops;
 pub mod entry;

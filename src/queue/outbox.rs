@@ -57,6 +57,12 @@ pub struct Stream {
     pub gap: u32,
     /// Oldest ones to be dropped from the disk in the next flush.
     pub trim: u32,
+    /// Topics share it: those are meant that have most.
+    pub crowd: bool,
+}
+
+impl Stream {
+    pub const EMPTY: Self = Self { list: List::EMPTY, gap: 0, trim: 0, crowd: false };
 }
 
 /// A topic of a conflating rule and its message that waits.
@@ -252,8 +258,7 @@ impl Outbox {
             },
             number: 0,
             next_seq: 1,
-            streams: vec![Stream { list: List::EMPTY, gap: 0, trim: 0 }; streams]
-                .into_boxed_slice(),
+            streams: vec![Stream::EMPTY; streams].into_boxed_slice(),
             active: 0,
             gaps: 0,
             paced: 0,

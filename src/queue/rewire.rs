@@ -232,8 +232,7 @@ impl Outbox {
     /// begin anew.
     fn enlarge(&mut self, room: &BoxSetup) {
         let streams = self.streams.len().max(room.streams);
-        self.streams =
-            vec![Stream { list: List::EMPTY, gap: 0, trim: 0 }; streams].into_boxed_slice();
+        self.streams = vec![Stream::EMPTY; streams].into_boxed_slice();
         let wire = places(streams, room.window);
         if wire > self.wire.len() {
             self.wire = vec![NONE; wire].into_boxed_slice();

@@ -4,6 +4,7 @@
 //! A scope says whose oldest: the destination's, one stream's (a paced topic) or one rule's. The
 //! disk is read from its oldest slot on, a bounded number of slots a turn.
 
+use super::crowd::Crowd;
 use super::entry::{Chain, Place, State};
 use super::outbox::{DestId, Outbox};
 use super::pool::{NONE, widen};
@@ -23,6 +24,8 @@ use core::time::Duration;
 pub enum Scope {
     All,
     Stream(u8),
+    /// A stream that topics share: of the topic that has most in it.
+    Crowd(u8),
     Rule(u8),
 }
 
@@ -88,6 +91,7 @@ impl Outbox {
         self.trim_scoped = 0;
         for stream in &mut self.streams {
             stream.trim = 0;
+            stream.crowd = false;
         }
         for rule in &mut self.rules {
             rule.trim = 0;
@@ -139,7 +143,9 @@ impl Queue {
         let stored = outbox.has_stored();
         match scope {
             Scope::All => outbox.active != 0 || stored,
-            Scope::Stream(stream) => outbox.active >> stream & 1 == 1 || outbox.has_gap(stream),
+            Scope::Stream(stream) | Scope::Crowd(stream) => {
+                outbox.active >> stream & 1 == 1 || outbox.has_gap(stream)
+            }
             Scope::Rule(rule) => self.oldest_of_rule(dest, rule).is_some() || stored,
         }
     }
@@ -164,8 +170,11 @@ impl Queue {
         let stored = outbox.has_stored();
         match scope {
             Scope::All => outbox.trim += u32::from(stored),
-            Scope::Stream(stream) if outbox.has_gap(stream) => {
-                outbox.streams[usize::from(stream)].trim += 1;
+            Scope::Stream(stream) | Scope::Crowd(stream) if outbox.has_gap(stream) => {
+                let crowd = matches!(scope, Scope::Crowd(_));
+                let stream = &mut outbox.streams[usize::from(stream)];
+                stream.trim += 1;
+                stream.crowd = crowd;
                 outbox.trim_scoped += 1;
             }
             Scope::Rule(rule) if stored => {
@@ -174,7 +183,7 @@ impl Queue {
                     outbox.trim_scoped += 1;
                 }
             }
-            Scope::Stream(_) | Scope::Rule(_) => {}
+            Scope::Stream(_) | Scope::Crowd(_) | Scope::Rule(_) => {}
         }
     }
 
@@ -189,6 +198,7 @@ impl Queue {
                 let head = outbox.streams[usize::from(stream)].list.head;
                 (head != NONE).then_some(head)
             }
+            Scope::Crowd(stream) => self.oldest_of_crowd(dest, stream),
             Scope::Rule(rule) => self.oldest_of_rule(dest, rule),
         }
     }
@@ -245,11 +255,12 @@ impl Queue {
             while slot != NONE && self.log.slots[widen(slot)].first_seq < from {
                 slot = self.slot_after(slot);
             }
+            let mut crowd = self.count_crowd(dest, slot, SLOTS_PER_TURN, store, classify)?;
             while slot != NONE && self.outbox(dest).wants_trim() && read < SLOTS_PER_TURN {
                 let next = self.slot_after(slot);
                 if self.log.slots[widen(slot)].streams != 0 {
                     read += 1;
-                    match self.trim_slot(dest, slot, store, classify) {
+                    match self.trim_slot(dest, slot, &mut crowd, store, classify) {
                         Ok(count) => dropped += count,
                         Err(error) => {
                             self.count_drop(dest, DropReason::QueueFull, dropped);
@@ -260,7 +271,7 @@ impl Queue {
                 slot = next;
             }
             if slot == NONE {
-                dropped += self.trim_staged(dest);
+                dropped += self.trim_staged(dest, &mut crowd);
             } else if self.outbox(dest).wants_trim() {
                 self.outbox_mut(dest).trim_from = self.log.slots[widen(slot)].first_seq;
             }
@@ -296,7 +307,7 @@ impl Queue {
     }
 
     /// Nothing on disk is left to be dropped: what waits in RAM is next, then nothing.
-    fn trim_staged(&mut self, dest: DestId) -> u64 {
+    fn trim_staged(&mut self, dest: DestId, crowd: &mut Option<Crowd>) -> u64 {
         let mut dropped = 0;
         while self.outbox(dest).trim > 0 {
             let Some(index) = self.oldest_waiting(dest) else { break };
@@ -310,6 +321,7 @@ impl Queue {
             let entry = self.entries[at];
             let class = Some((entry.stream, entry.rule));
             if entry.state == State::Waiting
+                && !self.is_staged_spared(dest, crowd, at)
                 && let Some(trim) = self.outbox_mut(dest).trim_of(class)
             {
                 *trim -= 1;
@@ -326,6 +338,7 @@ impl Queue {
         &mut self,
         dest: DestId,
         slot: u32,
+        crowd: &mut Option<Crowd>,
         store: &mut impl SpillStore,
         classify: &mut impl Classify,
     ) -> Result<u64, StoreError> {
@@ -353,6 +366,10 @@ impl Queue {
                 continue;
             }
             let class = self.classified(dest, at, &head, classify);
+            if self.is_spared(dest, crowd, class, at, &head) {
+                left = true;
+                continue;
+            }
             let Some(trim) = self.outbox_mut(dest).trim_of(class) else {
                 left = true;
                 continue;

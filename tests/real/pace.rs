@@ -1,9 +1,11 @@
 //! Rules that slow down, thin out or reorder on purpose: rate, conflate, max_age, priority.
 
+use crate::common::collector::Collector;
 use crate::common::gateway::{Gateway, bridge};
 use crate::common::mosquitto::Mosquitto;
 use crate::common::proxy::{Mode, Proxy};
 use crate::common::stub::Stub;
+use crate::common::wait_until;
 use crate::common::wire::{Connect, Message};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -199,4 +201,35 @@ fn a_backlog_never_holds_up_a_higher_lane_and_a_lower_one_gets_its_share() {
     // A share for the lower lanes may stretch it, but not to the end of their backlog.
     assert!(place("high") < 250, "the last of 100 high ones came as number {}", place("high"));
     assert!(first_low < 400, "the low lane got nothing before number {first_low}");
+}
+
+/// More topics than have a stream of their own, and one that says little.
+#[test]
+fn a_busy_publisher_pushes_nobody_elses_messages_out_of_what_topics_share() {
+    let rules = [
+        "forward.slow.local_topic = slow/#",
+        "forward.slow.rate = 1000/s",
+        "forward.slow.max_messages = 100",
+    ];
+    let (remote, link, gateway) = cut(&rules);
+    let mut busy = Connect::v4("busy").open(gateway.port);
+    let far = Collector::start(remote.port, "far", "slow/sensor/#");
+    let mut sensor = Connect::v4("sensor").open(gateway.port);
+    for round in 0..40 {
+        for topic in 0..300 {
+            let message = Message::new(&format!("slow/busy/{topic}"), "x").qos(1);
+            busy.publish_without_waiting(&message);
+        }
+        busy.ping();
+        // Its first messages come when all streams are lent.
+        if round < 4 {
+            for n in 0..8 {
+                let message = Message::new(&format!("slow/sensor/{n}"), round.to_string()).qos(1);
+                assert_eq!(sensor.publish(&message), 0);
+            }
+        }
+    }
+    wait_until("the quota is used up", || gateway.dropped("queue_full") > 0);
+    link.set(Mode::Pass);
+    far.wait_count(32);
 }

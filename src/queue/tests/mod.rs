@@ -1,5 +1,6 @@
 //! The queue over a disk in memory that fills up, fails, and forgets what was not committed.
 
+mod crowd;
 mod custody;
 mod damage;
 mod long_topics;
