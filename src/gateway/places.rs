@@ -5,7 +5,8 @@
 //! it, no exchange of QoS 2 is open, so that nothing accepted is lost. Of those go first: one whose
 //! time is over, one without a subscription, one without a user name that was proved, then one of
 //! whoever holds most places (a user, or without one an address), the one that was away longest.
-//! One that was here a moment ago stays, unless its holder has more than a quarter of all places.
+//! One that was here a moment ago stays, unless its holder has more than a quarter of all places, or
+//! more than the holder of the one that comes would have.
 
 use super::Gateway;
 use super::clients::quota;
@@ -127,20 +128,22 @@ impl Gateway {
         limit: &'static str,
     ) -> Option<()> {
         let mut held = [0u16; HOLDERS];
-        let place = |of: &Session| {
-            let [.., low, high] = of.holder.to_le_bytes();
+        let place = |holder: u64| {
+            let [.., low, high] = holder.to_le_bytes();
             usize::from(u16::from_le_bytes([low, high])) % HOLDERS
         };
         for (_, of) in self.sessions.iter() {
-            let count = &mut held[place(of)];
+            let count = &mut held[place(of.holder)];
             *count = count.saturating_add(1);
         }
+        // A few with a quarter each are all there is: nobody keeps more than who asks would have.
+        let fair = fair.min(held[place(asks.holder)].saturating_add(1));
         let away = self.sessions.iter().filter(|(_, of)| of.conn.is_none() && may(of));
         let proves = self.access.users().is_some();
         let rank = |at: u16, of: &Session| {
             let over = of.expires_at <= now;
             let empty = self.subs.count_of(at) == 0 && of.will.is_none();
-            let holds = held[place(of)];
+            let holds = held[place(of.holder)];
             let sure = holds <= fair && of.left_at.plus(SESSION_SURE) > now;
             let vacant = self.queue.is_vacant(self.session_dest(at));
             let goes = over || vacant && (empty || !sure);
