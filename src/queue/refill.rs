@@ -138,7 +138,10 @@ impl Queue {
         let open = outbox.unpaced();
         // Whatever QoS the next one has.
         let in_window = outbox.has_room();
-        if self.has_refill_room() {
+        // What could not be sent would have to leave again for whoever wants room, every turn.
+        if self.is_held_back(outbox) {
+            0
+        } else if self.has_refill_room() {
             u128::MAX
         } else if outbox.starved && in_window && outbox.active & open == 0 {
             open

@@ -7,7 +7,10 @@ use super::pool::{NONE, blocks_for, widen};
 use super::trim::Scope;
 use super::{Queue, Reserve};
 use crate::fit::fit;
-use crate::limits::{DROPS_FORESEEN_MAX, INBOUND_SHARE, SESSION_FLIGHT_SHARE, SESSION_FREE_SHARE};
+use crate::limits::{
+    DROPS_FORESEEN_MAX, INBOUND_SHARE, SESSION_FLIGHT_SHARE, SESSION_FREE_SHARE,
+    SESSION_WINDOW_SURE,
+};
 
 /// Parts of the pool and of the slab of entries that are free.
 type Free = Room;
@@ -122,10 +125,18 @@ impl Queue {
         }
     }
 
+    /// Has a session so much in flight that it is sent no more while room is scarce? What is in
+    /// flight stays in RAM, or in entries at least.
+    pub(super) fn is_held_back(&self, outbox: &Outbox) -> bool {
+        let sure = outbox.inflight < SESSION_WINDOW_SURE;
+        let scarce = outbox.params.session && self.is_free_below(2);
+        scarce && !(sure && self.flies_within_share(outbox))
+    }
+
     /// Has a session little enough in flight for one more, whatever its size?
-    pub(super) fn flies_within_share(&self, dest: DestId) -> bool {
+    fn flies_within_share(&self, outbox: &Outbox) -> bool {
         let mut blocks = 0;
-        let mut at = self.outbox(dest).flight.head;
+        let mut at = outbox.flight.head;
         while at != NONE {
             let record = self.entries[at].record;
             blocks += record.map_or(0, |record| self.pool.head(record).blocks());

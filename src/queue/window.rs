@@ -5,7 +5,7 @@ use super::Queue;
 use super::entry::{Chain, Entry, State};
 use super::outbox::{DestId, Outbox, Up};
 use super::pool::{NONE, RecordId, widen};
-use crate::limits::{PUBLISH_ID_MAX, SESSION_WINDOW_SURE};
+use crate::limits::PUBLISH_ID_MAX;
 use crate::mqtt::{PacketId, Qos};
 use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
@@ -90,14 +90,8 @@ impl Queue {
             }
             return self.describe(unsent);
         }
-        let scarce = self.is_free_below(2);
-        let outbox = &mut self.boxes[usize::from(dest.0)];
-        if !outbox.has_room() {
-            return None;
-        }
-        // What is in flight stays in RAM, or in entries at least.
-        let sure = outbox.inflight < SESSION_WINDOW_SURE;
-        if outbox.params.session && scarce && !(sure && self.flies_within_share(dest)) {
+        let outbox = self.outbox(dest);
+        if !outbox.has_room() || self.is_held_back(outbox) {
             return None;
         }
         let outbox = &mut self.boxes[usize::from(dest.0)];

@@ -248,3 +248,31 @@ fn a_stream_is_not_lent_to_another_topic_while_its_message_is_on_the_wire() {
     world.queue.puback(A, id, world.now);
     assert!(!world.queue.is_stream_busy(A, 1));
 }
+
+#[test]
+fn a_session_that_is_sent_no_more_while_room_is_scarce_has_nothing_brought_back() {
+    let mut world = World::with(|setup, params| {
+        setup.messages = 64;
+        params[0] = Params { window: 20, ..session("a") };
+    });
+    world.connect(A, true);
+    for n in 0..14 {
+        world.publish(A, &n.to_string(), Qos::AtLeastOnce, 10);
+    }
+    let ids: Vec<_> = (0..8).map(|_| world.send(A).unwrap().1).collect();
+    world.connect(B, true);
+    for _ in 0..36 {
+        world.publish(B, "t", Qos::AtLeastOnce, 10);
+    }
+    world.evict(A);
+    let free = world.queue.pool.free_records();
+    assert!((25..32).contains(&free), "{free}");
+    world.run(1000);
+    assert!(world.send(A).is_none());
+    assert_eq!(world.queue.outbox(A).active, 0, "it would leave again for whoever wants room");
+    for id in ids {
+        world.queue.puback(A, id, world.now);
+    }
+    let rest: Vec<_> = (8..14).map(|n| n.to_string()).collect();
+    assert_eq!(world.drain(A), rest);
+}
