@@ -2,6 +2,7 @@
 //! what the specification says. Some clients are not so polite: they flood, never read, or send
 //! what is no MQTT at all.
 
+use crate::fairness::{self, Foe, Greed};
 use crate::ledger::{Dest, Ledger, Sender, Subscription, payload};
 use crate::net::NEVER;
 use crate::session::{Answer, Line, PUBACK, PUBCOMP, PUBREC, Session};
@@ -18,6 +19,14 @@ pub enum Manners {
     Polite,
     NeverReads,
     Hostile,
+    Greedy(Greed),
+}
+
+impl Manners {
+    /// Knows nothing of sessions and of what it is sent.
+    pub fn is_wild(self) -> bool {
+        matches!(self, Self::Hostile | Self::Greedy(_))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -68,9 +77,9 @@ pub struct Client {
     /// It will be with the next commit.
     pub known_later: bool,
     pub left: u32,
-    next_publish: u64,
+    pub next_publish: u64,
     leaves_at: u64,
-    ping_at: Option<u64>,
+    pub ping_at: Option<u64>,
     asked: Vec<(u16, usize)>,
     /// Filters the gateway's session has, as far as this client knows.
     subscribed: bool,
@@ -80,6 +89,9 @@ pub struct Client {
     /// When the last PINGRESP was late, by how much.
     pub ping_late_us: u64,
     pub calm: bool,
+    pub foe: Foe,
+    /// CONNACKs that let it in.
+    pub greeted: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +125,8 @@ impl Client {
             wish: Wish::Nothing,
             ping_late_us: 0,
             calm: false,
+            foe: Foe::default(),
+            greeted: 0,
             plan,
         }
     }
@@ -124,10 +138,10 @@ impl Client {
             State::Up if self.calm => self.ping_due(),
             State::Up => self.leaves_at.min(self.ping_due()),
         };
-        if self.left > 0 && self.plan.manners != Manners::Hostile {
+        if self.left > 0 && !self.plan.manners.is_wild() {
             at = at.min(self.next_publish);
         }
-        if self.plan.manners == Manners::Hostile && self.state == State::Up {
+        if self.plan.manners.is_wild() && self.state == State::Up {
             at = at.min(self.next_publish);
         }
         if let Some(line) = &self.line {
@@ -152,6 +166,9 @@ impl Client {
     pub fn tick(&mut self, now: u64, ledger: &mut Ledger) {
         if self.plan.manners == Manners::Hostile {
             return self.tick_hostile(now);
+        }
+        if let Manners::Greedy(greed) = self.plan.manners {
+            return fairness::tick(self, greed, now);
         }
         while self.left > 0 && self.next_publish <= now {
             self.next_publish = now + 1 + self.rng.below(2 * self.plan.every_us);
@@ -191,7 +208,7 @@ impl Client {
         self.session.queue.push_back(ledger.make(Sender::Client(self.index), topic, qos, bytes));
     }
 
-    fn connect(&mut self, now: u64) {
+    pub fn connect(&mut self, now: u64) {
         self.state = State::Connecting { since: now };
         self.wish = Wish::Connect;
     }
@@ -199,6 +216,12 @@ impl Client {
     /// The connection is there: the first words.
     pub fn connected(&mut self, wire: usize, now: u64, ledger: &mut Ledger) {
         let mut line = Line::new(wire, self.plan.version, now);
+        if let Manners::Greedy(greed) = self.plan.manners {
+            fairness::greet(self, &mut line, greed);
+            self.line = Some(line);
+            self.state = State::Up;
+            return;
+        }
         let list = [
             Property::SessionExpiry(if self.plan.clean { 0 } else { 86_400 }),
             Property::ReceiveMaximum(20),
@@ -296,7 +319,8 @@ impl Client {
                     return self.give_up(now);
                 }
             };
-            if self.plan.manners == Manners::Hostile {
+            self.greeted += u32::from(packet.starts_with(&[0x20]) && packet[3] == 0);
+            if self.plan.manners.is_wild() {
                 continue;
             }
             let version = line.version;

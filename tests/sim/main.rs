@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod day;
 mod disk;
+mod fairness;
 #[cfg(feature = "planted")]
 mod finds;
 mod ledger;
@@ -54,6 +55,8 @@ fn run(seed: u64) -> Outcome {
     }
     if std::env::var_os("SPILLWAY_SIM_LOG").is_some() {
         println!("{} turns, {} s, {:?}", world.turns, world.now / 1_000_000, world.watch.events);
+        println!("{}", world.what_is_left());
+        println!("the worst wait is {} % of its bound", world.fair.worst);
     }
     Outcome { digest: world.watch.digest(), span: world.now - began, violations }
 }
@@ -101,6 +104,7 @@ families! {
     a_lost_store_starts_afresh LostStore
     sizes_wills_and_identifiers_come_through_whole Shapes
     remotes_that_refuse_get_all_they_take Refusing
+    nobody_locks_anybody_out Fair
 }
 
 /// One seed by itself: `SPILLWAY_SIM_SEED=…`; `SPILLWAY_SIM_LOG=1` prints the gateway's log.

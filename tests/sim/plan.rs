@@ -29,9 +29,11 @@ pub enum Family {
     /// Sizes about every edge there is, wills, subscription identifiers.
     Shapes,
     Refusing,
+    /// Somebody takes all there is of something.
+    Fair,
 }
 
-pub const FAMILIES: [Family; 13] = [
+pub const FAMILIES: [Family; 14] = [
     Family::Plain,
     Family::SlowDisk,
     Family::Crashes,
@@ -45,6 +47,7 @@ pub const FAMILIES: [Family; 13] = [
     Family::LostStore,
     Family::Shapes,
     Family::Refusing,
+    Family::Fair,
 ];
 
 /// Payloads about these have an edge near: a connection's own buffer, a block, a slot, the largest
@@ -159,6 +162,9 @@ impl Plan {
 
     fn build(seed: u64, family: Family, mut rng: Rng) -> Self {
         let rng = &mut rng;
+        if family == Family::Fair {
+            return crate::fairness::plan(seed, rng);
+        }
         let chance = |rng: &mut Rng, of: u64| rng.below(of) == 0;
         let bridge_count = match family {
             Family::TwoBridges => 2,
@@ -248,6 +254,7 @@ fn faults(rng: &mut Rng, family: Family) -> Vec<Fault> {
                 kinds.extend(DISK);
             }
         }
+        Family::Fair => {}
         Family::BadDisk => kinds.extend([DISK, DEATHS, &[Fault::Rot, Fault::RotRow]].concat()),
         Family::Refusing => kinds = vec![Fault::Spell, Fault::Spell, Fault::Cut, Fault::Kill],
         Family::LostStore => {

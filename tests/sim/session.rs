@@ -168,6 +168,12 @@ impl Session {
         self.queue.is_empty() && self.flight.is_empty()
     }
 
+    /// What is on its way in this connection and not accepted yet.
+    pub fn unaccepted(&self) -> impl Iterator<Item = u32> + Clone {
+        let waits = |out: &&Out| out.awaited && out.stage == Stage::Publish;
+        self.flight.iter().filter(waits).map(|out| out.id)
+    }
+
     fn qos_of(&self, ledger: &Ledger, id: u32) -> u8 {
         ledger.message(id).qos.min(self.qos_max)
     }

@@ -127,7 +127,11 @@ impl World {
         }
         gateway.expire(now);
         self.expire_wires(&mut gateway, now);
-        gateway.flush(now, &mut self.disk);
+        if self.fair.is_stored {
+            gateway.flush(now, &mut self.disk);
+        } else {
+            gateway.flush_ram(now);
+        }
         let spent = std::mem::take(&mut self.disk.spent_us);
         self.watch.commit(self.now, self.disk.commits);
         if self.disk.died || kill == Some(Kill::AfterFlush) {
@@ -207,7 +211,10 @@ impl World {
                     let host = u8::try_from(client + 1).unwrap();
                     let peer = SocketAddr::from(([192, 168, 1, host], 4000));
                     match gateway.accept(now, 0, peer) {
-                        Some(id) => wire.shell = Some(Shell::new(id, State::Open)),
+                        Some(id) => {
+                            wire.shell = Some(Shell::new(id, State::Open));
+                            self.fair.opened(client);
+                        }
                         None => wire.down.finish(self.now + 50, End::Reset),
                     }
                 }
@@ -428,6 +435,9 @@ impl World {
         while let Some(note) = gateway.poll_note() {
             let peers = Peers { clients: &self.clients, wires: &self.wires };
             self.watch.note(self.now, &note, &mut self.ledger, &peers);
+            if let Some(fault) = self.fair.note(&note, &mut self.clients) {
+                self.ledger.violate("fairness", fault);
+            }
         }
     }
 

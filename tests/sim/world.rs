@@ -2,7 +2,7 @@
 //! virtual time. A step jumps to whatever happens next. All chance comes from the plan's seed.
 
 use crate::chaos::Chaos;
-use crate::check;
+use crate::check::{self, fairness::Fair};
 use crate::client::{Client, Firm, Manners, State, Wish};
 use crate::disk::Disk;
 use crate::ledger::Ledger;
@@ -49,6 +49,11 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// Does the gateway hold it for this client?
+    pub fn is_at_gateway(&self, client: usize) -> bool {
+        self.peer == Peer::Client(client) && self.shell.is_some()
+    }
+
     fn is_dead(&self) -> bool {
         !self.peer_open && self.shell.is_none() && self.opens_at == 0
     }
@@ -68,6 +73,7 @@ pub struct World {
     pub ledger: Ledger,
     pub chaos: Chaos,
     pub watch: Watch,
+    pub fair: Fair,
     /// Answers of the name server: bridge, when, address of a server or none.
     pub names: Vec<(u16, u64, Option<usize>)>,
     pub probes: Vec<(u16, u64, bool)>,
@@ -92,6 +98,7 @@ impl World {
         let disk = Disk::new(plan.slots, Rng::new(rng.next_u64()));
         let chaos = Chaos::new(&plan, Rng::new(rng.next_u64()));
         let watch = Watch::new(&plan);
+        let fair = Fair::new(&plan);
         let mut world = Self {
             plan,
             now: 1_000_000,
@@ -104,6 +111,7 @@ impl World {
             ledger: Ledger::default(),
             chaos,
             watch,
+            fair,
             names: Vec::new(),
             probes: Vec::new(),
             wall_s: 1_750_000_000,
@@ -113,8 +121,9 @@ impl World {
             rng,
         };
         world.ledger.verbose = std::env::var_os("SPILLWAY_SIM_LOG").is_some();
-        let hostile = |client: &Client| client.plan.manners == Manners::Hostile;
+        let hostile = |client: &Client| client.plan.manners.is_wild();
         world.ledger.noisy = world.clients.iter().any(hostile);
+        crate::fairness::begin(&mut world);
         world.boot();
         world
     }
@@ -272,6 +281,7 @@ impl World {
         self.pump();
         self.turn();
         self.pump();
+        self.watch_fairness();
     }
 
     /// What a client wants of its connection.
@@ -487,7 +497,7 @@ impl World {
     /// Everything has arrived and nobody waits for anything.
     fn is_drained(&self) -> bool {
         let clients = self.clients.iter().all(|client| {
-            client.plan.manners == Manners::Hostile
+            client.plan.manners.is_wild()
                 || (client.left == 0 && !self.waits(&client.session) && client.state == State::Up)
         });
         let remotes = self.remotes.iter().all(|remote| {
@@ -497,10 +507,12 @@ impl World {
                     self.plan.bridges[held.bridge].servers.len() > 1 || !self.waits(&held.session)
                 })
         });
-        clients && remotes && self.watch.is_empty(self)
+        // What the greedy left behind is nobody's.
+        let empty = self.plan.family == Family::Fair || self.watch.is_empty(self);
+        clients && remotes && empty
     }
 
-    fn what_is_left(&self) -> String {
+    pub fn what_is_left(&self) -> String {
         let mut left = Vec::new();
         for client in &self.clients {
             let (name, session) = (&client.plan.name, &client.session);

@@ -3,6 +3,7 @@
 
 mod at_least_once;
 mod exactly_once;
+pub mod fairness;
 mod notes;
 mod order;
 mod refusals;
@@ -22,6 +23,7 @@ pub fn all(world: &mut World) {
     order::check(world);
     notes::check(world);
     refusals::check(world);
+    fairness::check(world);
 }
 
 /// Every destination there is.
