@@ -5,8 +5,8 @@
 //! it, no exchange of QoS 2 is open, so that nothing accepted is lost. Of those go first: one whose
 //! time is over, one without a subscription, one without a user name that was proved, then one of
 //! whoever holds most places (a user, or without one an address), the one that was away longest.
-//! One that was here a moment ago stays, unless its holder has more than a quarter of all places, or
-//! more than the holder of the one that comes would have.
+//! One that was here a moment ago stays, unless its holder has more than a quarter of all places,
+//! or more than the holder of the one that comes would have.
 
 use super::Gateway;
 use super::clients::quota;
