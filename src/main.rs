@@ -314,8 +314,8 @@ fn open_store(
     let opened = SqliteStore::open_or_aside(file, store.max_bytes, store.sync, heap, damaged)
         .map_err(|error| format!("cannot use the store {path}: {error}"))?;
     if opened.mended {
-        let (operation, reason) = ("open", "head_put_back");
-        logging.note(clock.now(), &Note::StoreError { operation, reason, retry_in_ms: 0 });
+        let (operation, reason, key) = ("open", "head_put_back", "store.path");
+        logging.note(clock.now(), &Note::StoreError { operation, reason, retry_in_ms: 0, key });
     }
     if let Some(aside) = &opened.quarantined {
         let note = Note::StoreQuarantined { file: text(&aside.file), reason: text(&aside.reason) };

@@ -23,12 +23,24 @@ pub fn text(text: &str) -> Text {
 
 /// A key with a name in the place of its `NAME`.
 pub fn named(key: &str, name: &str) -> Text {
+    named_rule(key, name, "N")
+}
+
+/// The same with a rule's name in the place of its `N`.
+pub fn named_rule(key: &str, name: &str, rule: &str) -> Text {
     let mut out = Text::new();
     let mut rest = key;
     while let Some((before, behind)) = rest.split_once("NAME") {
         // Keys and names are short.
         let _ = out.push_str(before);
         let _ = out.push_str(name);
+        rest = behind;
+    }
+    if let Some((before, behind)) = rest.split_once(".N.") {
+        let _ = out.push_str(before);
+        let _ = out.push('.');
+        let _ = out.push_str(rule);
+        let _ = out.push('.');
         rest = behind;
     }
     let _ = out.push_str(rest);
@@ -294,15 +306,19 @@ notes! {
     /// A client may not do one thing, and stays.
     Denied = Info "denied" "client" {
         client: Text, what: &'static str, topic: Text, user: Option<Text>, count: u64,
+        key: &'static str,
     }
     Quarantined = Warn "quarantined" "queue" {
         destination: Text, reason: Text, count: u64, topic: Text, client: Text,
     }
     Qos2InDoubt = Warn "qos2_in_doubt" "bridge" { bridge: Text, count: u32, reason: &'static str }
-    BackpressureOn = Warn "backpressure_on" "queue" { destination: Text, reason: &'static str }
+    BackpressureOn = Warn "backpressure_on" "queue" {
+        destination: Text, reason: &'static str, backlog: u64, limit: Option<u64>,
+        key: Option<Text>,
+    }
     BackpressureOff = Info "backpressure_off" "queue" { destination: Text, duration_ms: u64 }
     StoreError = Error "store_error" "store" {
-        operation: &'static str, reason: &'static str, retry_in_ms: u64,
+        operation: &'static str, reason: &'static str, retry_in_ms: u64, key: &'static str,
     }
     StoreRecovered = Info "store_recovered" "store" {
         rescued: u64, lost: Lost, reason: Option<&'static str>,
@@ -310,9 +326,12 @@ notes! {
     StoreQuarantined = Warn "store_quarantined" "store" { file: Text, reason: Text }
     LoopSuspected = Warn "loop_suspected" "bridge" { bridge: Text, topic: Text, count: u32 }
     SubscribeRefused = Warn "subscribe_refused" "bridge" {
-        bridge: Text, filter: Text, code: u16, retry_in_ms: u64, said: Option<Text>,
+        bridge: Text, filter: Text, code: u16, retry_in_ms: u64, reason: &'static str,
+        size: Option<u64>, limit: Option<u64>, key: Text, said: Option<Text>,
     }
-    CloneSuspected = Warn "clone_suspected" "bridge" { bridge: Text, client: Text, takeovers: u32 }
+    CloneSuspected = Warn "clone_suspected" "bridge" {
+        bridge: Text, client: Text, takeovers: u32, key: Text,
+    }
     ClockJump = Warn "clock_jump" "main" { from_s: u64, to_s: u64 }
     Reloaded = Info "reloaded" "main" { changed: Text, restart: Text }
     ReloadRefused = Warn "reload_refused" "main" { reason: Text, errors: u32 }
@@ -342,6 +361,9 @@ mod tests {
     fn a_key_gets_its_name() {
         assert_eq!(named("listener.NAME.max_clients", "lan").as_str(), "listener.lan.max_clients");
         assert_eq!(named("limit.clients", "lan").as_str(), "limit.clients");
+        let longest = "n".repeat(32);
+        let key = named_rule("bridge.NAME.forward.N.max_messages", &longest, &longest);
+        assert_eq!(key.as_str(), format!("bridge.{longest}.forward.{longest}.max_messages"));
     }
 
     #[test]

@@ -176,13 +176,15 @@ impl Gateway {
                         refused = true;
                         continue;
                     }
-                    Admitted::Blocked if self.plan.surely => {}
+                    Admitted::Blocked { .. } if self.plan.surely => {}
                     // At QoS 0 nobody can be made to wait.
-                    Admitted::Blocked if message.qos == Qos::AtMostOnce => {
-                        self.plan.lose(dest, Loss::Newest(DropReason::QueueFull));
+                    Admitted::Blocked { by_rule } if message.qos == Qos::AtMostOnce => {
+                        let newest = Loss::Newest(DropReason::QueueFull);
+                        let loss = if by_rule { Loss::NewestOfRule(rule) } else { newest };
+                        self.plan.lose(dest, loss);
                         continue;
                     }
-                    Admitted::Blocked => return Err(()),
+                    Admitted::Blocked { .. } => return Err(()),
                 }
             }
             let queue = &self.queue;
@@ -276,8 +278,8 @@ impl Gateway {
             let default = if paced { Overflow::DropOldest } else { policy };
             match forward.overflow.unwrap_or(default) {
                 Overflow::Block => {
-                    self.blocked(now, dest, "rule_quota");
-                    return Admitted::Blocked;
+                    self.blocked(now, dest, Some(rule));
+                    return Admitted::Blocked { by_rule: true };
                 }
                 Overflow::DropOldest if self.queue.can_drop(dest, scope) => {
                     loss = Some(Loss::Oldest(scope));
@@ -285,7 +287,7 @@ impl Gateway {
                 // All of it is in flight: as good as sent.
                 Overflow::DropOldest => {}
                 Overflow::DropNewest => {
-                    self.plan.lose(dest, Loss::Newest(DropReason::QueueFull));
+                    self.plan.lose(dest, Loss::NewestOfRule(rule));
                     return Admitted::Dropped;
                 }
             }
@@ -298,10 +300,10 @@ impl Gateway {
             // The rule's loss makes the room that the bridge lacks.
             (Err(_), _) if loss.is_some() => Admitted::Yes,
             // Nothing to tell of, unless it is still so after the commit.
-            (Err(Refusal::Unsure), Overflow::Block) => return Admitted::Blocked,
+            (Err(Refusal::Unsure), Overflow::Block) => return Admitted::Blocked { by_rule: false },
             (Err(_), Overflow::Block) => {
-                self.blocked(now, dest, "quota");
-                return Admitted::Blocked;
+                self.blocked(now, dest, None);
+                return Admitted::Blocked { by_rule: false };
             }
             (Err(_), Overflow::DropOldest) if self.queue.can_drop(dest, Scope::All) => {
                 loss = Some(Loss::Oldest(Scope::All));
@@ -350,10 +352,14 @@ impl Gateway {
         full.then_some(scope)
     }
 
-    fn blocked(&mut self, now: Instant, dest: DestId, reason: &'static str) {
+    /// `rule`: by its quota.
+    fn blocked(&mut self, now: Instant, dest: DestId, rule: Option<u8>) {
         if self.queue.set_blocked(dest, Some(now)).is_none() {
             let destination = self.queue.name(dest);
-            self.note(Note::BackpressureOn { destination, reason });
+            let reason = if rule.is_some() { "rule_quota" } else { "quota" };
+            let (limit, key) = self.queue.full_by(dest, rule);
+            let backlog = self.queue.outbox(dest).pending;
+            self.note(Note::BackpressureOn { destination, reason, backlog, limit, key });
         }
         self.due_by(now.plus(PRESSURE_INTERVAL));
     }
@@ -399,5 +405,7 @@ enum Admitted {
     Yes,
     /// Not taken, by the policy.
     Dropped,
-    Blocked,
+    Blocked {
+        by_rule: bool,
+    },
 }

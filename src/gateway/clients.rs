@@ -468,11 +468,12 @@ impl Gateway {
                     self.owe_refusal(slot, version, reason);
                     Fatal::new(reason, "login_busy")
                 } else {
-                    Fatal::new(Reason::UNSPECIFIED, "no_connect")
+                    Fatal::new(Reason::UNSPECIFIED, "no_connect").after(CONNECT_WITHIN, "")
                 };
                 self.fail(now, slot, fatal);
             } else {
-                self.fail(now, slot, Reason::KEEPALIVE_TIMEOUT.into());
+                let span = self.conn(slot).keepalive;
+                self.fail(now, slot, Fatal::from(Reason::KEEPALIVE_TIMEOUT).after(span, ""));
             }
         }
         next

@@ -275,10 +275,14 @@ impl Gateway {
             self.drop_unmapped(dest, link, &sending);
             return Wrote::Skipped;
         };
-        if total > self.conn(slot).packet_bytes_max {
+        let most = self.conn(slot).packet_bytes_max;
+        if total > most {
             match link.filter(|_| next.qos != Qos::AtMostOnce) {
                 Some(bridge) => self.keep_aside(now, bridge, next.entry, "packet_too_large"),
-                None => self.queue.drop_entry(dest, next.entry, DropReason::TooLarge),
+                None => {
+                    let key = self.packet_key(link, most);
+                    self.queue.drop_too_large(dest, next.entry, wide(total), wide(most), key);
+                }
             }
             return Wrote::Skipped;
         }
@@ -517,6 +521,15 @@ impl Gateway {
             payload_bytes: index(head.payload_bytes),
         };
         encode_publish_head(version, &head, out).ok()
+    }
+
+    /// The key that sets how large a packet may be; none does what a peer says itself.
+    fn packet_key(&self, link: Option<BridgeId>, most: usize) -> &'static str {
+        let config = link.map(|bridge| &self.config.bridges[usize::from(bridge.0)]);
+        match config.and_then(|config| config.max_packet_bytes) {
+            Some(bytes) if bytes == most => "bridge.NAME.max_packet_size",
+            Some(_) | None => "",
+        }
     }
 
     fn has_ids(&self, dest: DestId) -> bool {

@@ -7,7 +7,7 @@ use super::conn::Role;
 use super::receive::Step;
 use super::verbs::Action;
 use crate::bridge::blame::Ending;
-use crate::fit::wide;
+use crate::fit::{capped, wide};
 use crate::limits::{CLOSE_SURE, CLOSE_WITHIN, CONNECT_SURE, CONNECT_WITHIN};
 use crate::mqtt::props::Properties;
 use crate::mqtt::{
@@ -16,6 +16,7 @@ use crate::mqtt::{
 use crate::note::{Note, Text, named, text};
 use crate::vocab::{ConnId, Instant};
 use core::net::SocketAddr;
+use core::time::Duration;
 
 /// Packet types, the upper half of the first byte (2.1.2).
 const PUBLISH: u8 = 3;
@@ -27,7 +28,7 @@ const UNSUBSCRIBE: u8 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     pub size: Option<u64>,
-    pub limit: u64,
+    pub limit: Option<u64>,
     pub key: &'static str,
 }
 
@@ -48,13 +49,24 @@ impl Fatal {
 
     /// `size` was more than `limit`, which `key` sets.
     pub(super) fn over(self, size: usize, limit: usize, key: &'static str) -> Self {
-        let bound = Bound { size: Some(wide(size)), limit: wide(limit), key };
+        let bound = Bound { size: Some(wide(size)), limit: Some(wide(limit)), key };
         Self { bound: Some(bound), ..self }
     }
 
     /// As many as `limit` are there already.
     pub(super) fn full(self, limit: usize, key: &'static str) -> Self {
-        Self { bound: Some(Bound { size: None, limit: wide(limit), key }), ..self }
+        Self { bound: Some(Bound { size: None, limit: Some(wide(limit)), key }), ..self }
+    }
+
+    /// `key` decides, and it is no number.
+    pub(super) fn by(self, key: &'static str) -> Self {
+        Self { bound: Some(Bound { size: None, limit: None, key }), ..self }
+    }
+
+    /// It took longer than this, in whole seconds.
+    pub(super) fn after(self, span: Duration, key: &'static str) -> Self {
+        // Nothing is waited for longer than can be said.
+        self.full(capped(span.as_secs()), key)
     }
 
     /// What the reason code does not say.
@@ -96,7 +108,7 @@ impl Blame {
         let key = bound.map(|bound| bound.key).filter(|key| !key.is_empty());
         Self {
             size: bound.and_then(|bound| bound.size),
-            limit: bound.map(|bound| bound.limit),
+            limit: bound.and_then(|bound| bound.limit),
             key: key.map(|key| named(key, name)),
             topic,
             rate: None,

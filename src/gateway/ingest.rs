@@ -149,7 +149,7 @@ impl Gateway {
         let mut debt = Debt { packet_id: id, reason, record, after: 0, owner: None };
         if exactly_once && !reason.is_error() {
             if !self.queue.receive_id(owner, id.raw(), record) {
-                return Err(Reason::QUOTA_EXCEEDED.into());
+                return Err(Fatal::from(Reason::QUOTA_EXCEEDED).full(limit, "limit.inflight"));
             }
             if self.queue.is_journalled(owner) {
                 self.queue.row_with(owner, record);
@@ -402,8 +402,13 @@ impl Gateway {
     /// Counts the destinations that do not get the message.
     fn lose_newest(&mut self, topic: &str) {
         for at in 0..self.plan.losses.len() {
-            if let (dest, Loss::Newest(reason)) = self.plan.losses[at] {
-                self.queue.count_drop_of(dest, reason, 1, Some(text(topic)));
+            let topic = || Some(text(topic));
+            match self.plan.losses[at] {
+                (dest, Loss::Newest(reason)) => self.queue.count_drop_of(dest, reason, 1, topic()),
+                (dest, Loss::NewestOfRule(rule)) => {
+                    self.queue.count_rule_drop(dest, rule, topic());
+                }
+                (_, Loss::Oldest(_)) => {}
             }
         }
         self.plan.losses.clear();
@@ -503,14 +508,16 @@ impl Gateway {
         let limit = &self.config.limit;
         let body = message.topic.len() + message.properties.len() + message.payload_bytes();
         if message.topic.len() > limit.topic_bytes {
-            let (size, limit) = (Some(wide(message.topic.len())), wide(limit.topic_bytes));
+            let size = Some(wide(message.topic.len()));
+            let limit = Some(wide(limit.topic_bytes));
             return Bound { size, limit, key: "limit.topic_bytes" };
         }
         if wide(self.retained.len()) >= u64::from(limit.retained) {
-            return Bound { size: None, limit: u64::from(limit.retained), key: "limit.retained" };
+            let limit = Some(u64::from(limit.retained));
+            return Bound { size: None, limit, key: "limit.retained" };
         }
         let bytes = wide(limit.retained_bytes);
-        Bound { size: Some(wide(body)), limit: bytes, key: "limit.retained_bytes" }
+        Bound { size: Some(wide(body)), limit: Some(bytes), key: "limit.retained_bytes" }
     }
 
     /// Stands for a client among the publishers of retained messages; never 0.

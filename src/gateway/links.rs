@@ -11,7 +11,7 @@ use crate::bridge::dial::Next;
 use crate::config::Bridge;
 use crate::fit::millis;
 use crate::mqtt::Reason;
-use crate::note::{Note, Text, text};
+use crate::note::{Note, Text, named, text};
 use crate::queue::DropReason;
 use crate::vocab::{BridgeId, ConnId, Instant};
 use core::net::SocketAddr;
@@ -352,6 +352,7 @@ impl Gateway {
                 let note = Note::CloneSuspected {
                     takeovers: link.takeovers,
                     client: text(&link.client_id),
+                    key: named("bridge.NAME.clientid", &self.bridge_name(bridge)),
                     bridge: self.bridge_name(bridge),
                 };
                 self.note(note);

@@ -12,7 +12,7 @@ use crate::broker::access::Right;
 use crate::broker::logins::Verdict;
 use crate::broker::retained::Retained;
 use crate::config::{Auth, Users};
-use crate::limits::USER_BYTES_MAX;
+use crate::limits::{LOGINS_WAITING_MAX, USER_BYTES_MAX};
 use crate::mqtt::{Connect, Publish, Qos, Reason, topic};
 use crate::note::{Note, Text, text};
 use crate::queue::DropReason;
@@ -71,23 +71,28 @@ impl Gateway {
         let listener = self.config.listeners.get(usize::from(conn.listener));
         let anonymous = listener.is_some_and(|listener| listener.anonymous);
         let Some(user) = connect.username else {
-            return if anonymous { Ok(true) } else { Err(Reason::NOT_AUTHORIZED.into()) };
+            let refused = Fatal::from(Reason::NOT_AUTHORIZED).by("listener.NAME.anonymous");
+            return if anonymous { Ok(true) } else { Err(refused) };
         };
         if user.len() > USER_BYTES_MAX {
             // No key: users of the password file have no longer names either.
             let fatal = Fatal::new(Reason::BAD_CREDENTIALS, "user_too_long");
             return Err(fatal.over(user.len(), USER_BYTES_MAX, ""));
         }
+        let wrong = Fatal::from(Reason::BAD_CREDENTIALS).by("auth.password_file");
         let Some(users) = self.access.users() else {
-            return if anonymous { Ok(true) } else { Err(Reason::BAD_CREDENTIALS.into()) };
+            return if anonymous { Ok(true) } else { Err(wrong) };
         };
         let password = connect.password.unwrap_or(b"");
         match self.logins.ask(now, id, from, users, user, password) {
             Verdict::Right => Ok(true),
             Verdict::Wait => Ok(false),
-            Verdict::Wrong => Err(Reason::BAD_CREDENTIALS.into()),
+            Verdict::Wrong => Err(wrong),
             Verdict::Slowed => Err(Fatal::new(Reason::RATE_EXCEEDED, "login_slowed")),
-            Verdict::Busy => Err(Fatal::new(Reason::SERVER_BUSY, "login_busy")),
+            Verdict::Busy => {
+                let busy = Fatal::new(Reason::SERVER_BUSY, "login_busy");
+                Err(busy.full(LOGINS_WAITING_MAX, ""))
+            }
         }
     }
 
@@ -149,6 +154,7 @@ impl Gateway {
             what,
             topic: text(topic),
             user: entry.user.as_deref().map(text),
+            key: "auth.acl_file",
         };
         self.note(note);
     }

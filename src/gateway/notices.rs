@@ -7,8 +7,10 @@
 
 use super::Gateway;
 use super::conn::Role;
+use super::ends::Bound;
 use super::ingest::{Message, Outcome, Payload, Source};
 use super::service::{Owed, owe};
+use crate::fit::wide;
 use crate::mqtt::props::Properties;
 use crate::mqtt::{Packet, Publish, Qos, Reason, Version};
 use crate::note::text;
@@ -164,10 +166,13 @@ impl Gateway {
         match owed {
             Owed::Said => self.counters.out_packets += 1,
             Owed::Later => {}
-            Owed::Never => {
-                let topic = Some(text(topic));
-                let dest = crate::queue::outbox::DestId(crate::fit::fit(at, "a bridge"));
-                self.queue.count_drop_of(dest, DropReason::TooLarge, 1, topic);
+            Owed::Never { bytes } => {
+                let (topic, name) = (text(topic), config.name.clone());
+                let limit = Some(wide(self.conns[usize::from(conn.slot)].packet_bytes_max));
+                let key = "bridge.NAME.notify_topic";
+                let bound = Bound { size: Some(wide(bytes)), limit, key };
+                let reason = DropReason::TooLarge.word();
+                self.note_lost(reason, &name, None, Some(bound), Some(topic));
             }
         }
         self.ready.set(conn.slot);

@@ -4,12 +4,13 @@ use super::Gateway;
 use super::egress::HEAD_BYTES_MAX;
 use crate::bridge::link::{Link, State};
 use crate::bridge::rules::Rules;
-use crate::config::{Bridge, Config, Limits, Overflow};
+use crate::config::{Bridge, Config, Forward, Limits, Overflow};
 use crate::fit::fit;
 use crate::limits::{
     HOP_BYTES_MAX, PROPERTIES_BYTES_MAX, RECEIVE_IDS_IN_COMMON, REFUSAL_CONNECTIONS, STREAMS_MAX,
 };
 use crate::note::text;
+use crate::queue::drops::RuleQuota;
 use crate::queue::outbox::{DestId, Params};
 use crate::queue::{BoxSetup, Setup};
 
@@ -49,6 +50,7 @@ impl Gateway {
             key: format!("b:{}", bridge.name),
             rules: rules.hashes().to_vec(),
             counts_rules: rules.forward.iter().any(|rule| rule.max_messages.is_some()),
+            rule_quotas: rules.forward.iter().map(quota_of).collect(),
             persistent: true,
             session: false,
             journal: self.queue.has_store() && self.queue.is_safe(),
@@ -83,6 +85,7 @@ impl Gateway {
             key: format!("s:{client_id}"),
             rules: Vec::new(),
             counts_rules: false,
+            rule_quotas: Vec::new(),
             persistent: false,
             session: true,
             journal: false,
@@ -96,6 +99,11 @@ impl Gateway {
             window,
         }
     }
+}
+
+fn quota_of(rule: &Forward) -> Option<RuleQuota> {
+    let messages = u64::from(rule.max_messages?);
+    Some(RuleQuota { name: rule.name.clone(), messages })
 }
 
 /// Room for the CONNECT of a bridge.

@@ -73,16 +73,16 @@ impl Gateway {
         let bound = match reason {
             "topic_too_long" if bytes > limit => Some(Bound {
                 size: Some(wide(bytes)),
-                limit: wide(limit),
+                limit: Some(wide(limit)),
                 key: "limit.topic_bytes",
             }),
             "properties_too_large" => {
                 let size = Some(wide(publish.properties.as_bytes().len()));
-                Some(Bound { size, limit: wide(PROPERTIES_BYTES_MAX), key: "" })
+                Some(Bound { size, limit: Some(wide(PROPERTIES_BYTES_MAX)), key: "" })
             }
             "unreleased" => {
                 let limit = u64::from(self.config.limit.inflight);
-                Some(Bound { size: None, limit, key: "limit.inflight" })
+                Some(Bound { size: None, limit: Some(limit), key: "limit.inflight" })
             }
             _ => None,
         };

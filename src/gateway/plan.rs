@@ -25,6 +25,8 @@ pub struct Target {
 pub enum Loss {
     /// The message itself, counted.
     Newest(DropReason),
+    /// The same by the quota of its rule.
+    NewestOfRule(u8),
     /// The oldest one that is not in flight.
     Oldest(Scope),
 }

@@ -99,7 +99,11 @@ impl Gateway {
             let place = self.vacant_place(now, &changes).ok_or_else(|| {
                 let mut reason = Text::new();
                 // A name is short; what does not fit is cut.
-                let _ = write!(reason, "no place for bridge {} before a restart", bridge.name);
+                let _ = write!(
+                    reason,
+                    "no place for bridge {} before a restart (limit.bridges = {})",
+                    bridge.name, self.config.limit.bridges
+                );
                 reason
             })?;
             changes[place] = Change::Add(bridge.clone());

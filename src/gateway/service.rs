@@ -9,11 +9,11 @@ use super::verbs::Action;
 use crate::bridge::blame::Ending;
 use crate::bridge::link::Subscribed;
 use crate::bridge::rules::{qos_for_all, subscription_id};
-use crate::fit::{fit, millis};
+use crate::fit::{fit, millis, wide};
 use crate::limits::REFUSED_RETRY;
 use crate::mqtt::props::{Properties, Property, Variable};
 use crate::mqtt::{Packet, PacketId, Qos, Reason, Suback, Subscribe, SubscribeOptions, encode};
-use crate::note::{Note, Text, text};
+use crate::note::{Note, Text, named_rule, text};
 use crate::queue::pool::{Head, RecordId};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
@@ -24,22 +24,23 @@ pub(super) enum Owed {
     Said,
     /// There is no room for it now.
     Later,
-    /// It is larger than the remote takes.
-    Never,
+    /// It is larger than the remote takes: so many bytes.
+    Never {
+        bytes: usize,
+    },
 }
 
 pub(super) fn owe(conn: &mut Conn, packet: &Packet<'_>) -> Owed {
     let (version, most) = (conn.version, conn.packet_bytes_max);
-    let mut too_large = false;
+    let mut size = 0;
     let fits = conn.control(|out| {
-        let bytes = encode(version, packet, out).ok()?;
-        too_large = bytes > most;
-        Some(bytes)
+        size = encode(version, packet, out).ok()?;
+        Some(size)
     });
-    match (fits, too_large) {
+    match (fits, size > most) {
         (false, _) => Owed::Later,
         (true, false) => Owed::Said,
-        (true, true) => Owed::Never,
+        (true, true) => Owed::Never { bytes: size },
     }
 }
 
@@ -124,7 +125,7 @@ impl Gateway {
             }
             if !self.takes_filter(bridge, rule) {
                 let reason = Reason::WILDCARDS_NOT_SUPPORTED;
-                self.not_subscribed(now, bridge, rule, reason, None);
+                self.not_subscribed(now, bridge, rule, reason, None, None);
                 next = next.min(now.plus(REFUSED_RETRY));
                 continue;
             }
@@ -132,8 +133,10 @@ impl Gateway {
                 Owed::Said => self.link_mut(bridge).subscribed[rule] = Subscribed::Asked,
                 // No room among the replies: soon.
                 Owed::Later => next = next.min(now.plus(Duration::from_millis(10))),
-                Owed::Never => {
-                    self.not_subscribed(now, bridge, rule, Reason::PACKET_TOO_LARGE, None);
+                Owed::Never { bytes } => {
+                    let bound = (wide(bytes), wide(self.conn(slot).packet_bytes_max));
+                    let reason = Reason::PACKET_TOO_LARGE;
+                    self.not_subscribed(now, bridge, rule, reason, Some(bound), None);
                     next = next.min(now.plus(REFUSED_RETRY));
                 }
             }
@@ -209,7 +212,7 @@ impl Gateway {
             }
         } else if Reason(*code).is_error() {
             let said = suback.properties.reason_string().map(text);
-            self.not_subscribed(now, bridge, rule, Reason(*code), said);
+            self.not_subscribed(now, bridge, rule, Reason(*code), None, said);
         } else {
             link.subscribed[rule] = Subscribed::Granted;
         }
@@ -217,24 +220,30 @@ impl Gateway {
         Ok(Step::Done)
     }
 
-    /// The remote did not take a subscription, or cannot.
+    /// The remote did not take a subscription, or cannot: its bytes, and how many the remote takes.
     fn not_subscribed(
         &mut self,
         now: Instant,
         bridge: BridgeId,
         rule: usize,
         reason: Reason,
+        bound: Option<(u64, u64)>,
         said: Option<Text>,
     ) {
         let at = now.plus(REFUSED_RETRY);
         self.link_mut(bridge).subscribed[rule] = Subscribed::Due { at };
         self.due_by(at);
-        let filter = text(&self.link(bridge).rules.subscribe[rule].remote_topic);
+        let (name, rule) = (self.bridge_name(bridge), &self.link(bridge).rules.subscribe[rule]);
         let note = Note::SubscribeRefused {
-            bridge: self.bridge_name(bridge),
-            filter,
+            filter: text(&rule.remote_topic),
             code: u16::from(reason.0),
             retry_in_ms: millis(REFUSED_RETRY),
+            // Before MQTT 5 there is only one.
+            reason: if reason == Reason::UNSPECIFIED { "refused" } else { reason.word() },
+            size: bound.map(|bound| bound.0),
+            limit: bound.map(|bound| bound.1),
+            key: named_rule("bridge.NAME.subscribe.N.remote_topic", &name, &rule.name),
+            bridge: name,
             said,
         };
         self.note(note);

@@ -44,7 +44,7 @@ impl Gateway {
                 Owed::Later => return now.plus(Duration::from_millis(10)),
                 Owed::Said => left.asked(),
                 // Then it could not be subscribed either.
-                Owed::Never => {
+                Owed::Never { .. } => {
                     left.asked();
                     left.answered(server);
                     continue;

@@ -4,17 +4,32 @@
 use super::outbox::DestId;
 use super::{DropReason, Queue};
 use crate::limits::QOS0_QUEUE_MAX;
-use crate::note::{Note, Text, text};
+use crate::note::{Note, Text, named_rule, text};
+
+/// The key of a rule's quota.
+const RULE_KEY: &str = "bridge.NAME.forward.N.max_messages";
+
+/// The quota of a rule of its own.
+#[derive(Clone, Debug)]
+pub struct RuleQuota {
+    /// As the configuration has it.
+    pub name: String,
+    pub messages: u64,
+}
 
 /// Drops that no line told of yet.
 #[derive(Clone, Debug)]
 pub(super) struct Dropped {
     dest: DestId,
     reason: DropReason,
+    /// Whose quota decided.
+    rule: Option<u8>,
     count: u64,
     topic: Option<Text>,
+    /// Bytes of the last, where these decided.
+    size: Option<u64>,
     limit: Option<u64>,
-    /// `NAME` in it stands for the destination.
+    /// `NAME` in it stands for the destination, `.N.` for the rule.
     key: &'static str,
 }
 
@@ -54,23 +69,70 @@ impl Queue {
         count: u64,
         topic: Option<Text>,
     ) {
-        if count == 0 {
-            return;
-        }
-        self.counters.drops += count;
-        let known = self.drops.iter_mut().find(|drop| drop.dest == dest && drop.reason == reason);
-        if let Some(known) = known {
-            known.count += count;
-            if topic.is_some() {
-                known.topic = topic;
-            }
-            return;
-        }
         let (limit, key) = self.bound_of(dest, reason);
-        let dropped = Dropped { dest, reason, count, topic, limit, key };
+        self.count(Dropped { dest, reason, rule: None, count, topic, size: None, limit, key });
+    }
+
+    /// One goes by the quota of its rule.
+    pub fn count_rule_drop(&mut self, dest: DestId, rule: u8, topic: Option<Text>) {
+        let (reason, key) = (DropReason::QueueFull, RULE_KEY);
+        let limit = self.rule_quota(dest, rule).map(|quota| quota.messages);
+        let rule = Some(rule);
+        self.count(Dropped { dest, reason, rule, count: 1, topic, size: None, limit, key });
+    }
+
+    /// Drops a message whose packet is larger than its receiver takes; `key` sets that, if any.
+    pub fn drop_too_large(
+        &mut self,
+        dest: DestId,
+        index: u32,
+        size: u64,
+        limit: u64,
+        key: &'static str,
+    ) {
+        let topic = self.topic_of_entry(index);
+        self.give_up_sending(dest, index);
+        let (reason, size, limit) = (DropReason::TooLarge, Some(size), Some(limit));
+        self.count(Dropped { dest, reason, rule: None, count: 1, topic, size, limit, key });
+    }
+
+    fn count(&mut self, dropped: Dropped) {
+        if dropped.count == 0 {
+            return;
+        }
+        self.counters.drops += dropped.count;
+        let (dest, reason, rule) = (dropped.dest, dropped.reason, dropped.rule);
+        let same =
+            |drop: &&mut Dropped| (drop.dest, drop.reason, drop.rule) == (dest, reason, rule);
+        if let Some(known) = self.drops.iter_mut().find(same) {
+            known.count += dropped.count;
+            known.topic = dropped.topic.or(known.topic.take());
+            known.size = dropped.size.or(known.size);
+            return;
+        }
         if let Err(dropped) = self.drops.push(dropped) {
             self.tell_of(dropped);
         }
+    }
+
+    fn rule_quota(&self, dest: DestId, rule: u8) -> Option<&RuleQuota> {
+        self.outbox(dest).params.rule_quotas.get(usize::from(rule))?.as_ref()
+    }
+
+    /// What keeps a message from a destination that is full, by the quota of a rule or its own: the
+    /// limit and its key.
+    pub fn full_by(&self, dest: DestId, rule: Option<u8>) -> (Option<u64>, Option<Text>) {
+        let (limit, key) = match rule {
+            Some(rule) => (self.rule_quota(dest, rule).map(|quota| quota.messages), RULE_KEY),
+            None => self.bound_of(dest, DropReason::QueueFull),
+        };
+        (limit, self.key_of(dest, rule, key))
+    }
+
+    fn key_of(&self, dest: DestId, rule: Option<u8>, key: &'static str) -> Option<Text> {
+        let rule = rule.and_then(|rule| self.rule_quota(dest, rule));
+        let rule = rule.map_or("N", |quota| quota.name.as_str());
+        (!key.is_empty()).then(|| named_rule(key, &self.name(dest), rule))
     }
 
     /// The topic of a message whose bytes are in RAM.
@@ -94,9 +156,6 @@ impl Queue {
         match reason {
             DropReason::SlowSubscriber => (Some(u64::from(QOS0_QUEUE_MAX)), ""),
             DropReason::Offline if !params.session => (None, "bridge.NAME.queue_qos0"),
-            DropReason::QueueFull if self.rule_drops => {
-                (None, "bridge.NAME.forward.N.max_messages")
-            }
             // The one that was dropped may be gone already.
             DropReason::QueueFull if outbox.pending.saturating_add(1) >= params.messages_max => {
                 let key = if params.session {
@@ -132,12 +191,9 @@ impl Queue {
     }
 
     fn tell_of(&mut self, dropped: Dropped) {
-        let Dropped { dest, reason, count, topic, limit, key } = dropped;
-        let destination = self.name(dest);
-        let key = (!key.is_empty()).then(|| crate::note::named(key, &destination));
+        let Dropped { dest, reason, rule, count, topic, size, limit, key } = dropped;
+        let (destination, key) = (self.name(dest), self.key_of(dest, rule, key));
         let reason = reason.word();
-        let note =
-            Note::Drop { reason, destination, count, topic, from: None, size: None, limit, key };
-        self.note(note);
+        self.note(Note::Drop { reason, destination, count, topic, from: None, size, limit, key });
     }
 }

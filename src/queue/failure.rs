@@ -84,7 +84,7 @@ impl Queue {
         }
         self.failing = true;
         let retry_in_ms = millis(after);
-        self.note(Note::StoreError { operation, reason, retry_in_ms });
+        self.note(Note::StoreError { operation, reason, retry_in_ms, key: error.key() });
     }
 
     /// What the failed transaction let into the window was never sent, nor was what is behind it:

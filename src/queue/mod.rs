@@ -11,7 +11,7 @@ mod append;
 pub mod aside;
 mod crowd;
 pub mod defer;
-mod drops;
+pub mod drops;
 pub mod entry;
 pub mod facts;
 mod failure;
@@ -199,8 +199,6 @@ pub struct Queue {
     stopping: bool,
     changes: u64,
     drops: heapless::Vec<drops::Dropped, 64>,
-    /// What is dropped now goes for the quota of a rule.
-    rule_drops: bool,
     /// Publishers and their messages that were given up after they had been taken.
     refused: heapless::Vec<(u16, RecordId), REFUSED_MAX>,
     pub counters: Counters,
@@ -263,7 +261,6 @@ impl Queue {
             stopping: false,
             changes: 0,
             drops: heapless::Vec::new(),
-            rule_drops: false,
             refused: heapless::Vec::new(),
             counters: Counters::default(),
             slot_buffer: vec![0; SLOT_BYTES].into_boxed_slice(),

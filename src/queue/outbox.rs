@@ -1,6 +1,7 @@
 //! One destination's side of the queue: a bridge or a local session. Holds no bytes and no entry
 //! of its own, only where its lists begin and what it may take.
 
+use super::drops::RuleQuota;
 use super::entry::{Entry, List, Place};
 use super::log::{NewSlot, SlotChain};
 use super::peer::{Parked, PeerId};
@@ -28,6 +29,8 @@ pub struct Params {
     pub rules: Vec<u32>,
     /// A rule has a quota of its own: what is on disk is counted by rule after a restart.
     pub counts_rules: bool,
+    /// Quotas of rules, by index.
+    pub rule_quotas: Vec<Option<RuleQuota>>,
     /// Publishers wait for it, and it survives a restart.
     pub persistent: bool,
     /// A local session: never blocks, has its own share of the store.
@@ -244,6 +247,7 @@ impl Outbox {
                 key: String::new(),
                 rules: Vec::new(),
                 counts_rules: false,
+                rule_quotas: Vec::new(),
                 persistent: false,
                 session: true,
                 journal: false,

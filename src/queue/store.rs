@@ -79,6 +79,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The key that says where the store lies, or how large it may be.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Full => "store.max_bytes",
+            Self::Io | Self::Corrupt | Self::Gone | Self::Replaced => "store.path",
+        }
+    }
+
     /// The reason as the log has it.
     pub fn word(self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ use super::walk::Walk;
 use super::{DropReason, Queue};
 use crate::fit::wide;
 use crate::limits::SWEEP_INTERVAL;
+use crate::note::text;
 use crate::planted::{Bug, planted};
 use crate::vocab::Instant;
 use core::time::Duration;
@@ -153,18 +154,17 @@ impl Queue {
     /// Drops the oldest message of a scope that is not in flight: at once when it waits in RAM,
     /// else in the next flush.
     pub fn drop_oldest(&mut self, dest: DestId, scope: Scope, reason: DropReason) {
-        self.rule_drops = scope != Scope::All;
-        self.drop_oldest_of(dest, scope, reason);
-        self.rule_drops = false;
-    }
-
-    fn drop_oldest_of(&mut self, dest: DestId, scope: Scope, reason: DropReason) {
         let wire = self.outbox(dest).flight.head;
         if planted(Bug::DropOldestInFlight) && wire != NONE {
             return self.drop_entry(dest, wire, reason);
         }
         if let Some(index) = self.oldest_in_ram(dest, scope) {
-            return self.drop_entry(dest, index, reason);
+            if scope == Scope::All {
+                return self.drop_entry(dest, index, reason);
+            }
+            let (rule, topic) = (self.entries[index].rule, self.topic_of_entry(index));
+            self.give_up_sending(dest, index);
+            return self.count_rule_drop(dest, rule, topic);
         }
         let outbox = self.outbox_mut(dest);
         let stored = outbox.has_stored();
@@ -320,13 +320,19 @@ impl Queue {
             let next = self.entries.next(Chain::Custody, at);
             let entry = self.entries[at];
             let class = Some((entry.stream, entry.rule));
+            let of_all = self.outbox(dest).trim > 0;
             if entry.state == State::Waiting
                 && !self.is_staged_spared(dest, crowd, at)
                 && let Some(trim) = self.outbox_mut(dest).trim_of(class)
             {
                 *trim -= 1;
+                let topic = self.topic_of_entry(at);
                 self.settle(dest, at);
-                dropped += 1;
+                if of_all {
+                    dropped += 1;
+                } else {
+                    self.count_rule_drop(dest, entry.rule, topic);
+                }
             }
             at = next;
         }
@@ -334,6 +340,7 @@ impl Queue {
         dropped
     }
 
+    /// How many went for the quota of all; those for a rule's are counted.
     fn trim_slot(
         &mut self,
         dest: DestId,
@@ -370,13 +377,19 @@ impl Queue {
                 left = true;
                 continue;
             }
+            let of_all = self.outbox(dest).trim > 0;
             let Some(trim) = self.outbox_mut(dest).trim_of(class) else {
                 left = true;
                 continue;
             };
             *trim -= 1;
+            let topic = self.topic_at(at, &head).and_then(|topic| str::from_utf8(topic).ok());
+            let topic = topic.map(text);
             self.drop_stored(dest, Place { slot, ordinal }, &head, class.filter(|_| known));
-            dropped += 1;
+            match class.filter(|_| !of_all) {
+                Some((_, rule)) => self.count_rule_drop(dest, rule, topic),
+                None => dropped += 1,
+            }
             if self.log.slots[widen(slot)].owner != dest.0 {
                 break;
             }

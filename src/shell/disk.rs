@@ -100,7 +100,8 @@ impl<C: Core, S: SpillStore> EventLoop<C, S> {
             self.maintain_at = now.plus(MAINTAIN_RETRY);
             let retry_in_ms = millis(MAINTAIN_RETRY);
             let reason = error.word();
-            let note = Note::StoreError { operation: "checkpoint", reason, retry_in_ms };
+            let (operation, key) = ("checkpoint", error.key());
+            let note = Note::StoreError { operation, reason, retry_in_ms, key };
             self.logging.note(now, &note);
         }
     }

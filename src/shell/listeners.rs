@@ -54,6 +54,7 @@ pub(super) struct Listeners {
     /// Given up for a moment to tell a client that there is no descriptor for it.
     spare: Option<File>,
     open_at: Instant,
+    clients_max: u64,
 }
 
 /// Why a listener could not be opened.
@@ -104,7 +105,8 @@ impl Listeners {
                 return Err(BindError(why));
             }
         }
-        Ok(Self { doors, spare: spare(), open_at: Instant::ZERO })
+        let clients_max = u64::from(config.limit.clients);
+        Ok(Self { doors, spare: spare(), open_at: Instant::ZERO, clients_max })
     }
 
     /// Where the doors really are, for the log and for port 0.
@@ -154,7 +156,8 @@ impl Listeners {
                             return;
                         }
                         let Some(id) = core.accept(now, door.listener, peer) else {
-                            refused(now, logging, peer, "connections_full");
+                            let bound = (Some(self.clients_max), Some("limit.clients"));
+                            refused(now, logging, peer, "connections_full", bound);
                             continue;
                         };
                         let transport = Ok(Transport::accepted(stream, CLIENT_SILENCE));
@@ -174,7 +177,8 @@ impl Listeners {
                             && let Ok((stream, peer)) = door.socket.accept()
                         {
                             drop(stream);
-                            refused(now, logging, peer, socket::reason(&error));
+                            let bound = socket::bound(&error);
+                            refused(now, logging, peer, socket::reason(&error), bound);
                         }
                         self.spare = spare();
                         break;
@@ -188,15 +192,22 @@ impl Listeners {
     }
 }
 
-fn refused(now: Instant, logging: &mut Logging, addr: SocketAddr, reason: &'static str) {
+/// `bound`: the limit that was met, and what sets it.
+fn refused(
+    now: Instant,
+    logging: &mut Logging,
+    addr: SocketAddr,
+    reason: &'static str,
+    bound: (Option<u64>, Option<&'static str>),
+) {
     let note = Note::ClientRefused {
         client: text("-"),
         addr,
         reason: text(reason),
         user: None,
         size: None,
-        limit: None,
-        key: None,
+        limit: bound.0,
+        key: bound.1.map(text),
         topic: None,
         rate: None,
     };

@@ -258,6 +258,28 @@ pub(super) fn reason(error: &io::Error) -> &'static str {
     }
 }
 
+/// What there is too little of, and what sets that: the process' limit, or the system's.
+pub(super) fn bound(error: &io::Error) -> (Option<u64>, Option<&'static str>) {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => (descriptors_max(), Some("ulimit -n")),
+        Some(libc::ENFILE) => {
+            let most = std::fs::read_to_string("/proc/sys/fs/file-max");
+            (most.ok().and_then(|text| text.trim().parse().ok()), Some("fs.file-max"))
+        }
+        Some(_) | None => (None, None),
+    }
+}
+
+/// Descriptors this process may have.
+fn descriptors_max() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a local of the right type.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    // The width of the number is the platform's.
+    #[allow(clippy::useless_conversion)]
+    (done == 0).then(|| u64::from(limit.rlim_cur))
+}
+
 /// Short of something that others may free: to be tried again, not given up.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))

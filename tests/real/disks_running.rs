@@ -194,6 +194,7 @@ fn full_disk(qos: u8) {
     let waiting = thread::spawn(move || publisher(3000, 6000, qos).run(port));
     let error = site.gateway.wait("store_error");
     assert_eq!(error.text("reason"), "disk_full", "{}", error.line);
+    assert_eq!(error.text("key"), "store.max_bytes", "{}", error.line);
     let mut client = Connect::v5("other").open(port);
     client.ping();
     assert!(!waiting.is_finished());

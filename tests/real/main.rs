@@ -34,6 +34,7 @@ mod foreign;
 mod granted;
 mod independent;
 mod init_script;
+mod keys;
 mod large;
 mod leaks;
 mod limits;

@@ -177,6 +177,7 @@ struct World {
 fn bridge(name: &str) -> Params {
     Params {
         counts_rules: false,
+        rule_quotas: Vec::new(),
         name: text(name),
         key: format!("b:{name}"),
         rules: vec![1],

@@ -115,7 +115,8 @@ impl SqliteStore {
         let known = &mut self.presence.told;
         if !known.contains(&error) && known.push(error).is_ok() {
             let (reason, retry_in_ms) = (error.word(), RETRY_MS);
-            self.presence.notes.push(Note::StoreError { operation, reason, retry_in_ms });
+            let note = Note::StoreError { operation, reason, retry_in_ms, key: error.key() };
+            self.presence.notes.push(note);
         }
     }
 
