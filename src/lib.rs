@@ -176,8 +176,9 @@
 //!   `limit_reached`.
 //! - **Retained messages** (`limit.retained`): unbounded · nothing · what has expired · PUBACK 0x97
 //!   where nobody else takes it, `drop destination=retained`.
-//! - **Streams of a bridge** ([`limits::STREAMS_MAX`]): unbounded, topics beyond share one by
-//!   hash · its lanes · the oldest message of the stream · nothing, `drop reason=queue_full`.
+//! - **Streams of a bridge** ([`limits::STREAMS_MAX`]): a paced topic one; topics beyond share some
+//!   by hash, at one level for all (`queue::crowd`) · its lanes · the oldest message of the topic,
+//!   where topics share of the one that has most · nothing, `drop reason=queue_full`.
 //! - **Time in a turn**: 32 KiB read from a connection, 64 KiB from all; all searches together
 //!   [`limits::SEARCH_LOOKS_A_TURN`], all passwords [`limits::HASH_ITERATIONS_A_TURN`], a commit
 //!   [`limits::COMMIT_BYTES_MAX`] · nothing · who was served goes to the back · nothing, `stall`
