@@ -71,11 +71,12 @@ mod tests {
         // SAFETY: a C string that outlives the call.
         assert_eq!(unsafe { libc::mkfifo(fifo.unwrap().as_ptr(), 0o600) }, 0);
         assert!(said(&at("fifo")).contains("a FIFO"));
-        // Somebody is there: what he writes is read to its end.
+        // Somebody is there: what he writes is read to its end. It is more than a FIFO holds, so
+        // that he is there until it is read.
         let mut writer = OpenOptions::new().read(true).write(true).open(at("fifo")).unwrap();
         io::Write::write_all(&mut writer, b"one\n").unwrap();
-        let more = std::thread::spawn(move || io::Write::write_all(&mut writer, &[b'#'; 9000]));
-        assert_eq!(read(&at("fifo")).unwrap().len(), 9004);
+        let more = std::thread::spawn(move || io::Write::write_all(&mut writer, &[b'#'; 200_000]));
+        assert_eq!(read(&at("fifo")).unwrap().len(), 200_004);
         more.join().unwrap().unwrap();
         assert!(said(Path::new("/dev/zero")).contains("more than 1024 KiB"));
         assert_eq!(read(Path::new("/dev/null")).unwrap(), b"");
