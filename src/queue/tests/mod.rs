@@ -4,6 +4,7 @@ mod crowd;
 mod custody;
 mod damage;
 mod long_topics;
+mod passing;
 mod random;
 mod refills;
 mod restarts;
