@@ -139,8 +139,9 @@ pub const INBOUND_SHARE: u32 = 4;
 /// So long a message of a remote waits for room in the ring before it is left with the remote.
 pub const ROOM_WITHIN: Duration = Duration::from_millis(250);
 
-/// A store that takes nothing for so long is as good as a destination that is full.
-pub const STORED_WITHIN: Duration = Duration::from_secs(5);
+/// A store that takes nothing for so long, or a ring that has no room, is as good as a destination
+/// that is full. Longer than [`UNACKNOWLEDGED_WITHIN`], after which there is room.
+pub const STORED_WITHIN: Duration = Duration::from_secs(7);
 
 /// What was left with a remote is fetched, by a new connection, no sooner than this.
 pub const RENEW_AFTER: Duration = Duration::from_secs(1);

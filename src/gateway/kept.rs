@@ -208,7 +208,7 @@ impl Gateway {
         let (since, here) = wants.map_or((now, 0), |want| (want.since, want.here));
         *wants = Some(Want { since, asked: now, blocks, here });
         let Source::Link { bridge, .. } = source else { return false };
-        let until = self.waits_until(now, slot, bridge);
+        let until = self.waits_until(now, slot, bridge, !fits);
         if now < until {
             self.shed_at = self.shed_at.min(until);
             return false;
@@ -225,14 +225,17 @@ impl Gateway {
 
     /// How long the next PUBLISH of a remote may stay in its connection's buffer, with all that is
     /// behind it: as long as those before it move on, and nothing behind it may be what we wait
-    /// for. A store that is slow to take them gets more time than a destination that is full.
-    fn waits_until(&mut self, now: Instant, slot: u16, bridge: BridgeId) -> Instant {
+    /// for. A store that is slow to take them, and a `ring` without room, which somebody has to
+    /// give back, get more time than a destination that is full.
+    fn waits_until(&mut self, now: Instant, slot: u16, bridge: BridgeId, ring: bool) -> Instant {
         let timeout = self.config.bridges[usize::from(bridge.0)].ack_timeout;
         let window = usize::from(super::inbound_window(&self.config));
-        let stored_within = STORED_WITHIN.min(timeout / 4);
         let conn = self.conn_mut(slot);
         let owed = conn.inbound_count() >= window;
-        let within = if owed { stored_within } else { ROOM_WITHIN };
+        // An answer to our PINGREQ may lie behind it.
+        let keepalive = Some(conn.keepalive).filter(|keepalive| !keepalive.is_zero());
+        let stored_within = STORED_WITHIN.min(keepalive.unwrap_or(timeout).min(timeout) / 3);
+        let within = if owed || ring { stored_within } else { ROOM_WITHIN };
         let moved_at = *conn.inbound.short_since.get_or_insert(now);
         let acked_by = self.acked_by(slot, bridge);
         let half = Instant::from_micros(acked_by.as_micros().saturating_sub(micros(timeout) / 2));
@@ -301,7 +304,7 @@ impl Gateway {
             inbound.push(Kept { record: None, packet_id, qos, said, each: false, client: false });
             return Refusal::InTurn;
         }
-        let until = self.waits_until(self.now, slot, bridge);
+        let until = self.waits_until(self.now, slot, bridge, false);
         if self.now < until {
             self.shed_at = self.shed_at.min(until);
             return Refusal::Later;

@@ -50,7 +50,8 @@ impl Queue {
         if self.pressed || self.is_short() {
             let laggard = (0usize..)
                 .zip(self.boxes.iter())
-                .filter(|(_, outbox)| outbox.used && !outbox.stuck && self.can_leave(outbox))
+                .filter(|(_, outbox)| outbox.used && !outbox.stuck && weight(outbox) > 0)
+                .filter(|(_, outbox)| self.can_leave(outbox))
                 .max_by_key(|(_, outbox)| weight(outbox));
             if let Some((index, _)) = laggard {
                 self.boxes[index].evict = true;

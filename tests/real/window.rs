@@ -213,7 +213,7 @@ fn what_the_remote_cannot_do_is_bent() {
 }
 
 #[test]
-fn a_message_too_large_for_the_remote_is_dropped_and_counted() {
+fn a_message_too_large_for_the_remote_is_put_aside_and_counted() {
     let remote = serving(vec![(MAXIMUM_PACKET_SIZE, vec![0, 0, 2, 0])]);
     let gateway = Gateway::start(&bridge("up", remote.port, &["forward.1.local_topic = t"]));
     gateway.wait("bridge_up");
@@ -223,8 +223,9 @@ fn a_message_too_large_for_the_remote_is_dropped_and_counted() {
     }
     let texts: Vec<String> = remote.wait_published(2).iter().map(Message::text).collect();
     assert_eq!(texts, ["before", "after"]);
-    let drop = gateway.wait("drop");
-    assert_eq!((drop.text("reason"), drop.number("count")), ("too_large", 1));
+    let aside = gateway.wait("quarantined");
+    assert_eq!((aside.text("reason"), aside.number("count")), ("packet_too_large", 1));
+    assert_eq!(aside.text("topic"), "t");
 }
 
 /// Refuses messages that say `bad` with `code`, as MQTT 5 lets a server.
