@@ -4,6 +4,7 @@
 use crate::common::client::{Wire, dial};
 use crate::common::gateway::{Event, Gateway, bridge};
 use crate::common::mosquitto::{Mosquitto, mosquitto_pub};
+use crate::common::wait_until;
 use crate::common::wire::{Connect, Message, Packet, packet, prefixed};
 use std::collections::BTreeSet;
 
@@ -67,13 +68,11 @@ fn whoever_finds_no_place_hears_it_and_is_named() {
     let refused = gateway.wait_with("client_refused", &[("reason", "limit_clients")]);
     says(&refused, &[("limit", "1"), ("key", "limit.clients"), ("user", "somebody")]);
     let named = |event: &Event| event.name == "client_refused";
-    let names: BTreeSet<String> = gateway
-        .events()
-        .iter()
-        .filter(|event| named(event))
-        .map(|event| event.text("client").to_owned())
-        .collect();
-    assert_eq!(names.len(), count, "{names:?}");
+    wait_until("all of them are named", || {
+        let events = gateway.events();
+        let names = events.iter().filter(|event| named(event)).map(|event| event.text("client"));
+        names.collect::<BTreeSet<_>>().len() == count
+    });
 }
 
 #[test]
