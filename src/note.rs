@@ -310,6 +310,7 @@ notes! {
     }
     Quarantined = Warn "quarantined" "queue" {
         destination: Text, reason: Text, count: u64, topic: Text, client: Text,
+        size: Option<u64>, limit: Option<u64>, key: Option<Text>,
     }
     Qos2InDoubt = Warn "qos2_in_doubt" "bridge" { bridge: Text, count: u32, reason: &'static str }
     BackpressureOn = Warn "backpressure_on" "queue" {

@@ -5,7 +5,7 @@
 use super::Gateway;
 use super::alias::Alias;
 use super::conn::{Conn, Role, Sending};
-use super::ends::Fatal;
+use super::ends::{Bound, Fatal};
 use super::pay::{Kind, pay};
 use super::reasons::encode;
 use crate::bridge::progress::PARTS;
@@ -277,10 +277,13 @@ impl Gateway {
         };
         let most = self.conn(slot).packet_bytes_max;
         if total > most {
+            let key = self.packet_key(link, most);
             match link.filter(|_| next.qos != Qos::AtMostOnce) {
-                Some(bridge) => self.keep_aside(now, bridge, next.entry, "packet_too_large"),
+                Some(bridge) => {
+                    let bound = Bound { size: Some(wide(total)), limit: Some(wide(most)), key };
+                    self.keep_aside(now, bridge, next.entry, "packet_too_large", bound);
+                }
                 None => {
-                    let key = self.packet_key(link, most);
                     self.queue.drop_too_large(dest, next.entry, wide(total), wide(most), key);
                 }
             }

@@ -317,7 +317,7 @@ impl Gateway {
 
     fn up_lost(&mut self, now: Instant, bridge: BridgeId, reason: &'static str, evidence: Closed) {
         let dest = Self::bridge_dest(bridge);
-        let subject = self.judge(now, bridge, reason, evidence);
+        let subject = self.judge(bridge, reason, evidence);
         self.queue.disconnected(dest);
         self.queue.drop_zero(dest, DropReason::Offline);
         if let Some(candidate) = self.link_mut(bridge).candidate.take()

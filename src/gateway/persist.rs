@@ -481,6 +481,9 @@ impl Gateway {
                 count: damaged,
                 topic: crate::note::text("-"),
                 client: crate::note::text("-"),
+                size: None,
+                limit: None,
+                key: None,
             };
             self.note(note);
         }

@@ -5,6 +5,7 @@
 
 use super::Gateway;
 use super::conn::Role;
+use super::ends::Bound;
 use super::subject::Subject;
 use crate::bridge::blame::{Closed, Ending, Finding, Gate, Pick, Refused};
 use crate::bridge::link::{Lone, Subscribed};
@@ -73,7 +74,6 @@ impl Gateway {
     /// The remote's connection has ended: which message is it about, if it is about one?
     pub(super) fn judge(
         &mut self,
-        now: Instant,
         bridge: BridgeId,
         reason: &'static str,
         closed: Closed,
@@ -100,7 +100,7 @@ impl Gateway {
             self.name_suspect(bridge, index, hash);
         }
         if let (Some((_, word)), Some(index)) = (sentence, index) {
-            self.execute(now, bridge, index, word);
+            self.execute(bridge, index, word);
         }
         let link = self.link(bridge);
         let mut idle = link.rules.holds.suspects() & !link.blame.streams();
@@ -190,12 +190,12 @@ impl Gateway {
     }
 
     /// Puts a sentenced message aside, or as soon as its bytes are there.
-    fn execute(&mut self, now: Instant, bridge: BridgeId, index: u32, word: &'static str) -> bool {
+    fn execute(&mut self, bridge: BridgeId, index: u32, word: &'static str) -> bool {
         let dest = Self::bridge_dest(bridge);
         let seq = self.queue.seq_of(index);
         let hash = self.topic_hash(index);
         let stream = self.queue.stream_of(index);
-        match self.quarantine(now, dest, index, word, false) {
+        match self.quarantine(dest, index, word, None, false) {
             Ok(()) => {}
             Err(NotAside::NotLoaded) => return false,
             Err(NotAside::Full) => {
@@ -215,10 +215,10 @@ impl Gateway {
     /// has ended its exchange.
     pub(super) fn quarantine(
         &mut self,
-        _now: Instant,
         dest: DestId,
         index: u32,
         reason: &'static str,
+        bound: Option<Bound>,
         over: bool,
     ) -> Result<(), NotAside> {
         let Subject { topic, client } = self.subject(index);
@@ -227,7 +227,21 @@ impl Gateway {
             link.quarantined += 1;
         }
         let (destination, reason) = (self.queue.name(dest), text(reason));
-        self.note(Note::Quarantined { destination, reason, count: 1, topic, client });
+        let size = bound.and_then(|bound| bound.size);
+        let limit = bound.and_then(|bound| bound.limit);
+        let key = bound.map(|bound| bound.key).filter(|key| !key.is_empty());
+        let key = key.map(|key| crate::note::named(key, &destination));
+        let count = 1;
+        self.note(Note::Quarantined {
+            destination,
+            reason,
+            count,
+            topic,
+            client,
+            size,
+            limit,
+            key,
+        });
         Ok(())
     }
 
@@ -238,9 +252,10 @@ impl Gateway {
         bridge: BridgeId,
         index: u32,
         reason: &'static str,
+        bound: Bound,
     ) {
         let dest = Self::bridge_dest(bridge);
-        if self.quarantine(now, dest, index, reason, false).is_err() {
+        if self.quarantine(dest, index, reason, Some(bound), false).is_err() {
             self.hold_topic(now, bridge, index, reason);
         }
     }
@@ -314,7 +329,7 @@ impl Gateway {
             }
             Refused::Message => {
                 let word = ack.reason.word();
-                match self.quarantine(now, dest, index, word, true) {
+                match self.quarantine(dest, index, word, None, true) {
                     Ok(()) => {
                         if self.link_mut(bridge).rules.holds.answered(stream) {
                             self.topic_goes(bridge, stream);
@@ -500,7 +515,7 @@ impl Gateway {
         }
         if let Some((seq, word)) = self.link(bridge).blame.sentenced(pick.stream) {
             let found = self.queue.look_up(dest, pick.stream, seq);
-            if found.is_some_and(|index| self.execute(now, bridge, index, word)) {
+            if found.is_some_and(|index| self.execute(bridge, index, word)) {
                 return Turn::Again;
             }
             self.link_mut(bridge).blame.not_now(pick, soon);

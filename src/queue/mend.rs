@@ -129,6 +129,9 @@ impl Queue {
             count,
             topic: text("-"),
             client: text("-"),
+            size: None,
+            limit: None,
+            key: None,
         });
     }
 }

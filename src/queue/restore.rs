@@ -238,6 +238,9 @@ impl Queue {
                 count,
                 topic: text("-"),
                 client: text("-"),
+                size: None,
+                limit: None,
+                key: None,
             });
         }
     }
@@ -252,6 +255,9 @@ impl Queue {
                 count,
                 topic: text("-"),
                 client: text("-"),
+                size: None,
+                limit: None,
+                key: None,
             });
         }
     }

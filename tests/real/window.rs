@@ -225,7 +225,8 @@ fn a_message_too_large_for_the_remote_is_put_aside_and_counted() {
     assert_eq!(texts, ["before", "after"]);
     let aside = gateway.wait("quarantined");
     assert_eq!((aside.text("reason"), aside.number("count")), ("packet_too_large", 1));
-    assert_eq!(aside.text("topic"), "t");
+    assert_eq!((aside.text("topic"), aside.number("limit")), ("t", 512));
+    assert!(aside.number("size") > 600);
 }
 
 /// Refuses messages that say `bad` with `code`, as MQTT 5 lets a server.
