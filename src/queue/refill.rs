@@ -10,7 +10,7 @@ use super::pool::{NONE, RecordId, blocks_for, widen};
 use super::record::{HEAD_BYTES, LogHead, Spot, crc_at};
 use super::store::{SlotId, SpillStore, StoreError};
 use super::walk::Walk;
-use super::{DropReason, Queue, Reserve};
+use super::{DropReason, Queue};
 use crate::fit::{fit, wide};
 use crate::limits::SLOT_BYTES;
 use crate::mqtt::text::of_message;
@@ -439,11 +439,6 @@ impl Queue {
     ) -> Result<Loaded, StoreError> {
         if blocks_for(head.body_bytes()) > self.pool.block_count() {
             return Ok(Loaded::TooLarge);
-        }
-        // What is kept for remotes is not taken for what a session has on disk.
-        let session = self.outbox(dest).params.session;
-        if session && !self.fits(Reserve::ForRemotes, head.body_bytes(), 1) {
-            return Ok(Loaded::PoolFull);
         }
         let arrival = head.arrival(now);
         let Ok(record) = self.pool.insert(head.pool_head(arrival)) else {
