@@ -76,7 +76,8 @@ impl Gateway {
         if let Some(dest) = self.dest_of(slot) {
             at += self.transmit_releases(slot, dest, &mut out[at..]);
             at += self.transmit_publishes(now, slot, dest, &mut out[at..], at);
-            if self.parked > 0 && self.queue.next_zero(dest).is_none() {
+            // Only when something left: who is resumed asks again, and would be resumed for that.
+            if at > 0 && self.parked > 0 && self.queue.next_zero(dest).is_none() {
                 self.resume_zero();
             }
         }
