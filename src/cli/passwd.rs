@@ -225,12 +225,26 @@ mod tests {
         unsafe { (File::from_raw_fd(keyboard), OwnedFd::from_raw_fd(terminal)) }
     }
 
+    /// Bytes that can be read from a terminal that gives every key at once.
+    fn waiting(terminal: &OwnedFd) -> usize {
+        let mut count: libc::c_int = 0;
+        // SAFETY: an open descriptor and a place for one number.
+        let known = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+        assert_eq!(known, 0);
+        usize::try_from(count).unwrap()
+    }
+
     #[test]
     fn what_is_typed_is_not_shown_and_can_be_mended() {
         let (mut keyboard, terminal) = terminal();
         // The second line comes while nothing is read: it must wait for its turn.
         let silent = Silent::new(&terminal).unwrap();
-        keyboard.write_all("paé\x7fs\x08\x7fss\rtwo\n".as_bytes()).unwrap();
+        let keys = "paé\x7fs\x08\x7fss\rtwo\n".as_bytes();
+        keyboard.write_all(keys).unwrap();
+        // The kernel brings them over in its own time: not after the terminal shows keys again.
+        while waiting(&terminal) < keys.len() {
+            std::thread::yield_now();
+        }
         drop(silent);
         let before = Silent::new(&terminal).unwrap().before;
         assert_eq!(hidden("", &terminal).unwrap(), b"pss");
