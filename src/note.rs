@@ -122,6 +122,13 @@ macro_rules! notes {
 }
 
 impl Note {
+    /// Put aside, and nothing is known of them but how many they are.
+    pub fn quarantined(destination: Text, reason: &str, count: u64) -> Self {
+        let (topic, client) = (text("-"), text("-"));
+        let (reason, size, limit, key) = (text(reason), None, None, None);
+        Self::Quarantined { destination, reason, count, topic, client, size, limit, key }
+    }
+
     /// How many things of its kind the line stands for, where it says that.
     pub fn count(&self) -> Option<u64> {
         let mut count = None;

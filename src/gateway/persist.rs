@@ -475,17 +475,8 @@ impl Gateway {
             }
         }
         if damaged > 0 {
-            let note = crate::note::Note::Quarantined {
-                destination: crate::note::text("-"),
-                reason: crate::note::text("corrupt_row"),
-                count: damaged,
-                topic: crate::note::text("-"),
-                client: crate::note::text("-"),
-                size: None,
-                limit: None,
-                key: None,
-            };
-            self.note(note);
+            let nobody = crate::note::text("-");
+            self.note(crate::note::Note::quarantined(nobody, "corrupt_row", damaged));
         }
         Ok(())
     }

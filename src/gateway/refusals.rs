@@ -5,7 +5,7 @@
 
 use super::Gateway;
 use super::conn::Role;
-use super::ends::Bound;
+use super::ends::{Blame as Cause, Bound};
 use super::subject::Subject;
 use crate::bridge::blame::{Closed, Ending, Finding, Gate, Pick, Refused};
 use crate::bridge::link::{Lone, Subscribed};
@@ -226,12 +226,8 @@ impl Gateway {
         if let Some(link) = self.links.get_mut(usize::from(dest.0)) {
             link.quarantined += 1;
         }
-        let (destination, reason) = (self.queue.name(dest), text(reason));
-        let size = bound.and_then(|bound| bound.size);
-        let limit = bound.and_then(|bound| bound.limit);
-        let key = bound.map(|bound| bound.key).filter(|key| !key.is_empty());
-        let key = key.map(|key| crate::note::named(key, &destination));
-        let count = 1;
+        let (destination, reason, count) = (self.queue.name(dest), text(reason), 1);
+        let Cause { size, limit, key, .. } = Cause::of(bound, &destination, None);
         self.note(Note::Quarantined {
             destination,
             reason,

@@ -8,7 +8,7 @@ use super::record::LogHead;
 use super::walk::{Walk, is_sound};
 use super::{DropReason, Queue};
 use crate::limits::SLOT_BYTES;
-use crate::note::{Note, text};
+use crate::note::Note;
 use core::ops::Range;
 
 impl Queue {
@@ -123,15 +123,6 @@ impl Queue {
     pub(super) fn quarantine_corrupt(&mut self, dest: DestId, count: u64) {
         self.counters.corrupt += count;
         let destination = self.name(dest);
-        self.note(Note::Quarantined {
-            destination,
-            reason: text("corrupt"),
-            count,
-            topic: text("-"),
-            client: text("-"),
-            size: None,
-            limit: None,
-            key: None,
-        });
+        self.note(Note::quarantined(destination, "corrupt", count));
     }
 }

@@ -230,35 +230,16 @@ impl Queue {
 
     /// Nobody is known whose they are: they are kept aside.
     pub(super) fn note_unowned(&mut self, count: u64) {
-        let (destination, reason) = (self.name(self.aside()), text("owner_lost"));
+        let destination = self.name(self.aside());
         if count > 0 {
-            self.note(Note::Quarantined {
-                destination,
-                reason,
-                count,
-                topic: text("-"),
-                client: text("-"),
-                size: None,
-                limit: None,
-                key: None,
-            });
+            self.note(Note::quarantined(destination, "owner_lost", count));
         }
     }
 
     fn note_damaged(&mut self, reason: &'static str, count: u64) {
         self.counters.corrupt += count;
         if count > 0 {
-            let (destination, reason) = (text("-"), text(reason));
-            self.note(Note::Quarantined {
-                destination,
-                reason,
-                count,
-                topic: text("-"),
-                client: text("-"),
-                size: None,
-                limit: None,
-                key: None,
-            });
+            self.note(Note::quarantined(text("-"), reason, count));
         }
     }
 
