@@ -7,9 +7,6 @@ use crate::limits::CLIENTS_GONE_MAX;
 use crate::note::{Text, text};
 use crate::vocab::Instant;
 
-/// Bytes of a topic that are looked at for the log; a longer one is cut.
-const TOPIC_SHOWN: usize = 128;
-
 /// A client that is gone, and when it was there: whose message it was can still be said.
 #[derive(Clone, Debug)]
 pub(super) struct Gone {
@@ -40,15 +37,10 @@ impl Subject {
 impl Gateway {
     /// What a message is called in the log: its local topic and its publisher.
     pub(super) fn subject(&self, index: u32) -> Subject {
-        let mut topic = [0; TOPIC_SHOWN];
         let mut subject = Subject::none();
         let Some(record) = self.queue.record_of(index) else { return subject };
+        subject.topic = self.queue.topic_of_entry(index).unwrap_or_default();
         let head = self.queue.pool.head(record);
-        let bytes = usize::from(head.topic_bytes).min(TOPIC_SHOWN);
-        self.queue.pool.read(record, 0, &mut topic[..bytes]);
-        // It is cut between two characters.
-        let whole = topic[..bytes].utf8_chunks().next().map_or("", |chunk| chunk.valid());
-        subject.topic = text(whole);
         let (slot, arrival) = (head.source, head.arrival);
         if let Some(conn) = self.conns.get(usize::from(slot))
             && let Role::Client { session } = conn.role

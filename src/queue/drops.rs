@@ -135,8 +135,8 @@ impl Queue {
         (!key.is_empty()).then(|| named_rule(key, &self.name(dest), rule))
     }
 
-    /// The topic of a message whose bytes are in RAM.
-    pub(super) fn topic_of_entry(&self, index: u32) -> Option<Text> {
+    /// The topic of a message whose bytes are in RAM, as far as a note holds it.
+    pub fn topic_of_entry(&self, index: u32) -> Option<Text> {
         let record = self.entries[index].record?;
         let mut bytes = [0; 96];
         let length = usize::from(self.pool.head(record).topic_bytes).min(bytes.len());
