@@ -398,10 +398,9 @@ impl Queue {
         {
             return Err(Refusal::Quota);
         }
-        let keeps = self.keeps_in_ram(outbox);
         let over = outbox.blocks + blocks_for(body_bytes) > outbox.params.blocks_ceiling
             || outbox.records >= outbox.params.records_ceiling
-            || keeps && outbox.lags && self.is_greedy(outbox, body_bytes);
+            || outbox.lags && self.is_greedy(outbox, body_bytes);
         // It would be stored beyond the quota.
         let overdrawn = outbox.stuck || outbox.chain.len > outbox.params.slots_max;
         if qos == Qos::ExactlyOnce && outbox.may_overdraw() && overdrawn {
@@ -411,7 +410,7 @@ impl Queue {
         let newest_goes = outbox.stuck
             && !outbox.params.session
             && outbox.params.overflow == Overflow::DropNewest;
-        if newest_goes || over && keeps {
+        if newest_goes || over && self.keeps_in_ram(outbox) {
             return Err(Refusal::Short);
         }
         // One beyond it is what makes the next flush commit.

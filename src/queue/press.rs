@@ -107,58 +107,53 @@ impl Queue {
     /// QoS 0 that its peers do not read goes first, the longest queue's oldest, until more than a
     /// quarter is free.
     fn squeeze_zero(&mut self) {
-        // Each round drops one message; there are no more than entries.
-        for _ in 0..self.entries.count() {
-            if self.is_free_above(4) {
-                return;
-            }
-            let longest = (0u16..)
-                .zip(self.boxes.iter())
+        self.drop_until_free(|queue| {
+            let (index, outbox) = (0u16..)
+                .zip(queue.boxes.iter())
                 .filter(|(_, outbox)| !outbox.zero.is_empty())
-                .max_by_key(|(_, outbox)| outbox.zero.len);
-            let Some((index, outbox)) = longest else { return };
+                .max_by_key(|(_, outbox)| outbox.zero.len)?;
             let head = outbox.zero.head;
-            self.drop_entry(DestId(index), head, DropReason::SlowSubscriber);
-        }
+            queue.drop_entry(DestId(index), head, DropReason::SlowSubscriber);
+            Some(())
+        });
     }
 
     /// Sessions that cannot be spilled lose their oldest messages, the largest first, until more
     /// than a quarter is free. What is in flight stays, and what can go into the window of a
     /// subscriber that keeps up is the last to go.
     fn squeeze(&mut self, now: Instant) {
-        // Each round drops one message; there are no more than entries.
-        for _ in 0..self.entries.count() {
-            if self.is_free_above(4) {
-                return;
-            }
-            let laggard = (0u16..)
-                .zip(self.boxes.iter())
-                .filter(|(_, outbox)| self.is_squeezable(outbox))
-                .max_by_key(|(_, outbox)| (!goes_at_once(outbox, now), weight(outbox)));
-            let Some((index, _)) = laggard else { return };
-            let before = self.outbox(DestId(index)).records;
-            self.drop_oldest(DestId(index), Scope::All, DropReason::QueueFull);
-            if self.outbox(DestId(index)).records == before {
-                return;
-            }
-        }
+        self.drop_until_free(|queue| {
+            let (index, _) = (0u16..)
+                .zip(queue.boxes.iter())
+                .filter(|(_, outbox)| queue.is_squeezable(outbox))
+                .max_by_key(|(_, outbox)| (!goes_at_once(outbox, now), weight(outbox)))?;
+            let before = queue.outbox(DestId(index)).records;
+            queue.drop_oldest(DestId(index), Scope::All, DropReason::QueueFull);
+            (queue.outbox(DestId(index)).records != before).then_some(())
+        });
     }
 
     /// What absent sessions were sent, at QoS 1, and did not acknowledge: nobody knows that they
     /// have it, and where it cannot be spilled it goes after all that waits.
     fn squeeze_absent(&mut self) {
-        // Each round drops one message; there are no more than entries.
+        self.drop_until_free(|queue| {
+            let (index, _, entry) = (0u16..)
+                .zip(queue.boxes.iter())
+                .filter(|(_, outbox)| outbox.up == Up::Down && queue.holds_flight(outbox))
+                .filter_map(|(at, outbox)| Some((at, weight(outbox), queue.first_of_qos1(outbox)?)))
+                .max_by_key(|(_, weight, _)| *weight)?;
+            queue.drop_entry(DestId(index), entry, DropReason::QueueFull);
+            Some(())
+        });
+    }
+
+    /// Drops one message after the other until more than a quarter is free, or there is none.
+    fn drop_until_free(&mut self, mut drop_one: impl FnMut(&mut Self) -> Option<()>) {
+        // There are no more than entries.
         for _ in 0..self.entries.count() {
-            if self.is_free_above(4) {
+            if self.is_free_above(4) || drop_one(self).is_none() {
                 return;
             }
-            let laggard = (0u16..)
-                .zip(self.boxes.iter())
-                .filter(|(_, outbox)| outbox.up == Up::Down && self.holds_flight(outbox))
-                .filter_map(|(at, outbox)| Some((at, weight(outbox), self.first_of_qos1(outbox)?)))
-                .max_by_key(|(_, weight, _)| *weight);
-            let Some((index, _, entry)) = laggard else { return };
-            self.drop_entry(DestId(index), entry, DropReason::QueueFull);
         }
     }
 

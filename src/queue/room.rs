@@ -12,9 +12,6 @@ use crate::limits::{
     SESSION_WINDOW_SURE,
 };
 
-/// Parts of the pool and of the slab of entries that are free.
-type Free = Room;
-
 /// Parts of the pool and of the slab of entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
@@ -98,7 +95,7 @@ impl Queue {
         self.fits_in(free, reserve, Room::of(body_bytes, destinations))
     }
 
-    fn fits_in(&self, free: Free, reserve: Reserve, need: Room) -> bool {
+    fn fits_in(&self, free: Room, reserve: Reserve, need: Room) -> bool {
         free.records >= need.records
             && free.blocks >= need.blocks
             && free.entries >= need.entries
@@ -165,14 +162,14 @@ impl Queue {
         self.is_above(self.free(), part)
     }
 
-    fn is_above(&self, free: Free, part: u32) -> bool {
+    fn is_above(&self, free: Room, part: u32) -> bool {
         free.blocks > self.pool.block_count() / part
             && free.records > self.pool.record_count() / part
             && free.entries > self.entries.count() / part
     }
 
-    fn free(&self) -> Free {
-        Free {
+    fn free(&self) -> Room {
+        Room {
             blocks: self.pool.free_blocks(),
             records: self.pool.free_records(),
             entries: self.entries.free_count(),
