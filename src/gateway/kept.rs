@@ -208,9 +208,7 @@ impl Gateway {
         let (since, here) = wants.map_or((now, 0), |want| (want.since, want.here));
         *wants = Some(Want { since, asked: now, blocks, here });
         let Source::Link { bridge, .. } = source else { return false };
-        let until = self.waits_until(now, slot, bridge, !fits);
-        if now < until {
-            self.shed_at = self.shed_at.min(until);
+        if self.may_wait(now, slot, bridge, !fits) {
             return false;
         }
         if publish.qos == Qos::AtMostOnce {
@@ -223,11 +221,11 @@ impl Gateway {
         true
     }
 
-    /// How long the next PUBLISH of a remote may stay in its connection's buffer, with all that is
-    /// behind it: as long as those before it move on, and nothing behind it may be what we wait
-    /// for. A store that is slow to take them, and a `ring` without room, which somebody has to
-    /// give back, get more time than a destination that is full.
-    fn waits_until(&mut self, now: Instant, slot: u16, bridge: BridgeId, ring: bool) -> Instant {
+    /// May the next PUBLISH of a remote stay in its connection's buffer, with all that is behind it?
+    /// As long as those before it move on, and nothing behind it may be what we wait for. A store
+    /// that is slow to take them, and a `ring` without room, which somebody has to give back, get
+    /// more time than a destination that is full.
+    fn may_wait(&mut self, now: Instant, slot: u16, bridge: BridgeId, ring: bool) -> bool {
         let timeout = self.config.bridges[usize::from(bridge.0)].ack_timeout;
         let window = usize::from(super::inbound_window(&self.config));
         let conn = self.conn_mut(slot);
@@ -239,7 +237,11 @@ impl Gateway {
         let moved_at = *conn.inbound.short_since.get_or_insert(now);
         let acked_by = self.acked_by(slot, bridge);
         let half = Instant::from_micros(acked_by.as_micros().saturating_sub(micros(timeout) / 2));
-        moved_at.plus(within).min(half)
+        let until = moved_at.plus(within).min(half);
+        if now < until {
+            self.shed_at = self.shed_at.min(until);
+        }
+        now < until
     }
 
     /// From here on everything of QoS 1 and 2 stays with the remote.
@@ -304,9 +306,7 @@ impl Gateway {
             inbound.push(Kept { record: None, packet_id, qos, said, each: false, client: false });
             return Refusal::InTurn;
         }
-        let until = self.waits_until(self.now, slot, bridge, false);
-        if self.now < until {
-            self.shed_at = self.shed_at.min(until);
+        if self.may_wait(self.now, slot, bridge, false) {
             return Refusal::Later;
         }
         self.pass_over(self.now, slot);

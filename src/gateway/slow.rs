@@ -86,15 +86,13 @@ impl Gateway {
 
     /// May one begin a message of so many blocks? Not before others that have waited for longer.
     pub(super) fn may_begin(&self, now: Instant, slot: u16, blocks: u32) -> bool {
-        let room = self.queue.pool.block_count() / INBOUND_SHARE;
-        if self.kept_blocks + blocks > room {
+        if !self.is_within_room(blocks) {
             return false;
         }
         if matches!(self.conn(slot).role, Role::Link { .. }) {
             return true;
         }
-        let clients = self.kept_of_clients;
-        if clients > 0 && clients + blocks > room / 4 * FILL_OF_CLIENTS {
+        if !self.is_within_part_of_clients(blocks) {
             return false;
         }
         let Some((first, want)) = self.first_want(now) else { return true };
@@ -104,9 +102,24 @@ impl Gateway {
             blocks,
             here: 0,
         });
-        blocks <= room / SMALL_PART
+        blocks <= self.room_for_coming() / SMALL_PART
             || first == slot
             || self.turn_of(slot, &own) < self.turn_of(first, &want)
+    }
+
+    /// Blocks for messages that are coming, and for those of remotes that wait.
+    fn room_for_coming(&self) -> u32 {
+        self.queue.pool.block_count() / INBOUND_SHARE
+    }
+
+    fn is_within_room(&self, blocks: u32) -> bool {
+        self.kept_blocks + blocks <= self.room_for_coming()
+    }
+
+    /// One message may be as large as it likes.
+    fn is_within_part_of_clients(&self, blocks: u32) -> bool {
+        let clients = self.kept_of_clients;
+        clients == 0 || clients + blocks <= self.room_for_coming() / 4 * FILL_OF_CLIENTS
     }
 
     /// The least is first.
@@ -164,21 +177,17 @@ impl Gateway {
             if until > now {
                 return until.min(now.plus(Duration::from_secs(1)));
             }
-            let room = self.queue.pool.block_count() / INBOUND_SHARE
-                * fit::<u32, _>(BLOCK_BYTES, "a block");
+            let room = widen(self.room_for_coming()) * BLOCK_BYTES;
             let size = self.conn(slot).inbound.filling_bytes();
             let fatal = self.slow_packet(slot, filling.flow.rate(now));
-            self.fail(now, slot, fatal.over(size, widen(room), "ring.bytes"));
+            self.fail(now, slot, fatal.over(size, room, "ring.bytes"));
         }
     }
 
     fn has_room(&self, want: &Want) -> bool {
-        let room = self.queue.pool.block_count() / INBOUND_SHARE;
-        let clients = self.kept_of_clients;
-        let within = clients == 0 || clients + want.blocks <= room / 4 * FILL_OF_CLIENTS;
         let bytes = widen(want.blocks) * BLOCK_BYTES;
-        within
-            && self.kept_blocks + want.blocks <= room
+        self.is_within_part_of_clients(want.blocks)
+            && self.is_within_room(want.blocks)
             && self.queue.fits(Reserve::ForRemotes, bytes, 0)
     }
 
