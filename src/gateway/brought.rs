@@ -84,6 +84,16 @@ impl<'a> Brought<'a> {
     }
 }
 
+/// A PUBLISH that comes in by several rules, and whose it is.
+#[derive(Clone, Copy)]
+pub(super) struct Each<'a> {
+    pub source: Source,
+    pub owner: DestId,
+    pub all: &'a Brought<'a>,
+    pub rules: &'a [SubscribeRule],
+    pub packet_id: Option<PacketId>,
+}
+
 /// Splits encoded properties as `Gateway::bring` keeps them: what is passed on, and the identifiers
 /// behind it.
 pub(super) fn split_kept(properties: &[u8]) -> (&[u8], Properties<'_>) {
@@ -188,18 +198,14 @@ impl Gateway {
         self.keep(now, slot, source, &message, publish, true)
     }
 
-    /// Routes a copy for each rule, or none.
-    #[expect(clippy::too_many_arguments, reason = "one publish, and memory for its parts")]
+    /// Routes a copy for each rule, or none. `topics`: memory for their topics.
     pub(super) fn route_each(
         &mut self,
         now: Instant,
-        source: Source,
-        owner: DestId,
-        all: &Brought<'_>,
-        rules: &[SubscribeRule],
+        each: &Each<'_>,
         topics: &mut [u8],
-        packet_id: Option<PacketId>,
     ) -> Outcome {
+        let Each { source, all, rules, .. } = *each;
         let reserve = match all.qos {
             Qos::AtMostOnce => Reserve::ForOthers,
             Qos::AtLeastOnce | Qos::ExactlyOnce => Reserve::Nothing,
@@ -226,24 +232,20 @@ impl Gateway {
             refusal = Some(DropReason::QueueFull);
         }
         self.plan.surely = true;
-        let outcome = self.take_each(now, source, owner, all, rules, topics, packet_id, refusal);
+        let outcome = self.take_each(now, each, topics, refusal);
         self.plan.surely = false;
         outcome
     }
 
     /// There is room for all copies, or `refusal` says why there is none.
-    #[expect(clippy::too_many_arguments, reason = "one publish, and memory for its parts")]
     fn take_each(
         &mut self,
         now: Instant,
-        source: Source,
-        owner: DestId,
-        all: &Brought<'_>,
-        rules: &[SubscribeRule],
+        each: &Each<'_>,
         topics: &mut [u8],
-        packet_id: Option<PacketId>,
         refusal: Option<DropReason>,
     ) -> Outcome {
+        let Each { source, owner, all, rules, packet_id } = *each;
         let mut lead: Option<RecordId> = None;
         let (mut said, mut taken) = (Reason::SUCCESS, 0_u32);
         for rule in all.rules(rules) {

@@ -2,7 +2,7 @@
 //! record and its references. Read MQTT 5 sections 3.3 and 4.3 first.
 
 use super::Gateway;
-use super::brought::Brought;
+use super::brought::{Brought, Each};
 use super::conn::{Debt, Role};
 use super::ends::{Bound, Fatal};
 use super::plan::Loss;
@@ -190,7 +190,7 @@ impl Gateway {
                 outcome
             }
             What::Each(all, rules, topics) => {
-                self.route_each(now, source, owner, all, rules, topics, packet_id)
+                self.route_each(now, &Each { source, owner, all, rules, packet_id }, topics)
             }
         }
     }

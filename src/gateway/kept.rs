@@ -221,10 +221,10 @@ impl Gateway {
         true
     }
 
-    /// May the next PUBLISH of a remote stay in its connection's buffer, with all that is behind it?
-    /// As long as those before it move on, and nothing behind it may be what we wait for. A store
-    /// that is slow to take them, and a `ring` without room, which somebody has to give back, get
-    /// more time than a destination that is full.
+    /// May the next PUBLISH of a remote stay in its connection's buffer, with all that is behind
+    /// it? As long as those before it move on, and nothing behind it may be what we wait for. A
+    /// store that is slow to take them, and a `ring` without room, which somebody has to give back,
+    /// get more time than a destination that is full.
     fn may_wait(&mut self, now: Instant, slot: u16, bridge: BridgeId, ring: bool) -> bool {
         let timeout = self.config.bridges[usize::from(bridge.0)].ack_timeout;
         let window = usize::from(super::inbound_window(&self.config));

@@ -22,7 +22,7 @@ use crate::queue::DropReason;
 use crate::queue::aside::NotAside;
 use crate::queue::defer::Single;
 use crate::queue::outbox::DestId;
-use crate::queue::window::{Acked, Next};
+use crate::queue::window::{Acked, Barred, Next};
 use crate::vocab::{BridgeId, Instant};
 use core::time::Duration;
 
@@ -399,9 +399,9 @@ impl Gateway {
         now: Instant,
         slot: u16,
         bridge: BridgeId,
-        (blocked, withheld, held): (u128, u128, u128),
+        barred: Barred,
     ) -> (Turn, bool) {
-        let (turn, zero) = self.next_held(now, slot, bridge, (blocked, withheld, held));
+        let (turn, zero) = self.next_held(now, slot, bridge, barred);
         if let Turn::Send(next) = &turn
             && self.queue.on_wire(Self::bridge_dest(bridge), None).count == 0
         {
@@ -418,7 +418,7 @@ impl Gateway {
         now: Instant,
         slot: u16,
         bridge: BridgeId,
-        (blocked, withheld, held): (u128, u128, u128),
+        barred: Barred,
     ) -> (Turn, bool) {
         let dest = Self::bridge_dest(bridge);
         let link = self.link(bridge);
@@ -446,7 +446,7 @@ impl Gateway {
             return (Turn::Nothing, false);
         }
         let crowded = self.link(bridge).blame.is_crowded();
-        let next = self.queue.next_but(dest, blocked, withheld, held).filter(|_| !crowded);
+        let next = self.queue.next_but(dest, barred).filter(|_| !crowded);
         if let Some(next) = next {
             let seq = self.queue.seq_of(next.entry);
             if self.link(bridge).blame.is_nameless(seq) {
@@ -468,7 +468,7 @@ impl Gateway {
             return (Turn::Nothing, wire == 0 || link.blame.takes_zero());
         };
         let patience = link.up_since.plus(NEIGHBOUR_WITHIN);
-        let comes = !crowded && now < patience && self.queue.may_come(dest, blocked);
+        let comes = !crowded && now < patience && self.queue.may_come(dest, barred.blocked);
         let most = self.config.bridges[usize::from(bridge.0)].backoff_max;
         let rested = link.blame.rests_until(link.up_since, most);
         let from = if comes { patience } else { rested };
@@ -481,7 +481,7 @@ impl Gateway {
             self.pace(slot, again);
             return (Turn::Nothing, true);
         }
-        let shut = self.queue.has_others(dest, blocked);
+        let shut = self.queue.has_others(dest, barred.blocked);
         let turn = self.alone(now, slot, bridge, pick, shut);
         if matches!(turn, Turn::Nothing) {
             let again = now.plus(SINGLE_RETRY);

@@ -5,7 +5,7 @@ use super::Gateway;
 use super::refusals::Turn;
 use crate::limits::{STREAMS_MAX, TOGETHER};
 use crate::queue::outbox::DestId;
-use crate::queue::window::Next;
+use crate::queue::window::{Barred, Next};
 use crate::vocab::{BridgeId, Instant};
 
 impl Gateway {
@@ -37,22 +37,22 @@ impl Gateway {
         bridge: BridgeId,
         dest: DestId,
     ) -> Option<(Option<Next>, Option<Next>)> {
-        let mut blocked = self.blocked_streams(now, slot, bridge, dest);
-        let (mut withheld, mut held) = (0, 0);
+        let blocked = self.blocked_streams(now, slot, bridge, dest);
+        let mut barred = Barred { blocked, ..Barred::default() };
         if !self.link(bridge).rules.holds.is_empty() {
             let (streams, until) = self.link(bridge).rules.holds.withheld(now);
-            withheld = streams;
-            held = self.link(bridge).rules.holds.streams();
-            blocked |= streams;
+            barred.withheld = streams;
+            barred.held = self.link(bridge).rules.holds.streams();
+            barred.blocked |= streams;
             if until != Instant::NEVER {
                 self.pace(slot, until);
             }
         }
         if self.link(bridge).blame.is_clear() {
-            let queued = self.queue.next_but(dest, blocked, withheld, held);
+            let queued = self.queue.next_but(dest, barred);
             return Some((queued, self.queue.next_zero(dest)));
         }
-        let (turn, zero) = self.next_turn(now, slot, bridge, (blocked, withheld, held));
+        let (turn, zero) = self.next_turn(now, slot, bridge, barred);
         let queued = match turn {
             Turn::Send(next) => Some(next),
             Turn::Nothing => None,

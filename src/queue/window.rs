@@ -52,20 +52,28 @@ pub enum Acked {
     Unknown,
 }
 
+/// Streams of which not everything may be sent now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Barred {
+    /// Nothing enters the window.
+    pub blocked: u128,
+    /// What is in the window is passed over, too.
+    pub withheld: u128,
+    /// What came after something that waits is passed over.
+    pub held: u128,
+}
+
 impl Queue {
     /// The next publish for `dest`; streams in `blocked` are passed over.
     pub fn next(&mut self, dest: DestId, blocked: u128) -> Option<Next> {
-        self.next_but(dest, blocked, 0, 0)
+        self.next_but(dest, Barred { blocked, ..Barred::default() })
     }
 
-    /// The same; of streams that are `withheld` what is in the window is passed over too, and of
-    /// those that are `held` what came after something that waits.
+    /// The same, whatever bars streams.
     pub fn next_but(
         &mut self,
         dest: DestId,
-        blocked: u128,
-        withheld: u128,
-        held: u128,
+        Barred { blocked, withheld, held }: Barred,
     ) -> Option<Next> {
         if self.outbox(dest).reorder {
             self.starve(dest);

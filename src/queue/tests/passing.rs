@@ -3,9 +3,11 @@
 
 use super::super::defer::Single;
 use super::*;
+use crate::queue::window::Barred;
 
 /// The stream that waits.
 const HELD: u128 = 0b10;
+const BARRED: Barred = Barred { blocked: HELD, withheld: HELD, held: HELD };
 
 impl World {
     /// A message of the topic that will wait.
@@ -17,7 +19,7 @@ impl World {
     fn send_others(&mut self) -> Vec<(String, PacketId)> {
         let mut sent = Vec::new();
         for _ in 0..20 {
-            let Some(next) = self.queue.next_but(A, HELD, HELD, HELD) else {
+            let Some(next) = self.queue.next_but(A, BARRED) else {
                 self.run(300);
                 continue;
             };
