@@ -227,6 +227,14 @@ impl Client {
         self.next_within(PATIENCE).expect("a message comes")
     }
 
+    /// The next message is this one, which came by that `way`.
+    pub fn expect(&mut self, sent: &Message, way: &str) {
+        let got = self.next();
+        assert_eq!(got.text(), sent.text(), "{way}");
+        assert!(got.topic == sent.topic, "{way}: {}", sent.text());
+        assert!(got.properties == sent.properties, "{way}: {}", sent.text());
+    }
+
     /// The next message if one comes in time.
     pub fn next_within(&mut self, patience: Duration) -> Option<Message> {
         if let Some(message) = self.early.pop_front() {

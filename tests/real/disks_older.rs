@@ -14,6 +14,12 @@ fn file(gateway: &Gateway, end: &str) -> PathBuf {
     gateway.directory.file(&format!("spill.db{end}"))
 }
 
+fn cut_in_half(gateway: &Gateway) {
+    let database = OpenOptions::new().write(true).open(file(gateway, "")).expect("a file");
+    let length = database.metadata().expect("a file").len();
+    database.set_len(length / 2).expect("a shorter file");
+}
+
 /// The database and its log, as `cp` takes them.
 struct Copy(Vec<u8>, Vec<u8>);
 
@@ -127,9 +133,7 @@ fn how_many_are_gone_is_known_after_a_clean_stop() {
     let mut site = Site::start("");
     publisher(0, 1500, 1).run(site.gateway.port);
     site.gateway.stop();
-    let database = OpenOptions::new().write(true).open(file(&site.gateway, "")).expect("a file");
-    let length = database.metadata().expect("a file").len();
-    database.set_len(length / 2).expect("a shorter file");
+    cut_in_half(&site.gateway);
     site.gateway.run();
     let came = site.drained();
     assert!(!came.is_empty() && came.len() < 1500, "{}", came.len());
@@ -143,9 +147,7 @@ fn how_many_are_gone_is_known_when_the_salvage_was_killed() {
     let mut site = Site::start("");
     publisher(0, 3000, 1).run(site.gateway.port);
     site.gateway.stop();
-    let database = OpenOptions::new().write(true).open(file(&site.gateway, "")).expect("a file");
-    let length = database.metadata().expect("a file").len();
-    database.set_len(length / 2).expect("a shorter file");
+    cut_in_half(&site.gateway);
     for _ in 0..3 {
         site.gateway.run();
         site.gateway.kill();
@@ -165,9 +167,7 @@ fn what_came_after_the_stop_makes_it_unknown_again() {
     site.gateway.run();
     publisher(1500, 10, 1).run(site.gateway.port);
     site.gateway.kill();
-    let database = OpenOptions::new().write(true).open(file(&site.gateway, "")).expect("a file");
-    let length = database.metadata().expect("a file").len();
-    database.set_len(length / 2).expect("a shorter file");
+    cut_in_half(&site.gateway);
     site.gateway.run();
     assert!(site.drained().len() < 1510);
     assert_eq!(site.gateway.wait("store_recovered").text("lost"), "unknown");

@@ -2,7 +2,6 @@
 //! live, from the disk, after a restart, retained and as a will; or refused where it enters, by
 //! name.
 
-use crate::common::client::Client;
 use crate::common::collector::Collector;
 use crate::common::gateway::{Gateway, bridge};
 use crate::common::mosquitto::Mosquitto;
@@ -29,13 +28,6 @@ fn on(topic: &str) -> Message {
     Message::new(topic, format!("{} bytes of topic", topic.len()))
 }
 
-fn expect(client: &mut Client, sent: &Message, way: &str) {
-    let got = client.next();
-    assert_eq!(got.text(), sent.text(), "{way}");
-    assert!(got.topic == sent.topic, "{way}: {}", sent.text());
-    assert!(got.properties == sent.properties, "{way}: {}", sent.text());
-}
-
 #[test]
 fn topics_pass_live_offline_retained_as_wills_and_over_a_restart() {
     let mut gateway = Gateway::start(ROOM);
@@ -53,27 +45,27 @@ fn topics_pass_live_offline_retained_as_wills_and_over_a_restart() {
         for qos in [0, 1, 2] {
             let message = on(&topic).qos(qos).retained();
             assert_eq!(client.publish(&message), 0);
-            expect(&mut client, &message, "live");
-            expect(&mut old, &message, "live, before 5");
+            client.expect(&message, "live");
+            old.expect(&message, "live, before 5");
         }
         let will = on(&topic).qos(1);
         Connect::v5("mortal").will(will.clone()).open(gateway.port).vanish();
-        expect(&mut client, &will, "a will");
-        expect(&mut old, &will, "a will, before 5");
+        client.expect(&will, "a will");
+        old.expect(&will, "a will, before 5");
     }
     gateway.stop();
     gateway.run();
     let mut offline = kept.open(gateway.port);
     for topic in topics() {
         for _ in 0..3 {
-            expect(&mut offline, &on(&topic), "after a restart");
+            offline.expect(&on(&topic), "after a restart");
         }
     }
     offline.ping();
     let mut late = Connect::v5("late").open(gateway.port);
     for topic in topics() {
         late.subscribe(&[(&topic, 1)]);
-        expect(&mut late, &on(&topic), "retained");
+        late.expect(&on(&topic), "retained");
     }
     assert_eq!(gateway.dropped("no_rule") + gateway.dropped("corrupt"), 0);
 }
@@ -107,7 +99,7 @@ fn topics_wait_on_the_disk_for_a_bridge_and_come_from_a_remote() {
     for topic in topics() {
         let message = on(&format!("in/{}", &topic[3..])).qos(1);
         assert!(there.publish(&message) < 0x80);
-        expect(&mut near, &message, "from the remote");
+        near.expect(&message, "from the remote");
     }
     assert_eq!(gateway.dropped("no_rule") + gateway.dropped("corrupt"), 0);
 }
@@ -166,9 +158,9 @@ fn properties_of_the_longest_text_pass_on_every_way() {
     let mut client = Connect::v5("client").open(gateway.port);
     client.subscribe(&[("t", 2)]);
     assert_eq!(client.publish(&message.clone().qos(2).retained()), 0);
-    expect(&mut client, &message, "live");
+    client.expect(&message, "live");
     Connect::v5("mortal").will(message.clone().qos(1)).open(gateway.port).vanish();
-    expect(&mut client, &message, "a will");
+    client.expect(&message, "a will");
     gateway.stop();
     gateway.run();
     link.set(Mode::Pass);
@@ -176,11 +168,11 @@ fn properties_of_the_longest_text_pass_on_every_way() {
     let mut offline = kept.open(gateway.port);
     for got in far.messages() {
         assert!(got.properties == message.properties, "over the bridge");
-        expect(&mut offline, &message, "after a restart");
+        offline.expect(&message, "after a restart");
     }
     let mut late = Connect::v5("late").open(gateway.port);
     late.subscribe(&[("t", 1)]);
-    expect(&mut late, &message, "retained");
+    late.expect(&message, "retained");
 }
 
 #[test]
